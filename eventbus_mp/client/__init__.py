@@ -1,0 +1,1 @@
+"""What users hold: the bus, inboxes, event sources; and the connection that they share."""

@@ -1,0 +1,394 @@
+"""EventBus: the handle that users hold."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from eventbus_mp import messages
+from eventbus_mp.client.inbox import Inbox
+from eventbus_mp.client.naming import listener_of, pack_config, unpack_config
+from eventbus_mp.client.session import Session
+from eventbus_mp.config import BusConfig, check_bus_name
+from eventbus_mp.errors import BusClosed, UsageError, WaitTimeout
+from eventbus_mp.messages import Outcome
+from eventbus_mp.model import (
+    BusStatistics,
+    Event,
+    EventShadow,
+    Place,
+    Subscriber,
+    SubscriberKey,
+    Watcher,
+    check_topic,
+)
+
+__all__ = ["EventBus"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_handles: weakref.WeakSet[EventBus] = weakref.WeakSet()
+
+
+class EventBus:
+    """A handle of one bus. Cheap: it connects on first use, and starts the manager if there is none.
+
+    It can be pickled, used from several threads, and is safe across a fork: the child connects anew on its first use.
+    What the parent subscribed stays the parent's.
+
+    Args:
+        name: The bus; every process of this user that names it shares it.
+        topics: Registered on connecting, besides `config.topics`.
+        config: The settings; None: from `EVENTBUS_MP_*` variables.
+        settings: Single fields of `BusConfig`, over the variables.
+
+    Raises:
+        UsageError: The name or a setting is not valid. Every method may also raise `ManagerLost` (the manager died or
+            cannot be started) and `BusClosed` (after `close`).
+    """
+
+    def __init__(
+        self, name: str, topics: Iterable[str] = (), *, config: BusConfig | None = None, **settings: Any
+    ) -> None:
+        self.name = check_bus_name(name)
+        if config is not None and settings:
+            raise UsageError(f"give either config or single settings ({', '.join(settings)}), not both")
+        self.config = config if config is not None else BusConfig.from_environment(**settings)
+        self._topics = tuple(check_topic(topic) for topic in (*self.config.topics, *topics))
+        self._session: Session | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+        _handles.add(self)
+
+    # --- topics ---
+
+    def register_topic(self, name: str) -> bool:
+        """Make the topic known to everybody; returns when it is. False when it was known already.
+
+        Raises:
+            InvalidTopic: The name is empty, over 255 characters, or has control characters.
+        """
+        return bool(self._ask(messages.RegisterTopic, check_topic(name)))
+
+    def unregister_topic(self, name: str) -> bool:
+        """Forget the topic and drop its unsettled events; False when it was not known."""
+        self._live().publisher.forget_topic(name)
+        return bool(self._ask(messages.UnregisterTopic, check_topic(name)))
+
+    def topic_exists(self, name: str) -> bool:
+        return bool(self._ask(messages.ResolveTopic, check_topic(name))[0])
+
+    def topics(self) -> list[str]:
+        """All topic names, sorted."""
+        return list(self._ask(messages.ListTopics))
+
+    # --- subscribers ---
+
+    def subscribe(
+        self, listener: Any, patterns: Iterable[str], *, broadcast: bool = False, credit: int | str = "auto"
+    ) -> SubscriberKey:
+        """Have `listener` called with the shadow of each event whose topic a pattern matches; returns when that holds.
+
+        The listener settles the event with `mark_as_completed` or `mark_as_skipped`, now or later; when it raises,
+        the error is logged and the event is skipped. It runs on one background thread of this process. Subscribing
+        again replaces the patterns. Processes that subscribe the same listener (name and config) share its events.
+
+        Args:
+            listener: A callable, or an object, class or module with `process(shadow)`; or (listener, config), which is
+                called with (shadow, config).
+            patterns: Regular expressions that match from the beginning of a topic's name (`re.match`).
+            broadcast: This process gets every event itself instead of sharing: its pid becomes part of the config.
+            credit: How many unsettled shadows this process may hold; "auto": about a millisecond of work.
+
+        Raises:
+            InvalidPattern: A pattern does not compile; nothing was changed.
+            UsageError: The listener cannot be called.
+        """
+        parts = listener_of(listener)
+        if parts.call is None:
+            raise UsageError(f"listener {listener!r} cannot be called; give a callable or something with process(shadow)")
+        session = self._live()
+        key = _broadcast_key(parts.key) if broadcast else parts.key
+        subscription = session.host(key, _patterns(patterns), _credit(credit), broadcast)
+        session.listen(session.shadow_handler(subscription, parts))
+        return key
+
+    def on(
+        self,
+        *patterns: str,
+        retries: int = 0,
+        name: str | None = None,
+        broadcast: bool = False,
+        credit: int | str = "auto",
+    ) -> Callable[[Function], Function]:
+        """Decorate a function to be called with each event whose topic matches; it settles by itself.
+
+        Returning completes the event, raising `Skip` skips it, raising anything else calls it again up to `retries`
+        times, then skips the event and logs the error. The function stays as it is.
+        """
+
+        def subscribe(function: Function) -> Function:
+            session = self._live()
+            key = SubscriberKey(name) if name else listener_of(function).key
+            key = _broadcast_key(key) if broadcast else key
+            subscription = session.host(key, _patterns(patterns), _credit(credit), broadcast)
+            session.listen(session.event_handler(subscription, function, retries))
+            return function
+
+        return subscribe
+
+    def inbox(
+        self, name: str, patterns: Iterable[str], *, broadcast: bool = False, credit: int | str = "auto"
+    ) -> Inbox:
+        """A mailbox called `name`: take shadows from it when you want. See `Inbox`."""
+        session = self._live()
+        key = _broadcast_key(SubscriberKey(name)) if broadcast else SubscriberKey(name)
+        return Inbox(session, session.host(key, _patterns(patterns), _credit(credit), broadcast), key)
+
+    def subscribed(self, listener: Any, patterns: Iterable[str]) -> bool:
+        """Whether the listener is subscribed, by any process, with exactly these patterns."""
+        key = listener_of(listener).key
+        return any(item.key == key and list(item.patterns) == _patterns(patterns) for item in self.subscribers())
+
+    def unsubscribe(self, listener: Any) -> bool:
+        """Take the listener off the bus, in every process; what is queued for it is skipped. False: it was not there."""
+        key = listener_of(listener).key
+        session = self._live()
+        known = session.find(key) or session.find(_broadcast_key(key))
+        gone = False
+        for wanted in (key, _broadcast_key(key)):
+            gone |= bool(self._ask(messages.Unsubscribe, wanted.name, pack_config(wanted.config)))
+        if known is not None:
+            session.loop.remove(known.number)
+            known.hand_back()
+            session.forget(known)
+        return gone
+
+    def subscribers(self, topic: str | None = None) -> list[Subscriber]:
+        """Everybody who is subscribed, or who gets this topic's events, in the order they came."""
+        return [
+            Subscriber(name, unpack_config(config), tuple(patterns), tuple(pids))
+            for name, config, patterns, pids in self._ask(messages.ListSubscribers, topic)
+        ]
+
+    # --- events ---
+
+    def notify(self, event: Event) -> EventShadow:
+        """Publish the event to every subscriber of its topic; does not wait for them.
+
+        Encodes, copies once into shared memory, and writes one record. When it has returned, the event will be
+        delivered even if this process dies. Blocks while the bus's memory is full or the manager is behind.
+        Either the event is published whole, or an error is raised and nothing was stored. An event that nobody is
+        subscribed to is dropped with a warning, once a minute a topic; its shadow fetches None.
+
+        Raises:
+            UnknownTopic: The topic is not registered and `strict` is set; else that is a warning, too.
+            EncodeError: The data holds something that cannot travel; the text names the path to it.
+            EventTooLarge: It is over `event_bytes_max`, or over what the bus's memory can ever hold.
+            BusFull: No memory became free within `full_timeout_s`; the text says who holds it.
+        """
+        return self._live().publisher.notify(event)[0]
+
+    def notify_many(self, events: Iterable[Event]) -> list[EventShadow]:
+        """Publish in order, with one write for many. All are encoded before the first is published."""
+        return self._live().publisher.notify_many(events)
+
+    def notify_and_wait(self, event: Event, timeout_s: float | None = None) -> Watcher:
+        """Publish and wait until everybody has settled the event: its final watcher.
+
+        Raises:
+            WaitTimeout: `timeout_s` was over first. The event goes on.
+        """
+        session = self._live()
+        connection = session.connection
+        _, sequence = session.publisher.notify(event, awaited=True)
+        if sequence is None:
+            return Watcher()
+        if not connection.wait(lambda: connection.has_reply(sequence), timeout_s):
+            connection.start_request(messages.CancelWait, sequence)
+            raise WaitTimeout(f"event {event.id!r} of topic {event.topic!r} is not settled after {timeout_s:g} s")
+        return _watcher(connection.take_reply(sequence))
+
+    def fetch_event(self, shadow: EventShadow | tuple[str, str]) -> Event | None:
+        """The event, its data decoded on first use; None when it is settled, or was never stored.
+
+        At once for a delivery that this process holds; one round trip otherwise. A bare (topic, id) is searched among
+        the topic's unsettled events, the newest first. A large event is read in place: it keeps its memory as long as
+        it, or a view into it, lives; `Event.copy` detaches it.
+        """
+        session = self._live()
+        place = _place(session, shadow)
+        return session.reader.fetch(place) if place is not None else None
+
+    def fetch_event_data(self, shadow: EventShadow | tuple[str, str]) -> Any:
+        """The event's data; None when the event is settled."""
+        event = self.fetch_event(shadow)
+        return event.data if event is not None else None
+
+    def mark_as_completed(self, listener: Any, shadow: EventShadow | tuple[str, str]) -> None:
+        """Settle the event for this listener. Repeated, or late, it changes nothing.
+
+        Raises:
+            NotSubscribed: The listener was not told of this event.
+        """
+        self._mark(listener, shadow, Outcome.COMPLETED)
+
+    def mark_as_skipped(self, listener: Any, shadow: EventShadow | tuple[str, str]) -> None:
+        """Settle the event for this listener as skipped; else like `mark_as_completed`."""
+        self._mark(listener, shadow, Outcome.SKIPPED)
+
+    # --- watching ---
+
+    def watcher(self, shadow: EventShadow | tuple[str, str]) -> Watcher | None:
+        """Who was told of the event and who has settled it; None when all have."""
+        place = _place(self._live(), shadow)
+        told = self._ask(messages.WatchEvent, place.topic, place.sequence) if place is not None else None
+        return _watcher(told) if told is not None else None
+
+    def watchers(self, topic: str) -> dict[str, Watcher]:
+        """id -> watcher of every unsettled event of the topic; of two with one id, the newest."""
+        return {event_id: _watcher(told) for event_id, told in self._live().reader.watched(topic)}
+
+    def statistics(self) -> BusStatistics:
+        """A snapshot of the whole bus."""
+        return self._live().statistics()
+
+    def story(self, shadow: EventShadow | tuple[str, str]) -> list[str]:
+        """What the manager remembers of the event, oldest first: bounded, so an old event's is empty."""
+        place = _place(self._live(), shadow)
+        return list(self._ask(messages.TellStory, place.sequence)) if place is not None else []
+
+    def drain(self, pattern: str = "", *, timeout_s: float | None = None) -> None:
+        """Wait until no topic that the pattern matches has an unsettled event; what this process notified counts.
+
+        Raises:
+            WaitTimeout: `timeout_s` was over first; the text says what is left.
+        """
+        session = self._live()
+        for subscription in session.subscriptions():
+            subscription.flush()
+        number = session.connection.start_request(messages.Drain, pattern)
+        if not session.connection.wait(lambda: session.connection.has_reply(number), timeout_s):
+            session.connection.start_request(messages.CancelWait, number)
+            raise WaitTimeout(f"bus {self.name!r} is not drained after {timeout_s:g} s: {session.describe_holders()}")
+        session.connection.take_reply(number)
+
+    # --- the end ---
+
+    def close(self) -> None:
+        """Leave: listeners stop, what is in hand goes to other processes. The handle is of no use any more."""
+        with self._lock:
+            session, self._session, self._closed = self._session, None, True
+        if session is not None:
+            session.close()
+
+    def shutdown(self) -> None:
+        """Stop the manager for everybody, unsettled events included, and close this handle."""
+        self._ask(messages.ShutDown)
+        self.close()
+
+    def __enter__(self) -> EventBus:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "connected" if self._session else "not connected"
+        return f"<EventBus {self.name!r}, {state}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self.name, self._topics, self.config)
+
+    # --- inside ---
+
+    def _live(self, *, threaded: bool = True) -> Session:
+        session = self._session
+        if session is not None:
+            return session
+        with self._lock:
+            if self._closed:
+                raise BusClosed(f"this handle of bus {self.name!r} was closed; open another EventBus")
+            if self._session is None:
+                session = Session(self.name, self.config, threaded=threaded)
+                for topic in self._topics:
+                    session.connection.request(messages.RegisterTopic, topic)
+                self._session = session
+            return self._session
+
+    def _ask(self, kind: type[messages.Request], *fields: Any) -> Any:
+        return self._live().connection.request(kind, *fields)
+
+    def _mark(self, listener: Any, shadow: EventShadow | tuple[str, str], outcome: int) -> None:
+        session = self._live()
+        key = listener_of(listener).key
+        place = _place(session, shadow)
+        subscription = session.find(key) or session.find(_broadcast_key(key))
+        if subscription is not None and place is not None and subscription.settle(place.sequence, outcome):
+            if not session.loop.is_here:
+                subscription.flush()
+            return
+        if subscription is not None:
+            key = subscription.key
+        session.mark(key, place, outcome)
+
+    def _abandon(self) -> None:
+        """In a forked child: begin again on next use."""
+        self._lock = threading.Lock()
+        if self._session is not None:
+            self._session.connection.abandon()
+            self._session = None
+
+
+def _rebuild(name: str, topics: tuple[str, ...], config: BusConfig) -> EventBus:
+    return EventBus(name, topics, config=config)
+
+
+def _patterns(patterns: Iterable[str]) -> list[str]:
+    if isinstance(patterns, str):
+        raise UsageError(f"patterns must be a list of them, not the str {patterns!r}; write [{patterns!r}]")
+    return list(patterns)
+
+
+def _credit(credit: int | str) -> int:
+    if credit == "auto":
+        return 0
+    if not isinstance(credit, int) or credit < 1:
+        raise UsageError(f"credit={credit!r}: give a number of shadows, 1 or more, or 'auto'")
+    return credit
+
+
+def _broadcast_key(key: SubscriberKey) -> SubscriberKey:
+    return SubscriberKey(key.name, {"config": key.config, "process": os.getpid()})
+
+
+def _place(session: Session, shadow: EventShadow | tuple[str, str]) -> Place | None:
+    if isinstance(shadow, EventShadow):
+        return shadow._place
+    try:
+        topic, event_id = shadow
+    except (TypeError, ValueError) as cause:
+        raise UsageError(f"{shadow!r} is not a shadow; give one, or a (topic, id) pair") from cause
+    return session.reader.find(topic, event_id)
+
+
+def _watcher(told: list[list[list[Any]]]) -> Watcher:
+    return Watcher(*(tuple(SubscriberKey(name, unpack_config(config)) for name, config in part) for part in told))
+
+
+def _after_fork_in_child() -> None:
+    for handle in tuple(_handles):
+        handle._abandon()
+
+
+def _close_all() -> None:
+    for handle in tuple(_handles):
+        handle.close()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(_close_all)

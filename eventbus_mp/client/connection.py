@@ -1,0 +1,297 @@
+"""A process's connection to the manager: connect or start one, ask, wait, and take what arrives.
+
+Whoever waits for something reads the pipe; when several threads wait, one reads for all. So a process without
+listeners needs no thread, a worker does everything on its main thread, and a listener that asks something waits like
+anybody else. No lock is held while user code runs.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from filelock import Timeout
+
+from eventbus_mp import errors
+from eventbus_mp.config import BusConfig
+from eventbus_mp.errors import BusClosed, EventBusError, ManagerLost
+from eventbus_mp.memory import segment
+from eventbus_mp.messages import Goodbye, Request
+from eventbus_mp.runtime import handshake
+from eventbus_mp.runtime.launch import start_manager
+from eventbus_mp.runtime.pipe import READ_BYTES
+from eventbus_mp.runtime.rundir import RunDir
+from eventbus_mp.wire.stream import Delivered, FromManager, Replied, SpanGranted, TopicStale, encode_request, unpack
+
+__all__ = ["Connection"]
+
+
+class Connection:
+    """One link to the manager; it never reconnects, and is useless in a forked child.
+
+    Args:
+        bus: The bus's name.
+        config: This process's settings; also the bus's, should it be the one that starts the manager.
+
+    Raises:
+        ManagerLost: No manager could be reached or started within `connect_timeout_s`.
+    """
+
+    def __init__(self, bus: str, config: BusConfig) -> None:
+        self.bus = bus
+        self.config = config
+        self._run_dir = RunDir(config.run_dir, bus)
+        self.welcome, self._incoming, self._outgoing = self._connect()
+        self._check_shared_memory()
+        self._write_lock = threading.Lock()
+        self._turn = threading.Condition()
+        self._reading = False
+        self._stream = FromManager()
+        self._request_serial = 0
+        self._replies: dict[int, Replied] = {}
+        self._lost: EventBusError | None = None
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(self._incoming, select.POLLIN)
+        self._poll.register(self._wake_fd, select.POLLIN)
+        self._on_fd: dict[int, Callable[[], None]] = {}
+        self.on_delivered: Callable[[Delivered], None] = _ignore
+        self.on_span_granted: Callable[[SpanGranted], None] = _ignore
+        self.on_topic_stale: Callable[[TopicStale], None] = _ignore
+
+    # --- connecting ---
+
+    def _connect(self) -> tuple[handshake.Welcome, int, int]:
+        deadline = time.monotonic() + self.config.connect_timeout_s
+        while True:
+            try:
+                return self._greet(deadline)
+            except (FileNotFoundError, ConnectionError):
+                remaining_s = deadline - time.monotonic()
+                if remaining_s <= 0:
+                    raise ManagerLost(
+                        f"no manager of bus {self.bus!r} answered within {self.config.connect_timeout_s:g} s"
+                    ) from None
+            self._start(remaining_s)
+
+    def _greet(self, deadline: float) -> tuple[handshake.Welcome, int, int]:
+        try:
+            with handshake.connect(self._run_dir.socket, max(0.01, deadline - time.monotonic())) as connection:
+                connection.sendall(handshake.hello())
+                return handshake.receive_welcome(connection)
+        except TimeoutError as cause:
+            raise ManagerLost(f"the manager of bus {self.bus!r} does not answer ({self._run_dir.socket})") from cause
+
+    def _start(self, timeout_s: float) -> None:
+        """Start a manager, unless somebody else does at this moment: then wait until that is done."""
+        self._run_dir.create()
+        try:
+            with self._run_dir.start_lock(timeout_s):
+                if not self._is_reachable():
+                    self._run_dir.create()
+                    start_manager(self._run_dir, self.config, timeout_s)
+        except Timeout as cause:
+            raise ManagerLost(f"another process has been starting bus {self.bus!r} for {timeout_s:.0f} s") from cause
+        except FileNotFoundError:
+            return  # A manager that left took the directory with it: begin again.
+
+    def _is_reachable(self) -> bool:
+        try:
+            handshake.connect(self._run_dir.socket, 1.0).close()
+        except OSError:
+            return False
+        return True
+
+    def _check_shared_memory(self) -> None:
+        device = os.stat(segment.SHM_DIR).st_dev
+        if device != self.welcome.shm_device:
+            os.close(self._incoming)
+            os.close(self._outgoing)
+            raise ManagerLost(
+                f"the manager of bus {self.bus!r} has another /dev/shm than this process; "
+                "containers that share a bus must share it, too (docker run --ipc=container:...)"
+            )
+
+    # --- sending ---
+
+    def send(self, data: bytes) -> None:
+        """Write whole records; blocks while the manager is behind, and nobody else's settling waits for memory here.
+
+        Raises:
+            ManagerLost, BusClosed: There is nobody to write to.
+        """
+        with self._write_lock:
+            if self._lost is not None:
+                raise self._again(self._lost)
+            try:
+                written = os.write(self._outgoing, data)
+                while written < len(data):
+                    written += os.write(self._outgoing, data[written:])
+            except BrokenPipeError as cause:
+                self._lose()
+                raise self._again(self._lost) from cause
+
+    def request(self, kind: type[Request], *fields: Any) -> Any:
+        """Ask the manager and wait for the answer.
+
+        Raises:
+            UsageError: The manager refused; the class is the one it named.
+            ManagerLost: It did not answer within `request_timeout_s`, or is gone.
+        """
+        number = self.start_request(kind, *fields)
+        if not self.wait(lambda: number in self._replies, self.config.request_timeout_s):
+            raise ManagerLost(
+                f"the manager of bus {self.bus!r} did not answer {kind.__name__} "
+                f"within {self.config.request_timeout_s:g} s"
+            )
+        return self.take_reply(number)
+
+    def start_request(self, kind: type[Request], *fields: Any) -> int:
+        """Send a request without waiting; its number is what `has_reply` and `take_reply` take."""
+        with self._turn:
+            self._request_serial += 1
+            number = self._request_serial
+        self.send(encode_request(kind(0, number, *fields)))
+        return number
+
+    def has_reply(self, number: int) -> bool:
+        return number in self._replies
+
+    def take_reply(self, number: int) -> Any:
+        reply = self._replies.pop(number)
+        value = unpack(reply.body)
+        if reply.refused:
+            name, text = value
+            raise getattr(errors, name, EventBusError)(text)
+        return value
+
+    # --- waiting ---
+
+    def wait(self, ready: Callable[[], Any], timeout_s: float | None = None) -> bool:
+        """Block until `ready()`; False when `timeout_s` is over first. Takes in what arrives meanwhile.
+
+        Raises:
+            ManagerLost, BusClosed: The connection ended, and `ready()` is still false.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while not ready():
+            if self._lost is not None:
+                raise self._again(self._lost)
+            remaining_s = None if deadline is None else deadline - time.monotonic()
+            if remaining_s is not None and remaining_s < 0:
+                return False
+            with self._turn:
+                if self._reading:
+                    if not ready():
+                        self._turn.wait(remaining_s)
+                    continue
+                self._reading = True
+            try:
+                if not ready():
+                    self._read_once(remaining_s)
+            finally:
+                with self._turn:
+                    self._reading = False
+                    self._turn.notify_all()
+        return True
+
+    def _read_once(self, timeout_s: float | None) -> None:
+        for fd, _ in self._poll.poll(None if timeout_s is None else timeout_s * 1000):
+            if fd == self._incoming:
+                data = os.read(fd, READ_BYTES)
+                if data:
+                    self._take_in(data)
+                else:
+                    self._lose()
+            elif fd == self._wake_fd:
+                os.eventfd_read(fd)
+            else:
+                self._on_fd[fd]()
+
+    def _take_in(self, data: bytes) -> None:
+        for message in self._stream.feed(data):
+            if type(message) is Delivered:
+                self.on_delivered(message)
+            elif type(message) is Replied:
+                self._replies[message.request] = message
+            elif type(message) is SpanGranted:
+                self.on_span_granted(message)
+            else:
+                self.on_topic_stale(message)  # type: ignore[arg-type]
+
+    def wake(self) -> None:
+        """Make every waiting thread look at its condition again; safe in a signal handler."""
+        os.eventfd_write(self._wake_fd, 1)
+
+    def watch(self, fd: int, on_ready: Callable[[], None]) -> None:
+        """While somebody waits, call `on_ready` when `fd` is readable; it must not stay readable for ever."""
+        self._on_fd[fd] = on_ready
+        self._poll.register(fd, select.POLLIN)
+
+    def unwatch(self, fd: int) -> None:
+        if self._on_fd.pop(fd, None) is not None:
+            self._poll.unregister(fd)
+
+    # --- the end ---
+
+    @property
+    def lost(self) -> bool:
+        return self._lost is not None
+
+    def _lose(self) -> None:
+        words = self._run_dir.log_tail()
+        detail = f"; its last words:\n{words}" if words else ""
+        self._lost = self._lost or ManagerLost(f"the manager of bus {self.bus!r} is gone{detail}")
+
+    @staticmethod
+    def _again(error: EventBusError | None) -> EventBusError:
+        # A new object each time: a raised one carries the traceback of where it was raised.
+        return type(error)(*error.args) if error is not None else EventBusError("the connection is lost")
+
+    def close(self) -> None:
+        """Say goodbye and leave; waiting threads get `BusClosed`. Harmless when repeated."""
+        with self._write_lock:
+            already_lost = self._lost is not None
+            self._lost = self._lost or BusClosed(f"this handle of bus {self.bus!r} was closed; open another EventBus")
+            if self._outgoing < 0:
+                return
+            if not already_lost:
+                self._say_goodbye()
+            os.close(self._outgoing)
+            self._outgoing = -1
+        self.wake()
+        # The one that reads sees the error and goes; then nobody uses the descriptors any more.
+        with self._turn:
+            while self._reading:
+                self._turn.wait()
+            self._close_reading_side()
+
+    def _say_goodbye(self) -> None:
+        try:
+            os.write(self._outgoing, encode_request(Goodbye(0, 0)))
+        except BrokenPipeError:
+            return  # It left first.
+
+    def _close_reading_side(self) -> None:
+        os.close(self._incoming)
+        os.close(self._wake_fd)
+        self._incoming = self._wake_fd = -1
+
+    def abandon(self) -> None:
+        """In a forked child: drop the descriptors without a word; the parent goes on with its own."""
+        for fd in (self._incoming, self._outgoing, self._wake_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._incoming = self._outgoing = self._wake_fd = -1
+        self._write_lock = threading.Lock()
+        self._turn = threading.Condition()
+        self._reading = False
+        self._lost = BusClosed(f"this connection to bus {self.bus!r} belongs to the parent process")
+
+
+def _ignore(message: object) -> None:
+    """Nobody is interested yet."""

@@ -1,0 +1,151 @@
+"""Inbox: pull instead of push. A mailbox is a subscriber like any other; several processes may share one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from eventbus_mp.client.subscription import Subscription
+from eventbus_mp.errors import BusClosed, NotSubscribed
+from eventbus_mp.messages import Outcome
+from eventbus_mp.model import EventShadow, SubscriberKey
+
+if TYPE_CHECKING:
+    from eventbus_mp.client.session import Session
+
+__all__ = ["Inbox"]
+
+
+class Inbox:
+    """The shadows of one subscriber, taken when you want them. Made by `EventBus.inbox`.
+
+    Every shadow that was taken must be completed or skipped, also one at a time. `for shadow in inbox` waits for the
+    next one and ends when the inbox is closed. Usable from several threads.
+    """
+
+    def __init__(self, session: Session, subscription: Subscription, key: SubscriberKey) -> None:
+        self.key = key
+        self._session = session
+        self._subscription = subscription
+        self._event_fd = -1
+        self._closed = False
+
+    def get(self, timeout_s: float | None = None) -> EventShadow | None:
+        """The next shadow. Blocks; None when `timeout_s` is over first (0: only look).
+
+        Raises:
+            BusClosed: The inbox was closed.
+            ManagerLost: The manager is gone.
+        """
+        shadows = self.get_many(1, timeout_s)
+        return shadows[0] if shadows else None
+
+    def get_many(self, most: int, timeout_s: float | None = None) -> list[EventShadow]:
+        """Up to `most` shadows: blocks for the first, then takes what is there. Empty when `timeout_s` is over."""
+        subscription = self._subscription
+        taken: list[EventShadow] = []
+        if not subscription.pending:
+            subscription.flush()
+            self._session.reader.release_ended()
+        while not taken:
+            if not self._session.connection.wait(lambda: subscription.pending or self._closed, timeout_s):
+                return []
+            self._check_open()
+            while len(taken) < most and (record := subscription.take()) is not None:
+                shadow = self._session.reader.shadow_in_hand(record)
+                if shadow is None:
+                    subscription.settle(record[6], Outcome.FAILED)
+                else:
+                    taken.append(shadow)
+        self._clear_event_fd()
+        return taken
+
+    def complete(self, shadow: EventShadow) -> None:
+        """Settle a shadow taken from here as completed; repeated, it changes nothing.
+
+        Told to the manager at once, or with the ones that follow while more are waiting here.
+
+        Raises:
+            NotSubscribed: The shadow was not taken from this inbox.
+        """
+        self._settle(shadow, Outcome.COMPLETED)
+
+    def skip(self, shadow: EventShadow, reason: str = "") -> None:
+        """Settle a shadow taken from here as skipped; the reason is shown in `statistics()`."""
+        if reason:
+            self._subscription.explain(shadow.id, reason)
+        self._settle(shadow, Outcome.SKIPPED)
+
+    def _settle(self, shadow: EventShadow, outcome: int) -> None:
+        self._check_open()
+        place = getattr(shadow, "_place", None)
+        if place is None:
+            raise NotSubscribed(f"{shadow!r} was not taken from inbox {self.key.name!r}; settle what get() returned")
+        self._subscription.settle(place.sequence, outcome)
+        if not self._subscription.pending:
+            self._subscription.flush()
+
+    def __iter__(self) -> Iterator[EventShadow]:
+        while not self._closed:
+            try:
+                shadow = self.get()
+            except BusClosed:
+                return
+            if shadow is not None:
+                yield shadow
+
+    def fileno(self) -> int:
+        """A descriptor that is readable while something is waiting: for select, epoll and asyncio.
+
+        The first call starts the listener thread, which takes in what the pipe brings.
+        """
+        self._check_open()
+        if self._event_fd < 0:
+            self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            self._subscription.on_arrival = self._ring
+            self._session.start_thread()
+            if self._subscription.pending:
+                self._ring()
+        return self._event_fd
+
+    def _ring(self) -> None:
+        os.eventfd_write(self._event_fd, 1)
+
+    def _clear_event_fd(self) -> None:
+        if self._event_fd >= 0 and not self._subscription.pending:
+            _drain_event_fd(self._event_fd)
+            if self._subscription.pending:  # It arrived between the two.
+                self._ring()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BusClosed(f"inbox {self.key.name!r} was closed")
+
+    def close(self) -> None:
+        """Hand back what is not settled; the subscriber stays for `grace_s` if no other process hosts it."""
+        if self._closed:
+            return
+        self._closed = True
+        self._subscription.on_arrival = None
+        if not self._session.connection.lost:
+            self._session.drop(self._subscription)
+            self._session.connection.wake()
+        if self._event_fd >= 0:
+            os.close(self._event_fd)
+            self._event_fd = -1
+
+    def __enter__(self) -> Inbox:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def _drain_event_fd(fd: int) -> None:
+    try:
+        os.eventfd_read(fd)
+    except BlockingIOError:
+        return  # It was not set.
+
+

@@ -1,0 +1,181 @@
+"""Running listeners: the loop of a process's listener thread, and of a worker's main thread.
+
+A listener is whatever the user gave; a `Handler` makes it a function from a record to an outcome. The loop takes
+deliveries one by one, runs the handler, and tells outcomes in batches: when nothing is left, or half a millisecond
+after the last time.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from eventbus_mp.client.connection import Connection
+from eventbus_mp.client.reading import Reader
+from eventbus_mp.client.subscription import Subscription
+from eventbus_mp.errors import BusClosed, ManagerLost, Skip
+from eventbus_mp.messages import Outcome, Record
+from eventbus_mp.model import Event
+
+__all__ = ["EventHandler", "Handler", "ListenerLoop", "ShadowHandler"]
+
+log = logging.getLogger("eventbus_mp")
+
+FLUSH_INTERVAL_NS = 500_000
+
+
+class Handler:
+    """One subscription and the user's code behind it."""
+
+    def __init__(self, subscription: Subscription, reader: Reader) -> None:
+        self.subscription = subscription
+        self.reader = reader
+
+    def run(self, record: Record) -> None:
+        """Handle one delivery that is in hand; never raises what the user's code raises."""
+        deadline_ns = record[5]
+        if deadline_ns and deadline_ns <= time.monotonic_ns():
+            self._skip(record, "expired", Outcome.SKIPPED)
+            return
+        self._run(record)
+
+    def _run(self, record: Record) -> None:
+        raise NotImplementedError
+
+    def _skip(self, record: Record, reason: str, outcome: int) -> None:
+        shadow = self.reader.shadow_in_hand(record)
+        self.subscription.explain(shadow.id if shadow else "?", reason)
+        self.subscription.settle(record[6], outcome)
+
+    def _fail(self, record: Record, what: str, error: Exception) -> None:
+        shadow = self.reader.shadow_in_hand(record)
+        log.error("%s %s %r: skipped", self.subscription.key.name, what, shadow, exc_info=error)
+        self._skip(record, f"{type(error).__name__}: {error}", Outcome.FAILED)
+
+
+class ShadowHandler(Handler):
+    """The original's way: the listener gets the shadow and settles the event itself, whenever it likes."""
+
+    def __init__(self, subscription: Subscription, reader: Reader, call: Callable[..., Any], arguments: tuple[Any, ...]):
+        super().__init__(subscription, reader)
+        self._call = call
+        self._arguments = arguments
+
+    def _run(self, record: Record) -> None:
+        shadow = self.reader.shadow_in_hand(record)
+        if shadow is None:
+            self._skip(record, "its payload is not where the shadow says", Outcome.FAILED)
+            return
+        try:
+            self._call(shadow, *self._arguments)
+        except Skip as skip:
+            if record[6] in self.subscription.in_hand:
+                self._skip(record, str(skip), Outcome.SKIPPED)
+        except Exception as error:
+            if record[6] in self.subscription.in_hand:
+                self._fail(record, "raised on", error)
+            else:
+                log.error("%s raised on %r, which it had settled", self.subscription.key.name, shadow, exc_info=error)
+
+
+class EventHandler(Handler):
+    """The short way: the function gets the event; returning completes it, `Skip` skips it, raising tries again."""
+
+    def __init__(self, subscription: Subscription, reader: Reader, call: Callable[[Event], Any], retries: int) -> None:
+        super().__init__(subscription, reader)
+        self._call = call
+        self._retries = retries
+
+    def _run(self, record: Record) -> None:
+        for attempt in range(self._retries + 1):
+            try:
+                event = self.reader.event_in_hand(record)
+                if event is None:
+                    self._skip(record, "its payload is not where the shadow says", Outcome.FAILED)
+                    return
+                self._call(event)
+            except Skip as skip:
+                self._skip(record, str(skip), Outcome.SKIPPED)
+                return
+            except (BusClosed, ManagerLost):
+                raise
+            except Exception as error:
+                if attempt == self._retries:
+                    self._fail(record, f"raised {attempt + 1} times on", error)
+                    return
+            else:
+                self.subscription.settle(record[6], Outcome.COMPLETED)
+                return
+
+
+class ListenerLoop:
+    """Runs handlers until it is stopped. One thread runs it; any thread may add handlers or stop it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._handlers: dict[int, Handler] = {}
+        self._stopping = False
+        self._thread: int | None = None
+        self._flushed_ns = 0
+        self.events_handled = 0
+
+    def add(self, handler: Handler) -> None:
+        self._handlers = {**self._handlers, handler.subscription.number: handler}
+        self._connection.wake()
+
+    def remove(self, number: int) -> None:
+        """Run this subscriber's handler no more; what has arrived for it is handed back by the caller."""
+        self._handlers = {key: handler for key, handler in self._handlers.items() if key != number}
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the calling thread is the one that runs the listeners."""
+        return self._thread == threading.get_ident()
+
+    def stop(self) -> None:
+        """Return from `run` after the delivery in hand; safe in a signal handler."""
+        self._stopping = True
+        self._connection.wake()
+
+    def run(self, after_each: Callable[[], None] | None = None) -> None:
+        """Run until `stop`, or until the connection ends.
+
+        Raises:
+            ManagerLost, BusClosed: The connection ended.
+        """
+        self._thread = threading.get_ident()
+        while not self._stopping:
+            self._connection.wait(self._has_work)
+            for handler in tuple(self._handlers.values()):
+                if handler.subscription.pending:
+                    self._run_pending(handler, after_each)
+        self.flush()
+
+    def _has_work(self) -> bool:
+        return self._stopping or any(handler.subscription.pending for handler in self._handlers.values())
+
+    def _run_pending(self, handler: Handler, after_each: Callable[[], None] | None) -> None:
+        subscription, run = handler.subscription, handler.run
+        # Not for ever: the others' deliveries wait in the pipe meanwhile.
+        for _ in range(len(subscription.pending)):
+            record = subscription.take()
+            if record is None or self._stopping:
+                break
+            run(record)
+            self.events_handled += 1
+            if after_each is not None:
+                after_each()
+            now_ns = time.monotonic_ns()
+            if now_ns - self._flushed_ns > FLUSH_INTERVAL_NS:
+                self.flush()
+                self._flushed_ns = now_ns
+        subscription.flush()
+        handler.reader.release_ended()
+
+    def flush(self) -> None:
+        """Tell what is settled, now."""
+        for handler in tuple(self._handlers.values()):
+            handler.subscription.flush()

@@ -1,0 +1,88 @@
+"""What a listener is called: its name and its config make the subscriber, the same one in every process."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from eventbus_mp.errors import EncodeError, UsageError
+from eventbus_mp.memory import codec
+from eventbus_mp.model import SubscriberKey
+
+__all__ = ["Listener", "listener_of", "pack_config", "unpack_config"]
+
+
+class Listener(NamedTuple):
+    """A listener taken apart: who it is, what to call, and with what besides the shadow."""
+
+    key: SubscriberKey
+    call: Callable[..., Any] | None
+    arguments: tuple[Any, ...]
+
+
+def listener_of(listener: Any) -> Listener:
+    """Take apart what the user subscribes: a callable, or an object, class or module with `process`; a pair of one
+    and its config; an inbox; or, to mark and ask only, a subscriber's name or key.
+
+    Raises:
+        UsageError: It is none of these.
+    """
+    config, arguments = None, ()
+    if isinstance(listener, SubscriberKey):
+        return Listener(listener, None, ())
+    if type(listener) is tuple:
+        if len(listener) != 2:
+            raise UsageError(f"listener {listener!r}: a tuple must be (listener, config)")
+        listener, config = listener
+        arguments = (config,)
+    if isinstance(listener, str):
+        return Listener(SubscriberKey(listener, config), None, ())
+    key = getattr(listener, "key", None)
+    if isinstance(key, SubscriberKey):
+        return Listener(key, None, ())
+    process = getattr(listener, "process", None)
+    if callable(process):
+        named = listener if inspect.isclass(listener) or inspect.ismodule(listener) else type(listener)
+        return Listener(SubscriberKey(_name(named), config), process, arguments)
+    if callable(listener):
+        return Listener(SubscriberKey(_name(listener), config), listener, arguments)
+    raise UsageError(f"listener {listener!r} is not callable and has no process(shadow); give it one of these")
+
+
+def _name(thing: Any) -> str:
+    if inspect.ismodule(thing):
+        return thing.__name__
+    inner = inspect.unwrap(thing) if not inspect.isclass(thing) else thing
+    while hasattr(inner, "func") and not hasattr(inner, "__qualname__"):  # functools.partial
+        inner = inner.func
+    if not hasattr(inner, "__qualname__"):
+        inner = type(inner)
+    name = f"{inner.__module__}.{inner.__qualname__}"
+    code = getattr(inner, "__code__", None)
+    # Lambdas of one function share a qualified name; the line tells them apart, in every process alike.
+    return f"{name}:{code.co_firstlineno}" if code is not None and name.endswith("<lambda>") else name
+
+
+def pack_config(config: Any) -> bytes:
+    """The config as bytes that are equal for equal configs: dictionaries are sorted.
+
+    Raises:
+        UsageError: It cannot travel.
+    """
+    try:
+        return codec.encode(_sorted(config))
+    except EncodeError as cause:
+        raise UsageError(f"a listener's config must be something that can travel: {cause}") from cause
+
+
+def unpack_config(data: bytes) -> Any:
+    return codec.decode(data)
+
+
+def _sorted(value: Any) -> Any:
+    if type(value) is dict:
+        return {key: _sorted(value[key]) for key in sorted(value, key=repr)}
+    if type(value) is list:
+        return [_sorted(part) for part in value]
+    return value

@@ -1,0 +1,125 @@
+"""Fetching events: in place when this process holds the delivery, under a lease when it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from eventbus_mp.client.connection import Connection
+from eventbus_mp.client.subscription import release_records
+from eventbus_mp.memory.layout import HEADER_BYTES
+from eventbus_mp.memory.payload import read_event, read_id
+from eventbus_mp.memory.reader import COPIED_BYTES_MAX, LeaseBook, Mappings
+from eventbus_mp.messages import LeaseEvent, ListEvents, NameTopic, Record
+from eventbus_mp.model import ID_BYTES_MAX, Event, EventShadow, Place
+from eventbus_mp.wire import records
+from eventbus_mp.wire.records import RECORD
+
+__all__ = ["Reader"]
+
+
+class Reader:
+    """Args:
+    connection: For questions to the manager.
+    mappings: Where segments are mapped.
+    leases: Where views that outlive their delivery are noted.
+    holds: Whether this process holds an unsettled delivery of the event with this sequence.
+    """
+
+    def __init__(
+        self, connection: Connection, mappings: Mappings, leases: LeaseBook, holds: Callable[[int], bool]
+    ) -> None:
+        self._connection = connection
+        self._mappings = mappings
+        self._leases = leases
+        self._holds = holds
+        self._topic_names: dict[int, str] = {}
+
+    def topic_name(self, number: int) -> str:
+        """The topic's name; one round trip the first time. A topic that is gone is called by its number."""
+        name = self._topic_names.get(number)
+        if name is None:
+            name = self._connection.request(NameTopic, number)
+            if name is None:
+                return f"(unregistered topic {number})"
+            self._topic_names[number] = name
+        return name
+
+    def event_in_hand(self, record: Record) -> Event | None:
+        """The event of a delivery that this process holds: nobody recycles its memory meanwhile."""
+        _, topic, segment, offset, length, _, sequence = record
+        name = self._topic_names.get(topic) or self.topic_name(topic)
+        view = self._mappings[segment]
+        if length <= COPIED_BYTES_MAX:
+            return read_event(bytes(view[offset : offset + length]), sequence, name)
+        return read_event(self._leases.view(view, Place(*record[1:5], sequence), told=False), sequence, name)
+
+    def shadow_in_hand(self, record: Record) -> EventShadow | None:
+        """The shadow of a delivery that this process holds."""
+        _, topic, segment, offset, length, _, sequence = record
+        name = self._topic_names.get(topic) or self.topic_name(topic)
+        head = bytes(self._mappings[segment][offset : offset + min(length, HEADER_BYTES + ID_BYTES_MAX)])
+        event_id = read_id(head, sequence)
+        return None if event_id is None else EventShadow(name, event_id, Place(*record[1:5], sequence))
+
+    def fetch(self, place: Place) -> Event | None:
+        """The event at `place`, or None when it is settled."""
+        if self._holds(place.sequence):
+            return self.event_in_hand((0, *place[:4], 0, place.sequence))
+        self.release_ended()
+        if not self._connection.request(LeaseEvent, place.topic, place.sequence):
+            return None
+        name = self.topic_name(place.topic)
+        try:
+            view = self._mappings[place.segment]
+            if place.length > COPIED_BYTES_MAX:
+                # The view holds the lease that the manager has just noted, and gives it back with its end.
+                return read_event(self._leases.view(view, place, told=True), place.sequence, name)
+            block = bytes(view[place.offset : place.offset + place.length])
+        except FileNotFoundError:
+            return None
+        self._connection.send(records.span_note(records.SPAN_RELEASED, place.segment, place.offset))
+        return read_event(block, place.sequence, name)
+
+    def release_ended(self) -> None:
+        """Give back the memory of views that are gone."""
+        if self._leases.ended:
+            parts = release_records(self._leases)
+            if parts:
+                self._connection.send(b"".join(parts))
+
+    def find(self, topic: str, event_id: str) -> Place | None:
+        """The newest unsettled event of this topic and id: a search through the topic's unsettled events."""
+        raws = self._connection.request(ListEvents, topic, False)
+        for record in reversed(list(RECORD.iter_unpack(raws))):
+            place = Place(*record[1:5], record[6])
+            if self.id_at(place) == event_id:
+                return place
+        return None
+
+    def id_at(self, place: Place) -> str | None:
+        """The id of the event at `place`; None when its memory is in other hands by now.
+
+        Nothing keeps the memory meanwhile: the header is compared after the copy, too, and layout.py says why that
+        is enough.
+        """
+        try:
+            view = self._mappings[place.segment]
+        except FileNotFoundError:
+            return None
+        at = slice(place.offset, place.offset + min(place.length, HEADER_BYTES + ID_BYTES_MAX))
+        try:
+            event_id = read_id(bytes(view[at]), place.sequence)
+        except UnicodeDecodeError:
+            return None
+        return event_id if read_id(bytes(view[at]), place.sequence) == event_id else None
+
+    def watched(self, topic: str) -> list[tuple[str, Any]]:
+        """(id, watcher as it travels) of every unsettled event of a topic, oldest first."""
+        found = []
+        for raw, watcher in self._connection.request(ListEvents, topic, True):
+            record = RECORD.unpack(raw)
+            event_id = self.id_at(Place(*record[1:5], record[6]))
+            if event_id is not None:
+                found.append((event_id, watcher))
+        return found

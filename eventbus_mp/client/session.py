@@ -1,0 +1,185 @@
+"""A session: everything a process has on one bus while it is connected. `EventBus` makes it on first use."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+from eventbus_mp.client.connection import Connection
+from eventbus_mp.client.listening import EventHandler, Handler, ListenerLoop, ShadowHandler
+from eventbus_mp.client.naming import Listener, pack_config, unpack_config
+from eventbus_mp.client.publisher import Publisher
+from eventbus_mp.client.reading import Reader
+from eventbus_mp.client.subscription import Subscription
+from eventbus_mp.config import BusConfig
+from eventbus_mp.errors import BusClosed, EventBusError
+from eventbus_mp.memory.reader import LeaseBook, Mappings
+from eventbus_mp.messages import GetStatistics, MarkEvent, RegisterTopic, StopHosting, Subscribe
+from eventbus_mp.model import BusStatistics, Place, SubscriberKey, SubscriberStatistics
+from eventbus_mp.wire.stream import Delivered
+
+__all__ = ["Session"]
+
+log = logging.getLogger("eventbus_mp")
+
+
+class Session:
+    """Puts connection, publisher, reader and subscriptions together.
+
+    Args:
+        bus: The bus's name.
+        config: This process's settings.
+        threaded: Whether listeners run on a thread of their own; a worker runs `loop` itself.
+    """
+
+    def __init__(self, bus: str, config: BusConfig, *, threaded: bool = True) -> None:
+        self.connection = Connection(bus, config)
+        mappings = Mappings(self.connection.welcome.segment_prefix)
+        self.leases = LeaseBook()
+        self.loop = ListenerLoop(self.connection)
+        self.publisher = Publisher(
+            self.connection,
+            mappings,
+            in_listener=lambda: self.loop.is_here,
+            before_waiting=self._flush_before_waiting,
+            describe_holders=self.describe_holders,
+        )
+        self.reader = Reader(self.connection, mappings, self.leases, self.holds)
+        self._hosted: dict[int, Subscription] = {}
+        self._by_key: dict[tuple[str, bytes], Subscription] = {}
+        self._early: dict[int, list[Delivered]] = {}
+        self._threaded = threaded
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self.connection.on_delivered = self._on_delivered
+        for topic in config.topics:
+            self.connection.request(RegisterTopic, topic)
+
+    # --- hosting ---
+
+    def host(self, key: SubscriberKey, patterns: list[str], credit: int, broadcast: bool) -> Subscription:
+        """Serve this subscriber from this process; its patterns are replaced."""
+        config_bytes = pack_config(key.config)
+        number = self.connection.request(Subscribe, key.name, config_bytes, patterns, credit, broadcast)
+        with self._lock:
+            subscription = self._hosted.get(number)
+            if subscription is None:
+                subscription = Subscription(self.connection, self.leases, number, key, config_bytes)
+                for message in self._early.pop(number, ()):
+                    subscription.arrive(message)
+                self._hosted[number] = subscription
+                self._by_key[key.name, config_bytes] = subscription
+            return subscription
+
+    def find(self, key: SubscriberKey) -> Subscription | None:
+        """This process's endpoint of a subscriber, if it hosts it."""
+        return self._by_key.get((key.name, pack_config(key.config)))
+
+    def drop(self, subscription: Subscription) -> None:
+        """Host it no more: what is in hand or pending goes back to the bus."""
+        self.loop.remove(subscription.number)
+        subscription.hand_back()
+        self.connection.request(StopHosting, subscription.number)
+        self.forget(subscription)
+
+    def forget(self, subscription: Subscription) -> None:
+        with self._lock:
+            self._hosted.pop(subscription.number, None)
+            self._by_key.pop((subscription.key.name, subscription.config_bytes), None)
+
+    def listen(self, handler: Handler) -> None:
+        """Run this handler, on the listener thread or in the worker's loop."""
+        self.loop.add(handler)
+        if self._threaded:
+            self.start_thread()
+
+    def start_thread(self) -> None:
+        """Have a thread read the pipe and run listeners, if there is none yet."""
+        with self._lock:
+            if self._thread is None:
+                name = f"eventbus_mp-{self.connection.bus}"
+                self._thread = threading.Thread(target=self._run_loop, name=name, daemon=True)
+                self._thread.start()
+
+    def _run_loop(self) -> None:
+        try:
+            self.loop.run()
+        except EventBusError as error:
+            if not isinstance(error, BusClosed):
+                log.error("listeners of bus %r stop: %s", self.connection.bus, error)
+
+    def _on_delivered(self, message: Delivered) -> None:
+        subscription = self._hosted.get(message.subscriber)
+        if subscription is None:
+            # The first events can overtake the thread that is subscribing.
+            with self._lock:
+                subscription = self._hosted.get(message.subscriber)
+                if subscription is None:
+                    self._early.setdefault(message.subscriber, []).append(message)
+                    return
+        subscription.arrive(message)
+
+    def holds(self, sequence: int) -> bool:
+        """Whether a delivery of this event is in hand here."""
+        return any(sequence in subscription.in_hand for subscription in self._hosted.values())
+
+    def shadow_handler(self, subscription: Subscription, listener: Listener) -> Handler:
+        assert listener.call is not None
+        return ShadowHandler(subscription, self.reader, listener.call, listener.arguments)
+
+    def event_handler(self, subscription: Subscription, call: Any, retries: int) -> Handler:
+        return EventHandler(subscription, self.reader, call, retries)
+
+    def _flush_before_waiting(self) -> None:
+        for subscription in tuple(self._hosted.values()):
+            subscription.flush()
+        self.reader.release_ended()
+
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        return tuple(self._hosted.values())
+
+    def mark(self, key: SubscriberKey, place: Place | None, outcome: int) -> None:
+        """Settle a delivery that is not in hand here; the manager says whether that can be."""
+        topic, sequence = (place.topic, place.sequence) if place is not None else (0, 0)
+        self.connection.request(MarkEvent, topic, sequence, key.name, pack_config(key.config), outcome)
+
+    # --- questions ---
+
+    def statistics(self) -> BusStatistics:
+        told = self.connection.request(GetStatistics)
+        subscribers = tuple(
+            SubscriberStatistics(name, unpack_config(config), *counts, tuple((who, why) for who, why in skips))
+            for name, config, *counts, skips in told.pop("subscribers")
+        )
+        holders = {pid: nbytes for pid, nbytes in told.pop("span_holders")}
+        manager_pid = self.connection.welcome.manager_pid
+        return BusStatistics(subscribers=subscribers, span_holders=holders, manager_pid=manager_pid, **told)
+
+    def describe_holders(self) -> str:
+        """Who holds the memory, in one line: for errors."""
+        now = self.statistics()
+        waiting = [
+            f"{item.name} has {item.sent} events in hand and {item.queued} queued"
+            for item in sorted(now.subscribers, key=lambda item: -(item.sent + item.queued))[:3]
+            if item.sent or item.queued
+        ]
+        writers = [f"process {pid} wrote {nbytes} bytes of it" for pid, nbytes in now.span_holders.items() if pid]
+        return (
+            f"{now.memory_bytes_used} of {now.memory_bytes_max} bytes are in use, "
+            f"{now.memory_bytes_leased} of them kept by views, for {now.events_unsettled} unsettled events "
+            f"({'; '.join([*waiting, *writers]) or 'nobody is named'})"
+        )
+
+    # --- the end ---
+
+    def close(self) -> None:
+        """Hand back what is in hand, say goodbye, and end the listener thread after the listener it is in."""
+        self.loop.stop()
+        thread = self._thread
+        if thread is not None and not self.loop.is_here:
+            thread.join()
+        if not self.connection.lost:
+            for subscription in tuple(self._hosted.values()):
+                subscription.hand_back()
+        self.connection.close()

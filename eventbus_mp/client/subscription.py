@@ -1,0 +1,127 @@
+"""A process's side of one subscriber: what has arrived for it, what is in hand, and what is settled but not yet told."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from eventbus_mp.client.connection import Connection
+from eventbus_mp.memory.reader import LeaseBook
+from eventbus_mp.messages import ExplainSkip, Outcome, Record
+from eventbus_mp.model import SubscriberKey
+from eventbus_mp.wire import records
+from eventbus_mp.wire.records import RECORD
+from eventbus_mp.wire.stream import Delivered, encode_request
+
+__all__ = ["Subscription"]
+
+REASON_LENGTH_MAX = 500
+
+
+class Arrival(NamedTuple):
+    """A delivery that arrived: the fields of its record, and how many times it was tried with this one."""
+
+    record: Record
+    attempt: int
+
+
+class Subscription:
+    """One endpoint.
+
+    `pending` is what arrived and nobody has taken; `in_hand` is what was taken and is not settled, by sequence.
+    Settled deliveries are collected and told in one write by `flush`.
+    """
+
+    def __init__(
+        self, connection: Connection, leases: LeaseBook, number: int, key: SubscriberKey, config_bytes: bytes
+    ) -> None:
+        self.number = number
+        self.key = key
+        self.config_bytes = config_bytes
+        self.pending: deque[Record] = deque()
+        self.in_hand: dict[int, Record] = {}
+        self.on_arrival: Callable[[], None] | None = None
+        self._attempts: dict[int, int] = {}
+        self._connection = connection
+        self._leases = leases
+        self._unflushed: deque[tuple[int, int]] = deque()
+
+    def arrive(self, message: Delivered) -> None:
+        """Take in a batch; called by whoever reads the pipe."""
+        arrived = list(RECORD.iter_unpack(message.raws))
+        if message.attempt > 1:
+            self._attempts.update((record[6], message.attempt) for record in arrived)
+        self.pending.extend(arrived)  # type: ignore[arg-type]
+        if self.on_arrival is not None:
+            self.on_arrival()
+
+    def take(self) -> Record | None:
+        """The next delivery, now in hand; None when nothing is pending."""
+        try:
+            record = self.pending.popleft()
+        except IndexError:
+            return None
+        self.in_hand[record[6]] = record
+        return record
+
+    def attempt(self, sequence: int) -> int:
+        """1 for the first try; more when a process died with this delivery in hand."""
+        return self._attempts.get(sequence, 1)
+
+    def settle(self, sequence: int, outcome: int) -> bool:
+        """Note how a delivery in hand ended; False when it is not in hand (settled before). `flush` tells it."""
+        if self.in_hand.pop(sequence, None) is None:
+            return False
+        if self._attempts:
+            self._attempts.pop(sequence, None)
+        self._unflushed.append((outcome, sequence))
+        return True
+
+    def explain(self, event_id: str, reason: str) -> None:
+        """Tell the manager why a delivery is skipped; not answered."""
+        text = reason[:REASON_LENGTH_MAX]
+        self._connection.send(encode_request(ExplainSkip(0, 0, self.number, event_id, text)))
+
+    def hand_back(self) -> None:
+        """Return what was not begun: another process gets it, and no attempt is counted."""
+        for sequence in [record[6] for record in self.pending]:
+            self._unflushed.append((Outcome.RETURNED, sequence))
+        self.pending.clear()
+        for sequence in list(self.in_hand):
+            self.settle(sequence, Outcome.RETURNED)
+        self.flush()
+
+    def flush(self) -> None:
+        """Tell the manager what was settled. Views that outlive their delivery are leased first, in the same write.
+
+        Raises:
+            ManagerLost, BusClosed: There is nobody to tell.
+        """
+        by_outcome: dict[int, list[int]] = {}
+        while self._unflushed:
+            outcome, sequence = self._unflushed.popleft()
+            by_outcome.setdefault(outcome, []).append(sequence)
+        if not by_outcome:
+            return
+        parts = lease_records(self._leases, by_outcome)
+        parts += [records.settled(self.number, outcome, sequences) for outcome, sequences in by_outcome.items()]
+        self._connection.send(b"".join(parts))
+
+
+def lease_records(leases: LeaseBook, by_outcome: dict[int, list[int]]) -> list[bytes]:
+    """The records that keep what is still viewed, and give back what no longer is."""
+    if not leases.open:
+        return []
+    parts: list[bytes] = []
+    for sequences in by_outcome.values():
+        for sequence in sequences:
+            for place in leases.outliving(sequence):
+                parts.append(records.span_note(records.SPAN_LEASED, place.segment, place.offset))
+    return parts + release_records(leases)
+
+
+def release_records(leases: LeaseBook) -> list[bytes]:
+    """The records for told leases whose views are gone."""
+    ended: list[Any] = leases.collect_ended()
+    return [records.span_note(records.SPAN_RELEASED, place.segment, place.offset) for place in ended]

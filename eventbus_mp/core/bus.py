@@ -1,0 +1,367 @@
+"""BusCore: all decisions of the manager as one pure object.
+
+Feed every message to :meth:`BusCore.handle` and perform the returned effects in order, before the next call. The core
+never blocks, reads no clock and touches no file, so the same messages always give the same effects.
+
+Effects come in this order: what the message itself causes (replies after the state they promise), then deliveries,
+then spans for those who waited, then the answers to drains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from eventbus_mp.config import BusConfig
+from eventbus_mp.core.dispatcher import Endpoint, dispatch
+from eventbus_mp.core.invariants import check_invariants
+from eventbus_mp.core.ledger import Ledger, SpanRequest
+from eventbus_mp.core.links import LinkState
+from eventbus_mp.core.registry import SubscriberState
+from eventbus_mp.core.requests import REQUEST_HANDLERS, UNANSWERED
+from eventbus_mp.core.spans import Span
+from eventbus_mp.core.watcher import Unsettled
+from eventbus_mp.errors import InternalError, ProtocolError, UsageError
+from eventbus_mp.effects import CloseLink, Effect, GrantSpan, Refuse, Reply, Stop, TellTopicStale
+from eventbus_mp.messages import NOTIFIED_AWAITED, SEQUENCE_LINK_SHIFT, SPAN_AHEAD, SPAN_CANCELLED, SPAN_RESERVE, DeliveriesSettled, EventsNotified, LinkLost, LinkOpened, Message, Outcome, Request, SpanLeased, SpanReleased, SpanSealed, SpanWanted, TimePassed
+
+__all__ = ["BusCore"]
+
+AHEAD_SHARE = 3 / 4
+"""Spans are leased ahead only while less than this share of the memory is in use."""
+EMPTY_WATCHER: list[list[Any]] = [[], [], []]
+
+
+class BusCore:
+    """The registry, the watcher, the dispatcher and the span table behind one method.
+
+    Args:
+        config: The bus-wide settings; `memory_bytes_max` must be a number here.
+        now_ns: The monotonic time that later calls go on from.
+    """
+
+    def __init__(self, config: BusConfig, now_ns: int) -> None:
+        assert config.memory_bytes_max is not None
+        self.config = config
+        self.ledger = Ledger(config.memory_bytes_max, config.deliveries_max, config.dead_letter_topic)
+        self.stopping = False
+        self.effects: list[Effect] = []
+        """The effects of the message in hand."""
+        self.linger_deadline_ns: int | None = now_ns + int(max(config.linger_s, config.connect_timeout_s) * 1e9)
+        """When to leave because nobody is connected; the first process gets the time it needs to come."""
+        if config.dead_letter_topic is not None:
+            self.ledger.registry.register(config.dead_letter_topic)
+
+    def handle(self, message: Message, now_ns: int) -> list[Effect]:
+        """Decide. A message that breaks the protocol closes its link; it never raises for bad input.
+
+        Raises:
+            InternalError: A bug of ours.
+        """
+        effects: list[Effect] = []
+        self.effects = effects
+        ledger = self.ledger
+        try:
+            self._HANDLERS[type(message)](self, message, now_ns, effects)
+        except ProtocolError as error:
+            effects.append(CloseLink(message.link, str(error)))  # type: ignore[union-attr]
+        except UsageError as error:
+            assert isinstance(message, Request)
+            effects.append(Refuse(message.link, message.request, type(error).__name__, str(error)))
+        for subscriber in ledger.dirty:
+            dispatch(subscriber, ledger.story, now_ns, effects)
+        ledger.dirty.clear()
+        if ledger.memory_freed:
+            ledger.serve_span_requests(effects)
+        if ledger.topic_emptied and ledger.drains:
+            ledger.answer_drains(effects)
+        if self.config.check_invariants:
+            self.check_invariants()
+        return effects
+
+    def next_due_ns(self) -> int | None:
+        """When `TimePassed` has something to do; None: never, until another message comes."""
+        dues = [*self.ledger.orphans.values(), self.linger_deadline_ns, self.ledger.expiry.next_due_ns()]
+        return min((due for due in dues if due is not None), default=None)
+
+    def check_invariants(self) -> None:
+        """Raise `InternalError` when something that must always be true is not (design: ARCHITECTURE.md)."""
+        try:
+            check_invariants(self.ledger)
+        except AssertionError as error:
+            raise InternalError(f"invariant broken: {error}") from error
+
+    def story(self, sequence: int) -> list[str]:
+        """What the core remembers of one event."""
+        return self.ledger.story.of(sequence)
+
+    # --- the data path ---
+
+    def _on_notified(self, message: EventsNotified, now_ns: int, effects: list[Effect]) -> None:
+        # hot loop: 0.7 us an event; splitting it into calls doubles that.
+        ledger = self.ledger
+        link = self._link(message.link)
+        last = first = link.last_sequence
+        most = (link.number + 1) << SEQUENCE_LINK_SHIFT
+        topics = ledger.registry.topic_by_number
+        number, route, subscribers, events = 0, None, (), {}  # type: ignore[var-annotated]
+        segment, start, end, span = 0, 0, 0, None
+        for raw, (kind, topic_number, at, offset, length, deadline_ns, sequence) in zip(
+            message.raws, message.records, strict=True
+        ):
+            if not last < sequence < most:
+                raise ProtocolError(f"sequence {sequence:#x} does not follow {last:#x}")
+            last = link.last_sequence = sequence
+            if topic_number != number:
+                number = topic_number
+                topic = topics.get(number)
+                if topic is not None and topic.route.full:
+                    route, events, subscribers = topic.route, topic.events, topic.route.subscribers
+                    for subscriber in subscribers:
+                        ledger.dirty[subscriber] = None
+                else:
+                    route = None
+            if at != segment or not start <= offset or offset + length > end:
+                span = self._written_span(link, at, offset, length)
+                segment, start, end = at, span.start, span.end
+            if route is None:
+                self._drop(link, number, kind, sequence, effects)
+                continue
+            events[sequence] = event = Unsettled(sequence, raw, route, span, route.full)  # type: ignore[arg-type]
+            span.live += 1  # type: ignore[union-attr]
+            if deadline_ns:
+                ledger.expiry.add(event, deadline_ns)
+            if kind == NOTIFIED_AWAITED:
+                ledger.awaited[sequence] = link.number
+            for subscriber in subscribers:
+                subscriber.queue.append(event)
+        ledger.events_notified += len(message.raws)
+        ledger.story.tell_range(now_ns, f"notified by process {link.pid}", first + 1, last)
+
+    def _drop(self, link: LinkState, topic: int, kind: int, sequence: int, effects: list[Effect]) -> None:
+        self.ledger.events_dropped += 1
+        if kind == NOTIFIED_AWAITED:
+            effects.append(Reply(link.number, sequence, EMPTY_WATCHER))
+        if topic not in link.stale_told:
+            link.stale_told.add(topic)
+            effects.append(TellTopicStale(link.number, topic, 1))
+
+    def _written_span(self, link: LinkState, segment: int, offset: int, length: int) -> Span:
+        span = self.ledger.spans.find(segment, offset)
+        if span is None or span.writer != link.number or span.sealed or offset + length > span.end:
+            raise ProtocolError(f"an event at {segment}+{offset}, {length} bytes, is not in a span that it may write")
+        return span
+
+    def _on_settled(self, message: DeliveriesSettled, now_ns: int, effects: list[Effect]) -> None:
+        # hot loop: 0.5 us a delivery; the common way through `settle_held` and `finish` is written out here.
+        ledger = self.ledger
+        link = self._link(message.link)
+        endpoint = link.endpoints.get(message.subscriber)
+        if endpoint is None:
+            return  # A repeated settle of a subscriber that this process no longer hosts.
+        if message.outcome == Outcome.RETURNED:
+            self._return(endpoint, message.sequences, now_ns, effects)
+            return
+        subscriber, held, outcome = endpoint.subscriber, endpoint.held, message.outcome
+        number, completes, settled, attempts = subscriber.number, outcome == Outcome.COMPLETED, 0, subscriber.attempts
+        route, bit = None, 0
+        for sequence in message.sequences:
+            event = held.pop(sequence, None)
+            if event is None:
+                continue  # Repeated: it changes nothing.
+            if event.route is not route:
+                route = event.route
+                bit = route.bit_of[number]
+            if not event.unsettled & bit:
+                ledger.unpin(event.span, effects)
+                continue
+            settled += 1
+            if outcome == Outcome.FAILED:
+                ledger.dead_letter(event)
+            event.unsettled ^= bit
+            if completes:
+                event.completed |= bit
+            if attempts:
+                attempts.pop(sequence, None)
+            if not event.unsettled:
+                ledger.finish(event, effects)
+        if completes:
+            subscriber.completed += settled
+        else:
+            subscriber.skipped += settled
+        if settled:
+            endpoint.learn(settled, now_ns)
+            ledger.story.tell(now_ns, f"{Outcome(outcome).name.lower()} by {subscriber.name}", message.sequences)
+        self.after_release(link, subscriber)
+
+    def _return(self, endpoint: Endpoint, sequences: Sequence[int], now_ns: int, effects: list[Effect]) -> None:
+        """Deliveries handed back untouched go to the front again."""
+        ledger, subscriber = self.ledger, endpoint.subscriber
+        taken = [event for sequence in sequences if (event := endpoint.held.pop(sequence, None)) is not None]
+        returned = []
+        for event in taken:
+            if ledger.is_unsettled(event, subscriber):
+                returned.append(event)
+            else:
+                ledger.unpin(event.span, effects)
+        ledger.return_to_front(subscriber, returned)
+        subscriber.redelivered += len(returned)
+        ledger.story.tell(now_ns, f"handed back by {subscriber.name}", [event.sequence for event in returned])
+        if not ledger.registry.is_subscribed(subscriber):
+            ledger.skip_all_waiting(subscriber, "it was unsubscribed", now_ns, effects)
+        self.after_release(self._link(endpoint.link), subscriber)
+
+    def after_release(self, link: LinkState, subscriber: SubscriberState) -> None:
+        """Something left an endpoint's hands: there may be credit now, or the endpoint may be done."""
+        if self.ledger.registry.is_subscribed(subscriber):
+            self.ledger.dirty[subscriber] = None
+        elif not link.endpoints[subscriber.number].held:
+            del link.endpoints[subscriber.number]
+            self.forget_if_done(subscriber)
+
+    def forget_if_done(self, subscriber: SubscriberState) -> None:
+        if not any(subscriber.number in link.endpoints for link in self.ledger.links.values()):
+            self.ledger.registry.forget(subscriber)
+
+    # --- spans ---
+
+    def _on_span_wanted(self, message: SpanWanted, now_ns: int, effects: list[Effect]) -> None:
+        ledger = self.ledger
+        link = self._link(message.link)
+        if message.urgency == SPAN_CANCELLED:
+            kept = [item for item in ledger.span_requests if item[:2] != (link.number, message.length)]
+            ledger.span_requests.clear()
+            ledger.span_requests.extend(kept)
+            ledger.memory_freed = True
+            return
+        wanted = SpanRequest(link.number, message.length, message.urgency == SPAN_RESERVE)
+        if message.length < 1:
+            raise ProtocolError(f"a span of {message.length} bytes was asked for")
+        if not ledger.spans.fits(message.length):
+            effects.append(GrantSpan(link.number, 0, 0, message.length, True))
+        elif message.urgency == SPAN_AHEAD:
+            crowded = ledger.spans.used_bytes + message.length > ledger.spans.memory_bytes_max * AHEAD_SHARE
+            if crowded or ledger.span_requests or not ledger.grant(wanted, effects):
+                effects.append(GrantSpan(link.number, 0, 0, message.length, False))
+        elif not (wanted.reserve or not ledger.span_requests) or not ledger.grant(wanted, effects):
+            ledger.span_requests.append(wanted)
+
+    def _on_span_sealed(self, message: SpanSealed, now_ns: int, effects: list[Effect]) -> None:
+        link = self._link(message.link)
+        span = self.ledger.spans.find(message.segment, message.offset)
+        if span is None or link.spans.pop((span.segment, span.start), None) is None:
+            raise ProtocolError(f"it sealed {message.segment}+{message.offset}, which it does not write")
+        span.sealed = True
+        self.ledger.recycle_if_free(span, effects)
+
+    def _on_span_leased(self, message: SpanLeased, now_ns: int, effects: list[Effect]) -> None:
+        link = self._link(message.link)
+        span = self.ledger.spans.find(message.segment, message.offset)
+        if span is None:
+            raise ProtocolError(f"it leased {message.segment}+{message.offset}, where nothing is")
+        self.lease(link, span)
+
+    def lease(self, link: LinkState, span: Span) -> None:
+        """Keep the span from recycling until the link has released it as often as it leased it."""
+        span.leases[link.number] = span.leases.get(link.number, 0) + 1
+        link.leases[span.segment, span.start] = span
+
+    def _on_span_released(self, message: SpanReleased, now_ns: int, effects: list[Effect]) -> None:
+        link = self._link(message.link)
+        span = self.ledger.spans.find(message.segment, message.offset)
+        if span is None or not span.leases.get(link.number):
+            raise ProtocolError(f"it released {message.segment}+{message.offset}, which it does not lease")
+        span.leases[link.number] -= 1
+        if not span.leases[link.number]:
+            del span.leases[link.number]
+            del link.leases[span.segment, span.start]
+            self.ledger.recycle_if_free(span, effects)
+
+    # --- processes and time ---
+
+    def _link(self, number: int) -> LinkState:
+        return self.ledger.links[number]
+
+    def _on_link_opened(self, message: LinkOpened, now_ns: int, effects: list[Effect]) -> None:
+        self.ledger.links[message.link] = LinkState(message.link, message.pid)
+        self.linger_deadline_ns = None
+
+    def _on_link_lost(self, message: LinkLost, now_ns: int, effects: list[Effect]) -> None:
+        ledger = self.ledger
+        link = ledger.links.pop(message.link)
+        crashed = message.crashed and not link.leaving
+        for endpoint in link.endpoints.values():
+            self.drop_endpoint(link, endpoint, crashed=crashed, now_ns=now_ns, effects=effects)
+        for span in link.leases.values():
+            del span.leases[link.number]
+            ledger.recycle_if_free(span, effects)
+        for span in link.spans.values():
+            span.sealed = True
+            ledger.recycle_if_free(span, effects)
+        for waiting in [sequence for sequence, owner in ledger.awaited.items() if owner == link.number]:
+            del ledger.awaited[waiting]
+        ledger.drains = [waiter for waiter in ledger.drains if waiter.link != link.number]
+        kept = [item for item in ledger.span_requests if item.link != link.number]
+        ledger.span_requests.clear()
+        ledger.span_requests.extend(kept)
+        ledger.memory_freed = True
+        if not ledger.links:
+            self.linger_deadline_ns = now_ns + int(self.config.linger_s * 1e9)
+
+    def drop_endpoint(
+        self, link: LinkState, endpoint: Endpoint, *, crashed: bool, now_ns: int, effects: list[Effect]
+    ) -> None:
+        """A process no longer hosts `subscriber`: what it holds comes back, and the last one starts the grace."""
+        ledger, subscriber = self.ledger, endpoint.subscriber
+        if endpoint in subscriber.endpoints:
+            subscriber.endpoints.remove(endpoint)
+        ledger.take_back(endpoint, crashed, now_ns, effects)
+        if not ledger.registry.is_subscribed(subscriber):
+            ledger.skip_all_waiting(subscriber, "it was unsubscribed", now_ns, effects)
+            self.forget_if_done(subscriber)
+        elif not subscriber.endpoints:
+            grace_s = 0 if subscriber.broadcast else self.config.grace_s
+            ledger.orphans[subscriber] = now_ns + int(grace_s * 1e9)
+            if not grace_s:
+                self._on_time_passed(TimePassed(), now_ns, effects)
+
+    def _on_time_passed(self, message: TimePassed, now_ns: int, effects: list[Effect]) -> None:
+        ledger = self.ledger
+        for event in ledger.expiry.due(now_ns):
+            event.bucket = 0
+            self._expire(event, now_ns, effects)
+        for subscriber in [item for item, due in ledger.orphans.items() if due <= now_ns]:
+            del ledger.orphans[subscriber]
+            ledger.registry.unsubscribe(subscriber)
+            reason = f"no process hosted it for {self.config.grace_s:g} s"
+            ledger.skip_all_waiting(subscriber, reason, now_ns, effects)
+            self.forget_if_done(subscriber)
+        if self.linger_deadline_ns is not None and self.linger_deadline_ns <= now_ns and not self.stopping:
+            self.stopping = True
+            effects.append(Stop())
+
+    def _expire(self, event: Unsettled, now_ns: int, effects: list[Effect]) -> None:
+        self.ledger.story.tell(now_ns, "expired", [event.sequence])
+        for subscriber in event.route.subscribers:
+            waits = self.ledger.is_unsettled(event, subscriber)
+            if waits and self.ledger.holder(event, subscriber) is None:
+                subscriber.recent_skips.append((f"{event.sequence:#x}", "expired"))
+                self.ledger.settle_queued(event, subscriber, Outcome.SKIPPED, effects)
+
+    def _on_request(self, message: Request, now_ns: int, effects: list[Effect]) -> None:
+        value = REQUEST_HANDLERS[type(message)](self, self._link(message.link), message, now_ns)
+        if value is not UNANSWERED:
+            effects.append(Reply(message.link, message.request, value))
+
+    _HANDLERS: dict[type, Callable[[BusCore, Any, int, list[Effect]], None]] = {
+        EventsNotified: _on_notified,
+        DeliveriesSettled: _on_settled,
+        SpanWanted: _on_span_wanted,
+        SpanSealed: _on_span_sealed,
+        SpanLeased: _on_span_leased,
+        SpanReleased: _on_span_released,
+        LinkOpened: _on_link_opened,
+        LinkLost: _on_link_lost,
+        TimePassed: _on_time_passed,
+        **dict.fromkeys(REQUEST_HANDLERS, _on_request),
+    }

@@ -1,0 +1,134 @@
+"""The dispatcher: which endpoint gets which shadow. Credit, order, redelivery."""
+
+from __future__ import annotations
+
+from eventbus_mp.core.registry import SubscriberState
+from eventbus_mp.core.story import Story
+from eventbus_mp.core.watcher import Unsettled
+from eventbus_mp.effects import Deliver, Effect
+
+__all__ = ["Endpoint", "dispatch", "note_stale"]
+
+CREDIT_FIRST = 2
+"""What an endpoint with automatic credit begins with: one to work on, one to go on with."""
+QUEUED_WORK_NS = 1_000_000
+"""Automatic credit aims at this much queued work an endpoint: little enough to share fairly and redeliver quickly."""
+SLOW_NS = 10_000_000
+"""From this cost on, a second shadow waits longer behind the first than a free process would need to take it."""
+
+
+class Endpoint:
+    """One process's place for one subscriber. `held` are the events it was sent and has not settled, oldest first."""
+
+    __slots__ = ("cost_ns", "credit", "credit_max", "held", "link", "since_ns", "subscriber")
+
+    def __init__(self, link: int, subscriber: SubscriberState, credit: int, credit_max: int) -> None:
+        self.link = link
+        self.subscriber = subscriber
+        self.held: dict[int, Unsettled] = {}
+        self.cost_ns = 0
+        self.since_ns = 0
+        self.credit_max = 0 if credit else credit_max
+        """The bound of automatic credit; 0: the credit is fixed."""
+        self.credit = credit or CREDIT_FIRST
+
+    def learn(self, settled: int, now_ns: int) -> None:
+        """Set the credit to what the measured time per delivery makes about `QUEUED_WORK_NS`."""
+        if not self.credit_max:
+            return
+        cost_ns = (now_ns - self.since_ns) // settled
+        self.since_ns = now_ns
+        self.cost_ns = cost_ns = (self.cost_ns + cost_ns) // 2 if self.cost_ns else cost_ns
+        if cost_ns > SLOW_NS:
+            self.credit = 1
+        else:
+            self.credit = min(max(QUEUED_WORK_NS // (cost_ns or 1), CREDIT_FIRST), self.credit_max)
+
+
+def dispatch(subscriber: SubscriberState, story: Story, now_ns: int, effects: list[Effect]) -> None:
+    """Send what waits for `subscriber` to the endpoints with the most free credit, as far as credit goes."""
+    if subscriber.suspects:
+        _dispatch_suspects(subscriber, story, now_ns, effects)
+        if subscriber.suspects:
+            # Fresh events wait, so that an endpoint runs empty soon and can take the next suspect.
+            return
+    queue = subscriber.queue
+    if not queue:
+        return
+    endpoints = subscriber.endpoints
+    if len(endpoints) == 1:
+        free = endpoints[0].credit - len(endpoints[0].held)
+        if free > 0:
+            _send(subscriber, endpoints[0], free, story, now_ns, effects)
+        return
+    ready = [endpoint for endpoint in endpoints if endpoint.credit > len(endpoint.held)]
+    ready.sort(key=lambda endpoint: len(endpoint.held) - endpoint.credit)
+    for index, endpoint in enumerate(ready):
+        share = -(-len(queue) // (len(ready) - index))
+        if not share:
+            return
+        _send(subscriber, endpoint, min(share, endpoint.credit - len(endpoint.held)), story, now_ns, effects)
+
+
+def _send(
+    subscriber: SubscriberState, endpoint: Endpoint, most: int, story: Story, now_ns: int, effects: list[Effect]
+) -> None:
+    queue = subscriber.queue
+    if subscriber.stale:
+        events = _take_unsettled(subscriber, most)
+    elif most >= len(queue):
+        events = list(queue)
+        queue.clear()
+    else:
+        popleft = queue.popleft
+        events = [popleft() for _ in range(most)]
+    if not events:
+        return
+    held = endpoint.held
+    if not held:
+        endpoint.since_ns = now_ns
+    for event in events:
+        held[event.sequence] = event
+    effects.append(Deliver(endpoint.link, subscriber.number, 1, [event.raw for event in events]))
+    story.tell(now_ns, f"sent to {subscriber.name} on link {endpoint.link}", [event.sequence for event in events])
+
+
+def _take_unsettled(subscriber: SubscriberState, most: int) -> list[Unsettled]:
+    """Like a popleft of `most`, without the events that were settled in the queue."""
+    number, queue = subscriber.number, subscriber.queue
+    events: list[Unsettled] = []
+    while queue and len(events) < most:
+        event = queue.popleft()
+        if event.unsettled & event.route.bit_of[number]:
+            events.append(event)
+        else:
+            subscriber.stale -= 1
+    return events
+
+
+def _dispatch_suspects(subscriber: SubscriberState, story: Story, now_ns: int, effects: list[Effect]) -> None:
+    suspects, bit_key = subscriber.suspects, subscriber.number
+    for endpoint in subscriber.endpoints:
+        while suspects and not endpoint.held:
+            event = suspects.popleft()
+            if not event.unsettled & event.route.bit_of[bit_key]:
+                continue
+            endpoint.since_ns = now_ns
+            endpoint.held[event.sequence] = event
+            attempt = subscriber.attempts.get(event.sequence, 0) + 1
+            effects.append(Deliver(endpoint.link, subscriber.number, attempt, [event.raw]))
+            what = f"sent to {subscriber.name} on link {endpoint.link}, attempt {attempt}"
+            story.tell(now_ns, what, [event.sequence])
+
+
+def note_stale(subscriber: SubscriberState) -> None:
+    """One queued delivery was settled where it waits; drop such ones once they are the greater part of the queue."""
+    subscriber.stale += 1
+    if subscriber.stale * 2 <= len(subscriber.queue):
+        return
+    number = subscriber.number
+    waiting = [event for event in subscriber.queue if event.unsettled & event.route.bit_of[number]]
+    subscriber.queue.clear()
+    subscriber.queue.extend(waiting)
+    subscriber.stale = 0
+

@@ -1,0 +1,181 @@
+"""Topics, subscribers, and the route of each topic: who gets a delivery of an event notified now."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from eventbus_mp.errors import InvalidPattern
+from eventbus_mp.model import check_topic
+
+if TYPE_CHECKING:
+    from eventbus_mp.core.dispatcher import Endpoint
+    from eventbus_mp.core.watcher import Unsettled
+
+__all__ = ["Registry", "Route", "SubscriberState", "Topic", "compile_pattern"]
+
+RECENT_SKIPS_MAX = 100
+
+
+class Route:
+    """A topic's subscribers at one moment. Events keep the route they were notified with.
+
+    Each subscriber has a bit; an event's state is three masks of such bits.
+    """
+
+    __slots__ = ("bit_of", "full", "subscribers", "topic")
+
+    def __init__(self, topic: Topic, subscribers: Iterable[SubscriberState]) -> None:
+        self.topic = topic
+        self.subscribers = tuple(subscribers)
+        self.bit_of = {subscriber.number: 1 << index for index, subscriber in enumerate(self.subscribers)}
+        self.full = (1 << len(self.subscribers)) - 1
+
+
+class Topic:
+    """One topic and its unsettled events, oldest first."""
+
+    __slots__ = ("events", "name", "number", "route")
+
+    def __init__(self, number: int, name: str) -> None:
+        self.number = number
+        self.name = name
+        self.events: dict[int, Unsettled] = {}
+        self.route = Route(self, ())
+
+
+class SubscriberState:
+    """One subscriber: what it wants, who hosts it, and what waits for it."""
+
+    __slots__ = (
+        "attempts",
+        "broadcast",
+        "completed",
+        "config",
+        "endpoints",
+        "matchers",
+        "name",
+        "number",
+        "patterns",
+        "queue",
+        "recent_skips",
+        "redelivered",
+        "skipped",
+        "stale",
+        "suspects",
+    )
+
+    def __init__(self, number: int, name: str, config: bytes, broadcast: bool) -> None:
+        self.number = number
+        self.name = name
+        self.config = config
+        self.broadcast = broadcast
+        self.patterns: tuple[str, ...] = ()
+        self.matchers: tuple[re.Pattern[str], ...] = ()
+        self.endpoints: list[Endpoint] = []
+        self.queue: deque[Unsettled] = deque()
+        self.stale = 0
+        """How many events in `queue` were settled while they waited there."""
+        self.suspects: deque[Unsettled] = deque()
+        """Events whose holder crashed: before `queue`, and each sent alone, so the next crash accuses one event."""
+        self.attempts: dict[int, int] = {}
+        """sequence -> crashes, of suspects only."""
+        self.completed = 0
+        self.skipped = 0
+        self.redelivered = 0
+        self.recent_skips: deque[tuple[str, str]] = deque(maxlen=RECENT_SKIPS_MAX)
+
+    def wants(self, topic: str) -> bool:
+        return any(matcher.match(topic) for matcher in self.matchers)
+
+
+class Registry:
+    """Names and numbers. Numbers are never used twice, so a late record cannot hit a namesake."""
+
+    def __init__(self) -> None:
+        self.topics: dict[str, Topic] = {}
+        self.topic_by_number: dict[int, Topic] = {}
+        self.subscribers: dict[tuple[str, bytes], SubscriberState] = {}
+        self.subscriber_by_number: dict[int, SubscriberState] = {}
+        self._topic_serial = 0
+        self._subscriber_serial = 0
+
+    def register(self, name: str) -> Topic:
+        """The topic of this name, made if it is new.
+
+        Raises:
+            InvalidTopic: The name cannot name a topic.
+        """
+        topic = self.topics.get(name)
+        if topic is None:
+            check_topic(name)
+            self._topic_serial += 1
+            topic = Topic(self._topic_serial, name)
+            self.topics[name] = self.topic_by_number[topic.number] = topic
+            self._reroute(topic)
+        return topic
+
+    def unregister(self, name: str) -> Topic | None:
+        topic = self.topics.pop(name, None)
+        if topic is not None:
+            del self.topic_by_number[topic.number]
+        return topic
+
+    def subscribe(self, name: str, config: bytes, patterns: list[str], broadcast: bool) -> SubscriberState:
+        """The subscriber of this name and config, with its patterns replaced.
+
+        Raises:
+            InvalidPattern: One does not compile; the subscriber is as it was.
+        """
+        matchers = tuple(compile_pattern(pattern) for pattern in patterns)
+        subscriber = self.subscribers.get((name, config))
+        if subscriber is None:
+            self._subscriber_serial += 1
+            subscriber = SubscriberState(self._subscriber_serial, name, config, broadcast)
+            self.subscribers[name, config] = subscriber
+            self.subscriber_by_number[subscriber.number] = subscriber
+        elif subscriber.patterns == tuple(patterns):
+            return subscriber
+        subscriber.patterns = tuple(patterns)
+        subscriber.matchers = matchers
+        self._reroute_all()
+        return subscriber
+
+    def unsubscribe(self, subscriber: SubscriberState) -> None:
+        """Take it out of every route; events notified before keep theirs."""
+        del self.subscribers[subscriber.name, subscriber.config]
+        subscriber.patterns = ()
+        subscriber.matchers = ()
+        self._reroute_all()
+
+    def forget(self, subscriber: SubscriberState) -> None:
+        """The last delivery of an unsubscribed subscriber is settled: its number means nothing any more."""
+        self.subscriber_by_number.pop(subscriber.number, None)
+
+    def is_subscribed(self, subscriber: SubscriberState) -> bool:
+        return self.subscribers.get((subscriber.name, subscriber.config)) is subscriber
+
+    def _reroute_all(self) -> None:
+        for topic in self.topics.values():
+            self._reroute(topic)
+
+    def _reroute(self, topic: Topic) -> None:
+        wanting = [subscriber for subscriber in self.subscribers.values() if subscriber.wants(topic.name)]
+        if tuple(wanting) != topic.route.subscribers:
+            topic.route = Route(topic, wanting)
+
+
+def compile_pattern(pattern: object) -> re.Pattern[str]:
+    """A topic pattern with the original's prefix semantics: `^(pattern)`, as `re.match` does it.
+
+    Raises:
+        InvalidPattern: It is not a regular expression; the text names the pattern and the place.
+    """
+    if not isinstance(pattern, str):
+        raise InvalidPattern(f"pattern {pattern!r} is a {type(pattern).__name__}, not a str")
+    try:
+        return re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as cause:
+        raise InvalidPattern(f"pattern {pattern!r} does not compile: {cause}") from cause

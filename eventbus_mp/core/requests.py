@@ -1,0 +1,276 @@
+"""What the core answers to requests: topics, subscriptions, marks, questions.
+
+Each handler gets (core, link, request, now_ns), changes the ledger, and returns the answer, or `UNANSWERED`; further
+effects go to `core.effects`. A `UsageError` it raises becomes the answer. The table at the bottom is the list of everything that a client can ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from eventbus_mp import messages
+from eventbus_mp.core.dispatcher import Endpoint
+from eventbus_mp.core.ledger import DrainWaiter
+from eventbus_mp.core.links import LinkState
+from eventbus_mp.core.registry import SubscriberState, compile_pattern
+from eventbus_mp.core.watcher import Unsettled, describe
+from eventbus_mp.effects import Effect, Reply, Stop, Warn
+from eventbus_mp.errors import NotSubscribed, ProtocolError
+from eventbus_mp.messages import Outcome, Request
+
+if TYPE_CHECKING:
+    from eventbus_mp.core.bus import BusCore
+
+__all__ = ["REQUEST_HANDLERS"]
+
+REASON_LENGTH_MAX = 500
+
+
+def _register_topic(core: BusCore, link: LinkState, message: messages.RegisterTopic, now_ns: int) -> Any:
+    known = message.name in core.ledger.registry.topics
+    core.ledger.registry.register(message.name)
+    return not known
+
+
+def _unregister_topic(core: BusCore, link: LinkState, message: messages.UnregisterTopic, now_ns: int) -> Any:
+    topic = core.ledger.registry.unregister(message.name)
+    if topic is not None:
+        core.ledger.drop_topic(topic, core.effects)
+    return topic is not None
+
+
+def _list_topics(core: BusCore, link: LinkState, message: messages.ListTopics, now_ns: int) -> Any:
+    return sorted(core.ledger.registry.topics)
+
+
+def _resolve_topic(core: BusCore, link: LinkState, message: messages.ResolveTopic, now_ns: int) -> Any:
+    topic = core.ledger.registry.topics.get(message.name)
+    if topic is None:
+        return [0, False]
+    link.stale_told.discard(topic.number)
+    return [topic.number, bool(topic.route.full)]
+
+
+def _name_topic(core: BusCore, link: LinkState, message: messages.NameTopic, now_ns: int) -> Any:
+    topic = core.ledger.registry.topic_by_number.get(message.topic)
+    return topic.name if topic else None
+
+
+def _subscribe(core: BusCore, link: LinkState, message: messages.Subscribe, now_ns: int) -> Any:
+    ledger = core.ledger
+    if not message.name or message.credit < 0:
+        raise ProtocolError(f"it subscribed {message.name!r} with a credit of {message.credit}")
+    subscriber = ledger.registry.subscribe(message.name, message.config, message.patterns, message.broadcast)
+    ledger.orphans.pop(subscriber, None)
+    if subscriber.number not in link.endpoints:
+        credit = min(message.credit, core.config.credit_max)
+        endpoint = Endpoint(link.number, subscriber, credit, core.config.credit_max)
+        link.endpoints[subscriber.number] = endpoint
+        subscriber.endpoints.append(endpoint)
+    ledger.dirty[subscriber] = None
+    return subscriber.number
+
+
+def _unsubscribe(core: BusCore, link: LinkState, message: messages.Unsubscribe, now_ns: int) -> Any:
+    ledger = core.ledger
+    subscriber = ledger.registry.subscribers.get((message.name, message.config))
+    if subscriber is None:
+        return False
+    ledger.registry.unsubscribe(subscriber)
+    ledger.orphans.pop(subscriber, None)
+    ledger.skip_all_waiting(subscriber, "it was unsubscribed", now_ns, core.effects)
+    # An endpoint that still holds something stays with its link until it has settled that.
+    for endpoint in subscriber.endpoints:
+        if not endpoint.held:
+            del ledger.links[endpoint.link].endpoints[subscriber.number]
+    subscriber.endpoints.clear()
+    core.forget_if_done(subscriber)
+    return True
+
+
+def _stop_hosting(core: BusCore, link: LinkState, message: messages.StopHosting, now_ns: int) -> Any:
+    endpoint = link.endpoints.pop(message.subscriber, None)
+    if endpoint is None:
+        return False
+    core.drop_endpoint(link, endpoint, crashed=False, now_ns=now_ns, effects=core.effects)
+    return True
+
+
+def _list_subscribers(core: BusCore, link: LinkState, message: messages.ListSubscribers, now_ns: int) -> Any:
+    registry = core.ledger.registry
+    if message.topic is None:
+        subscribers = tuple(registry.subscribers.values())
+    else:
+        topic = registry.topics.get(message.topic)
+        subscribers = topic.route.subscribers if topic else ()
+    return [
+        [item.name, item.config, list(item.patterns), [core.ledger.links[end.link].pid for end in item.endpoints]]
+        for item in subscribers
+    ]
+
+
+def _mark_event(core: BusCore, link: LinkState, message: messages.MarkEvent, now_ns: int) -> Any:
+    ledger = core.ledger
+    subscriber = ledger.registry.subscribers.get((message.name, message.config))
+    if message.outcome not in (Outcome.COMPLETED, Outcome.SKIPPED):
+        raise ProtocolError(f"it marked an event with outcome {message.outcome}")
+    topic = ledger.registry.topic_by_number.get(message.topic)
+    if subscriber is None:
+        raise NotSubscribed(f"{message.name} is not subscribed to anything; subscribe it before it marks events")
+    if topic is not None and not subscriber.wants(topic.name):
+        raise NotSubscribed(f"{message.name} is not subscribed to {topic.name!r}: its patterns {subscriber.patterns}")
+    event = _find(core, message.topic, message.sequence)
+    if event is None:
+        return None  # Settled already: a late mark changes nothing.
+    if subscriber.number not in event.route.bit_of:
+        raise NotSubscribed(f"{message.name} was not subscribed to {event.route.topic.name!r} when it was notified")
+    if ledger.is_unsettled(event, subscriber):
+        _mark(core, link, event, subscriber, message.outcome)
+        ledger.story.tell(now_ns, f"marked for {subscriber.name} by process {link.pid}", [event.sequence])
+    return None
+
+
+def _mark(core: BusCore, link: LinkState, event: Unsettled, subscriber: SubscriberState, outcome: int) -> None:
+    holder = core.ledger.holder(event, subscriber)
+    if holder is None:
+        core.ledger.settle_queued(event, subscriber, outcome, core.effects)
+        return
+    if holder.link == link.number:
+        del holder.held[event.sequence]
+    else:
+        # The holder may be reading: the event stays in its hands and pins the span until it settles, too.
+        event.span.live += 1
+    core.ledger.settle_held(event, holder, outcome, core.effects)
+    core.after_release(core.ledger.links[holder.link], subscriber)
+
+
+def _explain_skip(core: BusCore, link: LinkState, message: messages.ExplainSkip, now_ns: int) -> Any:
+    subscriber = core.ledger.registry.subscriber_by_number.get(message.subscriber)
+    if subscriber is not None:
+        reason = message.reason[:REASON_LENGTH_MAX]
+        subscriber.recent_skips.append((message.event_id[:REASON_LENGTH_MAX], reason))
+    return None
+
+
+def _find(core: BusCore, topic_number: int, sequence: int) -> Unsettled | None:
+    registry = core.ledger.registry
+    topic = registry.topic_by_number.get(topic_number)
+    event = topic.events.get(sequence) if topic else None
+    if event is None and core.config.dead_letter_topic in registry.topics:
+        # A dead letter keeps the record, and so the topic, of the event that it was.
+        event = registry.topics[core.config.dead_letter_topic].events.get(sequence)  # type: ignore[index]
+    return event
+
+
+def _watch_event(core: BusCore, link: LinkState, message: messages.WatchEvent, now_ns: int) -> Any:
+    event = _find(core, message.topic, message.sequence)
+    return describe(event) if event else None
+
+
+def _list_events(core: BusCore, link: LinkState, message: messages.ListEvents, now_ns: int) -> Any:
+    topic = core.ledger.registry.topics.get(message.topic)
+    events = topic.events.values() if topic else ()
+    if message.watchers:
+        return [[event.raw, describe(event)] for event in events]
+    return b"".join([event.raw for event in events])
+
+
+def _lease_event(core: BusCore, link: LinkState, message: messages.LeaseEvent, now_ns: int) -> Any:
+    event = _find(core, message.topic, message.sequence)
+    if event is None:
+        return False
+    core.lease(link, event.span)
+    return True
+
+
+def _get_statistics(core: BusCore, link: LinkState, message: messages.GetStatistics, now_ns: int) -> Any:
+    ledger = core.ledger
+    holders: dict[int, int] = {}
+    for span in ledger.spans.in_use():
+        writer = ledger.links.get(span.writer)
+        pid = writer.pid if writer else 0
+        holders[pid] = holders.get(pid, 0) + span.length
+    return {
+        "topics": len(ledger.registry.topics),
+        "subscribers": [_subscriber_statistics(item) for item in ledger.registry.subscribers.values()],
+        "links": len(ledger.links),
+        "events_notified": ledger.events_notified,
+        "events_dropped": ledger.events_dropped,
+        "events_unsettled": sum(len(topic.events) for topic in ledger.registry.topics.values()),
+        "memory_bytes_max": ledger.spans.memory_bytes_max,
+        "memory_bytes_used": ledger.spans.used_bytes,
+        "memory_bytes_leased": sum(span.length for span in ledger.spans.in_use() if span.leases),
+        "segments": ledger.spans.segment_count,
+        "span_holders": list(holders.items()),
+    }
+
+
+def _subscriber_statistics(subscriber: SubscriberState) -> list[Any]:
+    return [
+        subscriber.name,
+        subscriber.config,
+        len(subscriber.queue) - subscriber.stale + len(subscriber.suspects),
+        sum(len(endpoint.held) for endpoint in subscriber.endpoints),
+        subscriber.completed,
+        subscriber.skipped,
+        subscriber.redelivered,
+        [list(skip) for skip in subscriber.recent_skips],
+    ]
+
+
+def _drain(core: BusCore, link: LinkState, message: messages.Drain, now_ns: int) -> Any:
+    core.ledger.drains.append(DrainWaiter(link.number, message.request, compile_pattern(message.pattern)))
+    core.ledger.topic_emptied = True  # Answer at once when there is nothing to wait for.
+    return UNANSWERED
+
+
+def _cancel_wait(core: BusCore, link: LinkState, message: messages.CancelWait, now_ns: int) -> Any:
+    ledger = core.ledger
+    key = (link.number, message.waiting)
+    ledger.drains = [waiter for waiter in ledger.drains if (waiter.link, waiter.request) != key]
+    if ledger.awaited.get(message.waiting) == link.number:
+        del ledger.awaited[message.waiting]
+    return UNANSWERED
+
+
+def _tell_story(core: BusCore, link: LinkState, message: messages.TellStory, now_ns: int) -> Any:
+    return core.story(message.sequence)
+
+
+def _shut_down(core: BusCore, link: LinkState, message: messages.ShutDown, now_ns: int) -> Any:
+    core.stopping = True
+    core.effects += [Warn(f"process {link.pid} shuts the bus down"), Reply(link.number, message.request, None), Stop()]
+    return UNANSWERED
+
+
+def _goodbye(core: BusCore, link: LinkState, message: messages.Goodbye, now_ns: int) -> Any:
+    link.leaving = True
+    return UNANSWERED
+
+
+UNANSWERED: Any = object()
+"""What a handler returns when the answer comes later, or never."""
+
+REQUEST_HANDLERS: dict[type[Request], Callable[[BusCore, LinkState, Any, int], Any]] = {
+    messages.RegisterTopic: _register_topic,
+    messages.UnregisterTopic: _unregister_topic,
+    messages.ListTopics: _list_topics,
+    messages.ResolveTopic: _resolve_topic,
+    messages.NameTopic: _name_topic,
+    messages.Subscribe: _subscribe,
+    messages.Unsubscribe: _unsubscribe,
+    messages.StopHosting: _stop_hosting,
+    messages.ListSubscribers: _list_subscribers,
+    messages.MarkEvent: _mark_event,
+    messages.ExplainSkip: _explain_skip,
+    messages.WatchEvent: _watch_event,
+    messages.ListEvents: _list_events,
+    messages.LeaseEvent: _lease_event,
+    messages.GetStatistics: _get_statistics,
+    messages.Drain: _drain,
+    messages.CancelWait: _cancel_wait,
+    messages.TellStory: _tell_story,
+    messages.ShutDown: _shut_down,
+    messages.Goodbye: _goodbye,
+}

@@ -1,0 +1,116 @@
+"""Effects: what the core tells the manager to do, in the imperative and in order.
+
+An effect never blocks and returns no value; what it causes comes back as a message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = [
+    "CloseLink",
+    "CreateSegment",
+    "Deliver",
+    "Effect",
+    "GrantSpan",
+    "Refuse",
+    "RemoveSegment",
+    "Reply",
+    "Stop",
+    "TellTopicStale",
+    "Warn",
+]
+
+
+@dataclass(slots=True)
+class Deliver:
+    """Send these shadows to the link that hosts the subscriber."""
+
+    link: int
+    subscriber: int
+    attempt: int
+    raws: Sequence[bytes]
+
+
+@dataclass(slots=True)
+class Reply:
+    link: int
+    request: int
+    value: Any
+
+
+@dataclass(slots=True)
+class Refuse:
+    """Answer with an error: `error` is the name of a class in errors.py."""
+
+    link: int
+    request: int
+    error: str
+    text: str
+
+
+@dataclass(slots=True)
+class TellTopicStale:
+    """The link notified a topic that is gone (`dropped` events), or that nobody subscribes to any more."""
+
+    link: int
+    topic: int
+    dropped: int
+
+
+@dataclass(slots=True)
+class GrantSpan:
+    """Hand a span to its writer. Segment 0 says no: there is none to lease ahead now, or (`backed`) there never is."""
+
+    link: int
+    segment: int
+    offset: int
+    length: int
+    backed: bool
+
+
+@dataclass(slots=True)
+class CreateSegment:
+    segment: int
+    length: int
+
+
+@dataclass(slots=True)
+class RemoveSegment:
+    segment: int
+
+
+@dataclass(slots=True)
+class CloseLink:
+    """The link broke the protocol; `LinkLost` follows from it."""
+
+    link: int
+    reason: str
+
+
+@dataclass(slots=True)
+class Warn:
+    """A line for the manager's log."""
+
+    text: str
+
+
+@dataclass(slots=True)
+class Stop:
+    """The last process is gone, or somebody asked: leave, and leave nothing behind."""
+
+
+Effect = (
+    Deliver
+    | Reply
+    | Refuse
+    | TellTopicStale
+    | GrantSpan
+    | CreateSegment
+    | RemoveSegment
+    | CloseLink
+    | Warn
+    | Stop
+)

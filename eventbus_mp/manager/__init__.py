@@ -1,0 +1,1 @@
+"""The shell round the core: it turns bytes into messages, performs effects, and never waits for anybody."""

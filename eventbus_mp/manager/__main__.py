@@ -1,0 +1,67 @@
+"""`python -m eventbus_mp.manager ROOT BUS READY_FD`, with the bus-wide settings as msgpack on standard input.
+
+Not for people: `runtime/launch.py` starts it.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import sys
+
+import msgpack
+from filelock import Timeout
+
+from eventbus_mp.config import BusConfig
+from eventbus_mp.manager.server import Server
+from eventbus_mp.runtime import handshake
+from eventbus_mp.runtime.launch import READY
+from eventbus_mp.runtime.rundir import RunDir
+
+LOCK_TIMEOUT_S = 15.0
+"""How long to wait for a manager of the same bus that is about to leave."""
+
+
+def main() -> int:
+    root, bus, ready_fd = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    config = BusConfig(**msgpack.unpackb(sys.stdin.buffer.read()))
+    if os.fork():
+        os._exit(0)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    run_dir = RunDir(root, bus)
+    lock = run_dir.manager_lock(LOCK_TIMEOUT_S)
+    try:
+        lock.acquire()
+    except Timeout:
+        sys.stderr.write(f"another manager of bus {bus!r} is running and does not answer\n")
+        return 1
+    run_dir.remove_segments()
+    run_dir.socket.unlink(missing_ok=True)
+    try:
+        with handshake.listen(run_dir.socket) as listener:
+            server = Server(run_dir, config, listener)
+            signal.signal(signal.SIGTERM, lambda *_: server.stop())
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            os.write(ready_fd, READY)
+            os.close(ready_fd)
+            _keep_the_collector_away()
+            server.run()
+            run_dir.socket.unlink(missing_ok=True)
+    finally:
+        run_dir.remove_segments()
+    run_dir.remove_files()
+    lock.release()
+    return 0
+
+
+def _keep_the_collector_away() -> None:
+    """A million unsettled events must not mean a collection that walks a million objects; the core makes no cycles."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""The reception: processes that connect and have not got their pipes yet. Nobody waits for a silent one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from eventbus_mp.errors import ProtocolError
+from eventbus_mp.runtime import handshake
+from eventbus_mp.runtime.handshake import Welcome
+from eventbus_mp.runtime.pipe import PipeEnds, make_pipe
+
+__all__ = ["Reception"]
+
+log = logging.getLogger("eventbus_mp.manager")
+
+SILENCE_NS_MAX = 5_000_000_000
+GUESTS_MAX = 1024
+HELLO_BYTES_MAX = 8192
+
+
+@dataclass(slots=True)
+class _Guest:
+    connection: socket.socket
+    pid: int
+    deadline_ns: int
+    received: bytes = b""
+
+
+class Reception:
+    """Accepts connections, checks who they are and what they say, and passes the good ones on.
+
+    Args:
+        listener: The bus's socket.
+        watch, unwatch: The loop's, to be told when a connection has something to read.
+        open_link: Called with the connection and its pid when its HELLO is complete.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        watch: Callable[[int, Callable[[], None]], None],
+        unwatch: Callable[[int], None],
+        open_link: Callable[[socket.socket, int], None],
+    ) -> None:
+        self._listener = listener
+        self._watch = watch
+        self._unwatch = unwatch
+        self._open_link = open_link
+        self._guests: dict[int, _Guest] = {}
+
+    def accept(self) -> None:
+        """Take the next connection from the socket."""
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            # Out of file descriptors: let the others live; this one stays in the backlog until there is room.
+            log.warning("cannot accept a process: %s", error)
+            self._drop_oldest()
+            return
+        connection.setblocking(False)
+        pid, uid = handshake.peer(connection)
+        if uid not in (os.getuid(), 0):
+            log.warning("process %d of user %d was refused: this bus belongs to user %d", pid, uid, os.getuid())
+            self._refuse(connection, f"this bus belongs to user {os.getuid()}, you are user {uid}")
+            return
+        if len(self._guests) >= GUESTS_MAX:
+            self._drop_oldest()
+        guest = _Guest(connection, pid, time.monotonic_ns() + SILENCE_NS_MAX)
+        self._guests[connection.fileno()] = guest
+        self._watch(connection.fileno(), lambda: self._listen(guest))
+
+    def _listen(self, guest: _Guest) -> None:
+        try:
+            data = guest.connection.recv(HELLO_BYTES_MAX)
+            guest.received += data
+            if not handshake.read_hello(guest.received):
+                if not data:
+                    self._dismiss(guest)
+                return
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            self._dismiss(guest)
+            return
+        except ProtocolError as error:
+            log.warning("process %d was refused: %s", guest.pid, error)
+            self._forget(guest)
+            self._refuse(guest.connection, str(error))
+            return
+        self._forget(guest)
+        self._open_link(guest.connection, guest.pid)
+
+    def hand_over_pipes(self, connection: socket.socket, pid: int, welcome: Welcome) -> tuple[int, PipeEnds] | None:
+        """Make the pipes and send the process its ends: (pidfd, ours), or None when it is gone already."""
+        with connection:
+            fds: list[int] = []
+            try:
+                fds += make_pipe()
+                fds += make_pipe()
+                pidfd = _open_pidfd(pid)
+            except OSError as error:
+                log.warning("cannot take process %d: %s", pid, error)
+                _close_all(fds)
+                self._refuse(connection, f"the manager has no file descriptors left ({error}); raise its limit (ulimit -n)")
+                return None
+            to_process, from_manager, from_process, to_manager = fds
+            try:
+                handshake.welcome(connection, welcome, [to_process, to_manager])
+            except OSError:
+                _close_all([*fds, *([pidfd] if pidfd >= 0 else [])])
+                return None
+            _close_all([to_process, to_manager])
+            return pidfd, PipeEnds(from_process, from_manager)
+
+    def next_due_ns(self) -> int | None:
+        """When `drop_silent` has something to do."""
+        # Guests come in the order of their deadlines.
+        return next((guest.deadline_ns for guest in self._guests.values()), None)
+
+    def drop_silent(self) -> None:
+        """Turn away those who connected and said nothing."""
+        now_ns = time.monotonic_ns()
+        for guest in list(self._guests.values()):
+            if guest.deadline_ns > now_ns:
+                return
+            log.warning("process %d connected and said nothing", guest.pid)
+            self._dismiss(guest)
+
+    def close(self) -> None:
+        for guest in list(self._guests.values()):
+            self._dismiss(guest)
+
+    def _drop_oldest(self) -> None:
+        for guest in self._guests.values():
+            self._dismiss(guest)
+            return
+
+    def _forget(self, guest: _Guest) -> None:
+        del self._guests[guest.connection.fileno()]
+        self._unwatch(guest.connection.fileno())
+
+    def _dismiss(self, guest: _Guest) -> None:
+        self._forget(guest)
+        guest.connection.close()
+
+    @staticmethod
+    def _refuse(connection: socket.socket, reason: str) -> None:
+        with connection:
+            try:
+                handshake.refuse(connection, reason)
+            except OSError as error:
+                log.warning("could not tell a process why it was refused: %s", error)
+
+
+def _open_pidfd(pid: int) -> int:
+    """A descriptor that becomes readable when the process ends; -1 when it lives in another pid namespace."""
+    try:
+        return os.pidfd_open(pid)
+    except (ProcessLookupError, ValueError):
+        return -1  # The end of its pipe still tells.
+    except OSError as error:
+        if pid <= 0:
+            return -1
+        raise error
+
+
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)

@@ -1,0 +1,101 @@
+"""The arena: the spans lent to this process, and how far the current one is filled.
+
+It appends to one span until that is full, then takes the next from its stock. Asking the manager for spans and waiting
+for them is the caller's business. Small events share a span; a large one gets a span of its own.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from eventbus_mp.memory import segment
+from eventbus_mp.memory.reader import Mappings
+from eventbus_mp.messages import BLOCK_BYTES, SHARED_SPAN_BYTES_MAX
+
+__all__ = ["Arena", "LentSpan", "Room"]
+
+LARGE_BYTES = 1 << 16
+"""From here on an event gets a span of its own."""
+
+
+class LentSpan(NamedTuple):
+    """A span that this process may write: `length` bytes from `offset`."""
+
+    segment: int
+    offset: int
+    length: int
+    backed: bool
+
+
+class Room(NamedTuple):
+    """Where an event goes; `filled` is a span that got full by it, to be sealed once the event is notified."""
+
+    view: memoryview
+    segment: int
+    offset: int
+    filled: LentSpan | None
+
+
+class Arena:
+    def __init__(self, mappings: Mappings, span_bytes: int) -> None:
+        self._large_bytes = min(LARGE_BYTES, span_bytes // 4)
+        self._mappings = mappings
+        self.span_bytes = span_bytes
+        self._stock: dict[int, list[LentSpan]] = {}
+        self._span: LentSpan | None = None
+        self._view = memoryview(b"")
+        self._position = 0
+        self._end = 0
+
+    def span_length(self, length: int) -> int:
+        """The size of the span that an event of `length` bytes goes to."""
+        if length <= self._large_bytes:
+            return self.span_bytes
+        blocks = -(-length // BLOCK_BYTES)
+        if length <= SHARED_SPAN_BYTES_MAX:
+            return BLOCK_BYTES << (blocks - 1).bit_length()
+        return blocks * BLOCK_BYTES
+
+    def stocked(self, span_length: int) -> int:
+        return len(self._stock.get(span_length, ()))
+
+    def add(self, span: LentSpan) -> None:
+        """Take a granted span into stock."""
+        self._stock.setdefault(span.length, []).append(span)
+
+    def reserve(self, length: int) -> Room | None:
+        """Room for an event of `length` bytes, or None when a span of `span_length(length)` must be had first.
+
+        Raises:
+            OSError: ENOSPC: /dev/shm has no memory for the span, which stays in stock.
+        """
+        if length > self._large_bytes:
+            span = self._take(self.span_length(length))
+            return Room(self._mappings[span.segment], span.segment, span.offset, span) if span else None
+        filled = None
+        if self._position + length > self._end:
+            span = self._take(self.span_bytes)
+            if span is None:
+                return None
+            filled, self._span = self._span, span
+            self._view = self._mappings[span.segment]
+            self._position, self._end = span.offset, span.offset + span.length
+        offset = self._position
+        self._position += length
+        assert self._span is not None
+        return Room(self._view, self._span.segment, offset, filled)
+
+    def give_back(self) -> list[LentSpan]:
+        """Empty the stock: these spans were never written."""
+        spans = [span for stock in self._stock.values() for span in stock]
+        self._stock.clear()
+        return spans
+
+    def _take(self, span_length: int) -> LentSpan | None:
+        stock = self._stock.get(span_length)
+        if not stock:
+            return None
+        span = stock[-1]
+        if not span.backed:
+            segment.back(self._mappings.name(span.segment), span.offset, span.length)
+        return stock.pop()

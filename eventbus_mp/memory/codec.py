@@ -1,0 +1,138 @@
+"""The data's codec: msgpack, and ext types for the standard library's values. No pickle, ever.
+
+What goes in comes out with the same type: tuples stay tuples, sets stay sets. An ext type's body is msgpack again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import decimal
+import pathlib
+import threading
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+
+from eventbus_mp.errors import EncodeError
+
+__all__ = ["decode", "encode"]
+
+
+
+def _iso(value: Any) -> Any:
+    # `fold` is not in the ISO text, and an offset of a zone is kept as the offset.
+    return [value.isoformat(), getattr(value, "fold", 0)]
+
+
+def _from_iso(kind: Any) -> Callable[[Any], Any]:
+    def decode_iso(body: Any) -> Any:
+        text, fold = body
+        return kind.fromisoformat(text).replace(fold=fold)
+
+    return decode_iso
+
+
+_EXT_TYPES: tuple[tuple[type, Callable[[Any], Any], Callable[[Any], Any]], ...] = (
+    (tuple, list, tuple),
+    (set, list, set),
+    (frozenset, list, frozenset),
+    (datetime.datetime, _iso, _from_iso(datetime.datetime)),
+    (datetime.date, datetime.date.isoformat, datetime.date.fromisoformat),
+    (datetime.time, _iso, _from_iso(datetime.time)),
+    (
+        datetime.timedelta,
+        lambda value: [value.days, value.seconds, value.microseconds],
+        lambda body: datetime.timedelta(*body),
+    ),
+    (decimal.Decimal, str, decimal.Decimal),
+    (uuid.UUID, lambda value: value.bytes, lambda body: uuid.UUID(bytes=body)),
+    (complex, lambda value: [value.real, value.imag], lambda body: complex(*body)),
+    (pathlib.PurePosixPath, str, pathlib.PurePosixPath),
+    (pathlib.PosixPath, str, pathlib.PosixPath),
+    # An int that msgpack's 64 bits do not hold.
+    (int, str, int),
+)
+"""(type, to a msgpack value, back). The index is the ext code on the wire: append, never reorder."""
+
+_ENCODERS = {kind: (code, down) for code, (kind, down, _) in enumerate(_EXT_TYPES)}
+_DECODERS = tuple(up for _, _, up in _EXT_TYPES)
+_local = threading.local()
+
+
+def encode(value: Any) -> bytes:
+    """`value` as msgpack.
+
+    Raises:
+        EncodeError: It holds something that cannot travel; the text names the path to it.
+    """
+    try:
+        packer: msgpack.Packer = _local.packer
+    except AttributeError:
+        packer = _local.packer = _new_packer()
+    try:
+        return packer.pack(value)  # type: ignore[no-any-return]
+    except (TypeError, ValueError, OverflowError, RecursionError, UnicodeEncodeError) as cause:
+        # A packer that failed half way keeps what it had.
+        _local.packer = _new_packer()
+        raise EncodeError(_explain(value, cause)) from cause
+
+
+def decode(data: bytes | memoryview) -> Any:
+    """The value that `encode` was given."""
+    return msgpack.unpackb(data, ext_hook=_decode_ext, strict_map_key=False, use_list=True)
+
+
+def _new_packer() -> msgpack.Packer:
+    # strict_types sends tuples and subclasses to `default` instead of flattening them.
+    return msgpack.Packer(default=_encode_ext, strict_types=True, use_bin_type=True)
+
+
+def _encode_ext(value: Any) -> msgpack.ExtType:
+    found = _ENCODERS.get(type(value))
+    if found is None:
+        raise TypeError(f"{type(value)} cannot travel")
+    code, down = found
+    return msgpack.ExtType(code, _new_packer().pack(down(value)))
+
+
+def _decode_ext(code: int, body: bytes) -> Any:
+    if code >= len(_DECODERS):
+        return msgpack.ExtType(code, body)
+    return _DECODERS[code](decode(body))
+
+
+def _explain(value: Any, cause: Exception) -> str:
+    path, culprit = _find_culprit(value, "data", ())
+    if isinstance(cause, RecursionError):
+        return f"{path}: nested too deeply, or within itself"
+    if isinstance(cause, UnicodeEncodeError):
+        return f"{path}: text that is not valid unicode: {culprit!r:.60}"
+    if type(culprit) in (dict, list, tuple, set, frozenset, str, bytes):
+        return f"{path}: {cause}"
+    return (
+        f"{path}: {type(culprit)} cannot travel on the bus; "
+        "convert it to a dict, list, str, bytes, number or one of the standard library's value types"
+    )
+
+
+def _find_culprit(value: Any, path: str, above: tuple[int, ...]) -> tuple[str, Any]:
+    """The path to the first part of `value` that does not encode, and that part."""
+    if id(value) not in above:
+        for name, part in _parts(value, path):
+            with contextlib.suppress(TypeError, ValueError, OverflowError, RecursionError):
+                _new_packer().pack(part)
+                continue
+            return _find_culprit(part, name, (*above, id(value)))
+    return path, value
+
+
+def _parts(value: Any, path: str) -> list[tuple[str, Any]]:
+    if type(value) is dict:
+        keys = [(f"{path} (key {key!r:.40})", key) for key in value]
+        return keys + [(f"{path}[{key!r:.40}]", part) for key, part in value.items()]
+    if type(value) in (list, tuple, set, frozenset):
+        return [(f"{path}[{index}]", part) for index, part in enumerate(value)]
+    return []

@@ -1,0 +1,99 @@
+"""Reading payloads: mappings that are kept, and the leases of views that outlive their delivery.
+
+A small payload is copied out, which is cheaper than keeping books on it. A large one is read in place: its view is
+exported by a ctypes array over the mapping, and the array's death, however many slices and reshapes later, is the end
+of the lease. (The idea of a view whose exporter owns the lifetime: numpy issue 23305 shows what happens without.)
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections import deque
+
+from eventbus_mp.memory import segment
+from eventbus_mp.model import Place
+
+__all__ = ["LeaseBook", "Mappings"]
+
+COPIED_BYTES_MAX = 1 << 14
+MAPPINGS_MAX = 256
+"""Mappings of segments that may long be gone are dropped beyond this many; a segment is mapped again when needed."""
+
+
+class Mappings:
+    """Each segment mapped once and kept: a gigabyte of events is some sixteen mappings."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._views: dict[int, memoryview] = {}
+
+    def __getitem__(self, number: int) -> memoryview:
+        """The whole segment.
+
+        Raises:
+            FileNotFoundError: It does not exist (any more).
+        """
+        view = self._views.get(number)
+        if view is None:
+            view = segment.attach(self.name(number))
+            if len(self._views) >= MAPPINGS_MAX:
+                del self._views[next(iter(self._views))]
+            self._views[number] = view
+        return view
+
+    def name(self, number: int) -> str:
+        return f"{self._prefix}{number}"
+
+    def drop(self, number: int) -> None:
+        self._views.pop(number, None)
+
+
+class _Lease:
+    __slots__ = ("exporter", "place", "told")
+
+    def __init__(self, place: Place, told: bool, exporter: weakref.ref[ctypes.Array[ctypes.c_char]]) -> None:
+        self.place = place
+        self.told = told
+        self.exporter = exporter
+
+
+class LeaseBook:
+    """Which payloads this process has views into, and which of these the manager knows of.
+
+    As long as a delivery is unsettled the manager keeps its payload anyway. So a lease is told only when a view
+    outlives its delivery (`outliving`), and its end only then (`ended`).
+    """
+
+    def __init__(self) -> None:
+        self.open: dict[int, list[_Lease]] = {}
+        """By sequence."""
+        self.ended: deque[_Lease] = deque()
+        """Leases whose views are gone. Filled by weakref callbacks, in any thread at any moment: append only."""
+
+    def view(self, mapping: memoryview, place: Place, told: bool) -> memoryview:
+        """A read-only view of the payload whose lifetime is noted; `told`: the manager knows of it already."""
+        exporter = (ctypes.c_char * place.length).from_buffer(mapping, place.offset)
+        lease = _Lease(place, told, weakref.ref(exporter, lambda _: self.ended.append(lease)))
+        self.open.setdefault(place.sequence, []).append(lease)
+        return memoryview(exporter).cast("B").toreadonly()
+
+    def outliving(self, sequence: int) -> list[Place]:
+        """Leases to tell the manager before the delivery is settled; they count as told from now on."""
+        leases = [lease for lease in self.open.get(sequence, ()) if not lease.told and lease.exporter() is not None]
+        for lease in leases:
+            lease.told = True
+        return [lease.place for lease in leases]
+
+    def collect_ended(self) -> list[Place]:
+        """Forget leases whose views are gone; the places of those that the manager has to be told of."""
+        places = []
+        while self.ended:
+            lease = self.ended.popleft()
+            leases = self.open[lease.place.sequence]
+            leases.remove(lease)
+            if not leases:
+                del self.open[lease.place.sequence]
+            if lease.told:
+                places.append(lease.place)
+        return places

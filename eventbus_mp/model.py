@@ -1,0 +1,305 @@
+"""The nouns that users hold: Event, EventShadow, SubscriberKey, Subscriber, Watcher, the statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from eventbus_mp.errors import InvalidTopic, UsageError
+
+__all__ = [
+    "BusStatistics",
+    "Event",
+    "EventShadow",
+    "Subscriber",
+    "SubscriberKey",
+    "SubscriberStatistics",
+    "Watcher",
+    "check_topic",
+]
+
+TOPIC_LENGTH_MAX = 255
+ID_BYTES_MAX = 1024
+_UNSET: Any = object()
+
+
+def check_topic(topic: str) -> str:
+    """`topic`, when it can name a topic.
+
+    Raises:
+        InvalidTopic: It is not 1 to 255 characters, or has a control character.
+    """
+    if not isinstance(topic, str):
+        raise InvalidTopic(f"topic {topic!r} is a {type(topic).__name__}, not a str")
+    if not 1 <= len(topic) <= TOPIC_LENGTH_MAX:
+        raise InvalidTopic(f"topic {topic[:40]!r} has {len(topic)} characters; 1 to {TOPIC_LENGTH_MAX} are allowed")
+    if not topic.isprintable() and any(ord(char) < 32 or 127 <= ord(char) < 160 for char in topic):
+        raise InvalidTopic(f"topic {topic!r} has a control character")
+    try:
+        topic.encode()
+    except UnicodeEncodeError as cause:
+        raise InvalidTopic(f"topic {topic!r} is not valid unicode text") from cause
+    return topic
+
+
+class Event:
+    """What happened: an id, a topic, the data, and where and when it came from.
+
+    Times are integers in the bus's `time_unit`. An event that was fetched decodes its data on first use of `data`.
+    Treat an event as a value: changing a field does not change what others see.
+
+    Args:
+        id: Names the event within its topic; 1 to 1024 bytes of UTF-8.
+        topic: A registered topic.
+        data: Anything that msgpack and the bus's ext types carry; not None.
+        transaction_id: Ties together the events of one piece of work.
+        initialized_at: When the work began.
+        occurred_at: When it was done.
+        source: Who made it.
+        ttl: How long after `occurred_at` it is worth delivering.
+
+    Raises:
+        UsageError: id, topic or data is missing or of the wrong type, or `ttl` comes without `occurred_at`.
+    """
+
+    __slots__ = (
+        "_data",
+        "_load",
+        "id",
+        "initialized_at",
+        "occurred_at",
+        "raw",
+        "source",
+        "topic",
+        "transaction_id",
+        "ttl",
+    )
+
+    def __init__(
+        self,
+        id: str,
+        topic: str,
+        data: Any,
+        *,
+        transaction_id: str | None = None,
+        initialized_at: int | None = None,
+        occurred_at: int | None = None,
+        source: str | None = None,
+        ttl: int | None = None,
+    ) -> None:
+        if type(id) is not str or not id:
+            raise UsageError(f"Event(id={id!r}): an event needs an id, a str that is not empty")
+        if type(topic) is not str or not topic:
+            raise UsageError(f"Event(id={id!r}, topic={topic!r}): an event needs a topic, a str that is not empty")
+        if data is None:
+            raise UsageError(f"Event(id={id!r}, topic={topic!r}): an event needs data that is not None")
+        if ttl is not None and occurred_at is None:
+            raise UsageError(f"Event(id={id!r}, ttl={ttl!r}): a ttl counts from occurred_at, which is missing")
+        self.id = id
+        self.topic = topic
+        self._data = data
+        self._load: Callable[[], Any] | None = None
+        self.transaction_id = transaction_id
+        self.initialized_at = initialized_at
+        self.occurred_at = occurred_at
+        self.source = source
+        self.ttl = ttl
+        self.raw: memoryview | bytes | None = None
+
+    @classmethod
+    def _fetched(
+        cls, id: str, topic: str, envelope: list[Any], raw: memoryview | bytes, load: Callable[[Any], Any]
+    ) -> Event:
+        """An event read from the bus: `raw` is its encoded data, which `load` decodes on first use."""
+        event = cls.__new__(cls)
+        event.id = id
+        event.topic = topic
+        event.transaction_id, event.initialized_at, event.occurred_at, event.source, event.ttl = envelope
+        event.raw = raw
+        event._load = load  # type: ignore[assignment]
+        return event
+
+    @property
+    def data(self) -> Any:
+        """The payload; decoded on first use and kept."""
+        try:
+            return self._data
+        except AttributeError:
+            self._data = self._load(self.raw)  # type: ignore[misc,call-arg]
+            return self._data
+
+    @property
+    def duration(self) -> int:
+        """`occurred_at - initialized_at` in the bus's time unit; 0 when either is missing."""
+        if self.initialized_at is None or self.occurred_at is None:
+            return 0
+        return self.occurred_at - self.initialized_at
+
+    def copy(self) -> Event:
+        """The same event, detached from the bus's memory: it pins nothing and outlives everything."""
+        copy = Event.__new__(Event)
+        for name in ("id", "topic", "transaction_id", "initialized_at", "occurred_at", "source", "ttl", "_load"):
+            setattr(copy, name, getattr(self, name))
+        copy.raw = None if self.raw is None else bytes(self.raw)
+        if self.raw is None:
+            copy._data = self._data
+        return copy
+
+    def _key(self) -> tuple[Any, ...]:
+        return (
+            self.id,
+            self.topic,
+            self.data,
+            self.transaction_id,
+            self.initialized_at,
+            self.occurred_at,
+            self.source,
+            self.ttl,
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Event) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash((self.topic, self.id))
+
+    def __repr__(self) -> str:
+        return (
+            f"Event(id={self.id!r}, topic={self.topic!r}, data={_short(self.data)}, "
+            f"transaction_id={self.transaction_id!r}, source={self.source!r}, ttl={self.ttl!r})"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_event, (*self._key(),)
+
+
+def _rebuild_event(id: str, topic: str, data: Any, *rest: Any) -> Event:
+    names = ("transaction_id", "initialized_at", "occurred_at", "source", "ttl")
+    return Event(id, topic, data, **dict(zip(names, rest, strict=True)))
+
+
+def _short(value: Any, length: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+class EventShadow:
+    """(topic, id) of an event, with the place of its payload hidden inside; what listeners get.
+
+    It unpacks and compares as the pair: `topic, id = shadow`. A shadow outlives its event: fetching a settled one
+    gives None.
+    """
+
+    __slots__ = ("_place", "id", "topic")
+
+    def __init__(self, topic: str, id: str, place: Place | None = None) -> None:
+        self.topic = topic
+        self.id = id
+        self._place = place
+
+    def __iter__(self) -> Iterator[str]:
+        yield self.topic
+        yield self.id
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> str:
+        return (self.topic, self.id)[index]
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, EventShadow):
+            return self.topic == other.topic and self.id == other.id
+        return (self.topic, self.id) == other
+
+    def __hash__(self) -> int:
+        return hash((self.topic, self.id))
+
+    def __repr__(self) -> str:
+        return f"EventShadow({self.topic!r}, {self.id!r})"
+
+
+class Place(NamedTuple):
+    """Where a payload lies: hidden in a shadow."""
+
+    topic: int
+    segment: int
+    offset: int
+    length: int
+    sequence: int
+
+
+class SubscriberKey(NamedTuple):
+    """What tells two subscribers apart: the listener's name and its config."""
+
+    name: str
+    config: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subscriber:
+    """One subscriber, as the manager knows it; `pids` are the processes that host it now."""
+
+    name: str
+    config: Any
+    patterns: tuple[str, ...]
+    pids: tuple[int, ...]
+
+    @property
+    def key(self) -> SubscriberKey:
+        return SubscriberKey(self.name, self.config)
+
+
+@dataclass(frozen=True, slots=True)
+class Watcher:
+    """Who was told of an event, and who has settled it."""
+
+    subscribers: tuple[SubscriberKey, ...] = ()
+    completers: tuple[SubscriberKey, ...] = ()
+    skippers: tuple[SubscriberKey, ...] = ()
+
+    @property
+    def waiting(self) -> tuple[SubscriberKey, ...]:
+        """The subscribers that still have to settle the event."""
+        done = (*self.completers, *self.skippers)
+        return tuple(key for key in self.subscribers if key not in done)
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriberStatistics:
+    """One subscriber's deliveries: counts since it subscribed, and its latest skips with their reasons."""
+
+    name: str
+    config: Any
+    queued: int
+    sent: int
+    completed: int
+    skipped: int
+    redelivered: int
+    recent_skips: tuple[tuple[str, str], ...] = ()
+    """(event id or sequence, reason), the newest last; bounded."""
+
+
+@dataclass(frozen=True, slots=True)
+class BusStatistics:
+    """A snapshot of the bus, for logs, the CLI and tests; a few microseconds old when you read it."""
+
+    topics: int
+    subscribers: tuple[SubscriberStatistics, ...]
+    links: int
+    """Connected processes."""
+    manager_pid: int
+    events_notified: int
+    """Events accepted since the manager started."""
+    events_dropped: int
+    """Events that had no subscriber, or whose topic was gone, when they arrived."""
+    events_unsettled: int
+    memory_bytes_max: int
+    memory_bytes_used: int
+    """Bytes of spans that are leased to processes or hold unsettled events."""
+    memory_bytes_leased: int
+    """Bytes of spans kept from recycling by views."""
+    segments: int
+    span_holders: dict[int, int] = field(default_factory=dict)
+    """pid -> bytes of spans it writes or wrote that are still in use."""

@@ -1,0 +1,1 @@
+"""Processes, pipes and time: the parts that talk to the operating system."""

@@ -1,0 +1,77 @@
+"""Starting the manager: `python -m eventbus_mp.manager`, detached, by whoever comes first.
+
+It runs in a session of its own and inherits only the standard streams and one pipe, on which it says that it is ready.
+So no `__main__` is imported, and nothing of a prefork master lives on in it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgpack
+
+from eventbus_mp.config import BusConfig
+from eventbus_mp.errors import ManagerLost
+from eventbus_mp.runtime.rundir import RunDir
+
+__all__ = ["READY", "start_manager"]
+
+READY = b"ready"
+_PACKAGE_PARENT = Path(__file__).resolve().parents[2]
+
+
+def start_manager(run_dir: RunDir, config: BusConfig, timeout_s: float) -> None:
+    """Start a manager for `run_dir` and wait until it listens. Call it with the start lock held.
+
+    Raises:
+        ManagerLost: It did not come up within `timeout_s`; the text has its own last words.
+    """
+    deadline = time.monotonic() + timeout_s
+    ready, says_ready = os.pipe()
+    try:
+        with open(run_dir.log, "ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "eventbus_mp.manager", str(run_dir.root), run_dir.bus, str(says_ready)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                pass_fds=[says_ready],
+                start_new_session=True,
+                cwd="/",
+                env=_environment(),
+            )
+        os.close(says_ready)
+        says_ready = -1
+        assert process.stdin is not None
+        with process.stdin as stdin:
+            stdin.write(msgpack.packb(config.bus_wide()))
+        # What we started forks the manager and ends: the manager is nobody's child, and never a zombie of ours.
+        process.wait()
+        _await_ready(ready, run_dir, deadline)
+    finally:
+        os.close(ready)
+        if says_ready >= 0:
+            os.close(says_ready)
+
+
+def _await_ready(ready: int, run_dir: RunDir, deadline: float) -> None:
+    readable, _, _ = select.select([ready], [], [], max(0.0, deadline - time.monotonic()))
+    said = os.read(ready, len(READY)) if readable else None
+    if said == READY:
+        return
+    # A manager that is only late finds our end of the pipe closed, and leaves.
+    what = "did not come up in time" if said is None else "ended at once"
+    raise ManagerLost(
+        f"the manager of bus {run_dir.bus!r} {what}; its last words ({run_dir.log}):\n{run_dir.log_tail() or '(none)'}"
+    )
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with this package importable even when it was found through the working directory."""
+    paths = [str(_PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

@@ -1,0 +1,246 @@
+"""Streams: from the pieces that a pipe gives to whole messages, in both directions.
+
+`feed` takes what one read brought and returns the messages that are complete; the rest waits for the next piece. One
+process's messages keep one order, whatever their kind.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+import msgpack
+
+from eventbus_mp.errors import ProtocolError
+from eventbus_mp.messages import (
+    NOTIFIED,
+    NOTIFIED_AWAITED,
+    REQUESTS,
+    DeliveriesSettled,
+    EventsNotified,
+    Message,
+    Outcome,
+    Request,
+    SpanLeased,
+    SpanReleased,
+    SpanSealed,
+    SpanWanted,
+)
+from eventbus_mp.wire import records
+from eventbus_mp.wire.records import RECORD, RECORD_BYTES
+
+__all__ = ["Delivered", "FromManager", "FromProcess", "Replied", "SpanGranted", "TopicStale", "encode_request"]
+
+REQUEST_BYTES_MAX = 1 << 20
+_NOTIFIED_KINDS = bytes((NOTIFIED, NOTIFIED_AWAITED))
+_OUTCOMES = frozenset(int(outcome) for outcome in Outcome)
+
+
+class _Assembler:
+    """Joins pieces; a message that needs many is joined once, when it is whole."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._have = 0
+        self._need = RECORD_BYTES
+
+    def join(self, piece: bytes) -> bytes | None:
+        """Everything that waits, or None when it cannot hold a whole message yet."""
+        if self._pieces:
+            self._pieces.append(piece)
+            self._have += len(piece)
+            if self._have < self._need:
+                return None
+            piece = b"".join(self._pieces)
+            self._pieces.clear()
+        elif len(piece) < self._need:
+            self.keep(piece, self._need)
+            return None
+        return piece
+
+    def keep(self, rest: bytes, need: int) -> None:
+        """Put back what is not yet a message; it takes `need` bytes in all to make one."""
+        self._need = need
+        self._have = len(rest)
+        if rest:
+            self._pieces.append(rest)
+
+
+class FromProcess:
+    """What a process sends, as messages for the core. Anything that is not the protocol raises `ProtocolError`."""
+
+    def __init__(self, link: int) -> None:
+        self._link = link
+        self._pieces = _Assembler()
+
+    def feed(self, piece: bytes) -> list[Message]:
+        data = self._pieces.join(piece)
+        if data is None:
+            return []
+        messages: list[Message] = []
+        position, size = 0, len(data)
+        need = RECORD_BYTES
+        while size - position >= RECORD_BYTES:
+            if data[position] in _NOTIFIED_KINDS:
+                end = self._end_of_run(data, position)
+                run = data[position:end] if position or end != size else data
+                messages.append(EventsNotified(self._link, records.split(run), list(RECORD.iter_unpack(run))))
+                position = end
+                continue
+            found = RECORD.unpack_from(data, position)
+            need = RECORD_BYTES + self._body_bytes(found)
+            if size - position < need:
+                break
+            messages.append(self._message(found, data[position + RECORD_BYTES : position + need]))
+            position += need
+            need = RECORD_BYTES
+        self._pieces.keep(data[position:], need)
+        return messages
+
+    @staticmethod
+    def _end_of_run(data: bytes, position: int) -> int:
+        """Where the notified records that begin at `position` end."""
+        kinds = data[position : len(data) - (len(data) - position) % RECORD_BYTES : RECORD_BYTES]
+        others = kinds.lstrip(_NOTIFIED_KINDS)
+        return position + (len(kinds) - len(others)) * RECORD_BYTES
+
+    @staticmethod
+    def _body_bytes(fields: tuple[int, ...]) -> int:
+        kind, length = fields[0], 0
+        if kind == records.SETTLED:
+            length = fields[3] * records.SEQUENCE.size
+        elif kind == records.REQUEST:
+            length = fields[4]
+        if length > REQUEST_BYTES_MAX:
+            raise ProtocolError(f"a message of {length} bytes is over {REQUEST_BYTES_MAX}")
+        return length + -length % RECORD_BYTES
+
+    def _message(self, fields: tuple[int, ...], body: bytes) -> Message:
+        kind, first, segment, offset, length, _, sequence = fields
+        if kind == records.SETTLED:
+            if first not in _OUTCOMES:
+                raise ProtocolError(f"outcome {first} does not exist")
+            sequences = (sequence, *struct.unpack_from(f"<{offset}Q", body)) if offset else (sequence,)
+            return DeliveriesSettled(self._link, segment, first, sequences)
+        if kind == records.REQUEST:
+            return decode_request(self._link, first, sequence, body[:length])
+        if kind == records.SPAN_WANTED:
+            return SpanWanted(self._link, length, first)
+        if kind == records.SPAN_SEALED:
+            return SpanSealed(self._link, segment, offset)
+        if kind == records.SPAN_LEASED:
+            return SpanLeased(self._link, segment, offset)
+        if kind == records.SPAN_RELEASED:
+            return SpanReleased(self._link, segment, offset)
+        raise ProtocolError(f"kind {kind} does not exist")
+
+
+def encode_request(message: Request) -> bytes:
+    """A request as it travels; its `link` does not."""
+    body = msgpack.packb([getattr(message, name) for name in _wire_names(type(message))])
+    return records.request(REQUESTS.index(type(message)), message.request, body)
+
+
+def decode_request(link: int, kind: int, number: int, body: bytes) -> Request:
+    """A request from its body, with every field's type checked.
+
+    Raises:
+        ProtocolError: It is not one of `REQUESTS`, or a field is of a wrong type.
+    """
+    if kind >= len(REQUESTS):
+        raise ProtocolError(f"request {kind} does not exist")
+    wanted = REQUESTS[kind]
+    try:
+        values = msgpack.unpackb(body)
+    except (ValueError, msgpack.UnpackException) as cause:
+        raise ProtocolError(f"a {wanted.__name__} is not msgpack: {cause}") from cause
+    if not isinstance(values, list) or len(values) != len(wanted.WIRE):
+        raise ProtocolError(f"a {wanted.__name__} has {len(wanted.WIRE)} fields")
+    for value, expected in zip(values, wanted.WIRE, strict=True):
+        if not isinstance(value, expected):
+            raise ProtocolError(f"a {wanted.__name__} has a {type(value).__name__} where {expected} belongs")
+    return wanted(link, number, *values)
+
+
+def _wire_names(kind: type[Request]) -> list[str]:
+    return [field.name for field in fields(kind)[2:]]
+
+
+class Delivered(NamedTuple):
+    subscriber: int
+    attempt: int
+    raws: bytes
+    """Whole records, one a shadow."""
+
+
+class Replied(NamedTuple):
+    request: int
+    refused: bool
+    body: bytes
+
+
+class SpanGranted(NamedTuple):
+    segment: int
+    offset: int
+    length: int
+    backed: bool
+
+
+class TopicStale(NamedTuple):
+    topic: int
+    dropped: int
+
+
+FromManagerMessage = Delivered | Replied | SpanGranted | TopicStale
+
+
+class FromManager:
+    """What the manager sends, for a process."""
+
+    def __init__(self) -> None:
+        self._pieces = _Assembler()
+
+    def feed(self, piece: bytes) -> list[FromManagerMessage]:
+        data = self._pieces.join(piece)
+        if data is None:
+            return []
+        messages: list[FromManagerMessage] = []
+        position, size = 0, len(data)
+        need = RECORD_BYTES
+        while size - position >= RECORD_BYTES:
+            found = RECORD.unpack_from(data, position)
+            need = RECORD_BYTES + self._body_bytes(found)
+            if size - position < need:
+                break
+            messages.append(self._message(found, data[position + RECORD_BYTES : position + need]))
+            position += need
+            need = RECORD_BYTES
+        self._pieces.keep(data[position:], need)
+        return messages
+
+    @staticmethod
+    def _body_bytes(fields: tuple[int, ...]) -> int:
+        if fields[0] == records.DELIVERED:
+            return fields[3] * RECORD_BYTES
+        if fields[0] in (records.REPLIED, records.REFUSED):
+            return fields[4] + -fields[4] % RECORD_BYTES
+        return 0
+
+    @staticmethod
+    def _message(fields: tuple[int, ...], body: bytes) -> FromManagerMessage:
+        kind, first, segment, offset, length, _, sequence = fields
+        if kind == records.DELIVERED:
+            return Delivered(segment, first, body)
+        if kind in (records.REPLIED, records.REFUSED):
+            return Replied(sequence, kind == records.REFUSED, body[:length])
+        if kind == records.SPAN_GRANTED:
+            return SpanGranted(segment, offset, length, bool(first))
+        if kind == records.TOPIC_STALE:
+            return TopicStale(first, length)
+        raise ProtocolError(f"the manager sent kind {kind}, which does not exist; are both sides the same version?")
+
+
+def unpack(body: bytes) -> Any:
+    """A reply's value."""
+    return msgpack.unpackb(body, strict_map_key=False, use_list=True)
