@@ -9,7 +9,65 @@ Begin with `EventBus`. Every error is an `EventBusError`; errors.py has the tree
 """
 
 from eventbus_mp.client.bus import EventBus
+from eventbus_mp.client.inbox import Inbox
+from eventbus_mp.client.source import EventSource
 from eventbus_mp.config import BusConfig
-from eventbus_mp.model import Event
+from eventbus_mp.errors import (
+    BusClosed,
+    BusFull,
+    EncodeError,
+    EventBusError,
+    EventTooLarge,
+    InternalError,
+    InvalidPattern,
+    InvalidTopic,
+    ManagerLost,
+    NotSubscribed,
+    ProtocolError,
+    Skip,
+    UnknownTopic,
+    UsageError,
+    WaitTimeout,
+)
+from eventbus_mp.ids import unique_id
+from eventbus_mp.model import (
+    BusStatistics,
+    Event,
+    EventShadow,
+    Subscriber,
+    SubscriberKey,
+    SubscriberStatistics,
+    Watcher,
+)
+from eventbus_mp.worker.pool import WorkerPool
 
-__all__ = ["BusConfig", "Event", "EventBus"]
+__all__ = [
+    "BusClosed",
+    "BusConfig",
+    "BusFull",
+    "BusStatistics",
+    "EncodeError",
+    "Event",
+    "EventBus",
+    "EventBusError",
+    "EventShadow",
+    "EventSource",
+    "EventTooLarge",
+    "Inbox",
+    "InternalError",
+    "InvalidPattern",
+    "InvalidTopic",
+    "ManagerLost",
+    "NotSubscribed",
+    "ProtocolError",
+    "Skip",
+    "Subscriber",
+    "SubscriberKey",
+    "SubscriberStatistics",
+    "UnknownTopic",
+    "UsageError",
+    "WaitTimeout",
+    "Watcher",
+    "WorkerPool",
+    "unique_id",
+]

@@ -11,9 +11,11 @@ from typing import Any, TypeVar
 
 from eventbus_mp import messages
 from eventbus_mp.client.inbox import Inbox
+from eventbus_mp.client.listening import current_loop
 from eventbus_mp.client.naming import listener_of, pack_config, unpack_config
 from eventbus_mp.client.session import Session
 from eventbus_mp.config import BusConfig, check_bus_name
+from eventbus_mp.core.registry import compile_pattern
 from eventbus_mp.errors import BusClosed, UsageError, WaitTimeout
 from eventbus_mp.messages import Outcome
 from eventbus_mp.model import (
@@ -32,6 +34,8 @@ __all__ = ["EventBus"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _handles: weakref.WeakSet[EventBus] = weakref.WeakSet()
+_worker_sessions: dict[tuple[str, str | None], Session] = {}
+"""In a worker process, its connection: (bus, run directory) -> session."""
 
 
 class EventBus:
@@ -113,7 +117,7 @@ class EventBus:
             raise UsageError(f"listener {listener!r} cannot be called; give a callable or something with process(shadow)")
         session = self._live()
         key = _broadcast_key(parts.key) if broadcast else parts.key
-        subscription = session.host(key, _patterns(patterns), _credit(credit), broadcast)
+        subscription = session.host(key, check_patterns(patterns), check_credit(credit), broadcast)
         session.listen(session.shadow_handler(subscription, parts))
         return key
 
@@ -135,7 +139,7 @@ class EventBus:
             session = self._live()
             key = SubscriberKey(name) if name else listener_of(function).key
             key = _broadcast_key(key) if broadcast else key
-            subscription = session.host(key, _patterns(patterns), _credit(credit), broadcast)
+            subscription = session.host(key, check_patterns(patterns), check_credit(credit), broadcast)
             session.listen(session.event_handler(subscription, function, retries))
             return function
 
@@ -147,12 +151,12 @@ class EventBus:
         """A mailbox called `name`: take shadows from it when you want. See `Inbox`."""
         session = self._live()
         key = _broadcast_key(SubscriberKey(name)) if broadcast else SubscriberKey(name)
-        return Inbox(session, session.host(key, _patterns(patterns), _credit(credit), broadcast), key)
+        return Inbox(session, session.host(key, check_patterns(patterns), check_credit(credit), broadcast), key)
 
     def subscribed(self, listener: Any, patterns: Iterable[str]) -> bool:
         """Whether the listener is subscribed, by any process, with exactly these patterns."""
         key = listener_of(listener).key
-        return any(item.key == key and list(item.patterns) == _patterns(patterns) for item in self.subscribers())
+        return any(item.key == key and list(item.patterns) == check_patterns(patterns) for item in self.subscribers())
 
     def unsubscribe(self, listener: Any) -> bool:
         """Take the listener off the bus, in every process; what is queued for it is skipped. False: it was not there."""
@@ -283,7 +287,7 @@ class EventBus:
         """Leave: listeners stop, what is in hand goes to other processes. The handle is of no use any more."""
         with self._lock:
             session, self._session, self._closed = self._session, None, True
-        if session is not None:
+        if session is not None and session not in _worker_sessions.values():
             session.close()
 
     def shutdown(self) -> None:
@@ -306,7 +310,16 @@ class EventBus:
 
     # --- inside ---
 
-    def _live(self, *, threaded: bool = True) -> Session:
+    def become_worker(self) -> Session:
+        """Connect this process as a worker: it runs listeners itself, and all its handles of this bus are one.
+
+        For `WorkerPool`. A handler's own handle must be the connection that holds the delivery it settles.
+        """
+        session = Session(self.name, self.config, threaded=False)
+        _worker_sessions[self.name, self.config.run_dir] = session
+        return session
+
+    def _live(self) -> Session:
         session = self._session
         if session is not None:
             return session
@@ -314,7 +327,7 @@ class EventBus:
             if self._closed:
                 raise BusClosed(f"this handle of bus {self.name!r} was closed; open another EventBus")
             if self._session is None:
-                session = Session(self.name, self.config, threaded=threaded)
+                session = _worker_sessions.get((self.name, self.config.run_dir)) or Session(self.name, self.config)
                 for topic in self._topics:
                     session.connection.request(messages.RegisterTopic, topic)
                 self._session = session
@@ -329,7 +342,7 @@ class EventBus:
         place = _place(session, shadow)
         subscription = session.find(key) or session.find(_broadcast_key(key))
         if subscription is not None and place is not None and subscription.settle(place.sequence, outcome):
-            if not session.loop.is_here:
+            if current_loop() is not session.loop:
                 subscription.flush()
             return
         if subscription is not None:
@@ -348,13 +361,22 @@ def _rebuild(name: str, topics: tuple[str, ...], config: BusConfig) -> EventBus:
     return EventBus(name, topics, config=config)
 
 
-def _patterns(patterns: Iterable[str]) -> list[str]:
+def check_patterns(patterns: Iterable[str]) -> list[str]:
+    """The patterns as a list.
+
+    Raises:
+        InvalidPattern: One does not compile; the text names it.
+    """
     if isinstance(patterns, str):
         raise UsageError(f"patterns must be a list of them, not the str {patterns!r}; write [{patterns!r}]")
-    return list(patterns)
+    wanted = list(patterns)
+    for pattern in wanted:
+        compile_pattern(pattern)
+    return wanted
 
 
-def _credit(credit: int | str) -> int:
+def check_credit(credit: int | str) -> int:
+    """The credit as it travels: 0 means automatic."""
     if credit == "auto":
         return 0
     if not isinstance(credit, int) or credit < 1:
@@ -381,6 +403,9 @@ def _watcher(told: list[list[list[Any]]]) -> Watcher:
 
 
 def _after_fork_in_child() -> None:
+    for session in _worker_sessions.values():
+        session.connection.abandon()
+    _worker_sessions.clear()
     for handle in tuple(_handles):
         handle._abandon()
 

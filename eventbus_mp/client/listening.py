@@ -20,11 +20,18 @@ from eventbus_mp.errors import BusClosed, ManagerLost, Skip
 from eventbus_mp.messages import Outcome, Record
 from eventbus_mp.model import Event
 
-__all__ = ["EventHandler", "Handler", "ListenerLoop", "ShadowHandler"]
+__all__ = ["EventHandler", "Handler", "ListenerLoop", "ShadowHandler", "current_loop"]
 
 log = logging.getLogger("eventbus_mp")
 
 FLUSH_INTERVAL_NS = 500_000
+
+_local = threading.local()
+
+
+def current_loop() -> ListenerLoop | None:
+    """The loop whose listener the calling thread is running, if it is."""
+    return getattr(_local, "loop", None)
 
 
 class Handler:
@@ -118,7 +125,6 @@ class ListenerLoop:
         self._connection = connection
         self._handlers: dict[int, Handler] = {}
         self._stopping = False
-        self._thread: int | None = None
         self._flushed_ns = 0
         self.events_handled = 0
 
@@ -129,11 +135,6 @@ class ListenerLoop:
     def remove(self, number: int) -> None:
         """Run this subscriber's handler no more; what has arrived for it is handed back by the caller."""
         self._handlers = {key: handler for key, handler in self._handlers.items() if key != number}
-
-    @property
-    def is_here(self) -> bool:
-        """Whether the calling thread is the one that runs the listeners."""
-        return self._thread == threading.get_ident()
 
     def stop(self) -> None:
         """Return from `run` after the delivery in hand; safe in a signal handler."""
@@ -146,7 +147,7 @@ class ListenerLoop:
         Raises:
             ManagerLost, BusClosed: The connection ended.
         """
-        self._thread = threading.get_ident()
+        _local.loop = self
         while not self._stopping:
             self._connection.wait(self._has_work)
             for handler in tuple(self._handlers.values()):

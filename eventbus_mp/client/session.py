@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 from eventbus_mp.client.connection import Connection
-from eventbus_mp.client.listening import EventHandler, Handler, ListenerLoop, ShadowHandler
+from eventbus_mp.client.listening import EventHandler, Handler, ListenerLoop, ShadowHandler, current_loop
 from eventbus_mp.client.naming import Listener, pack_config, unpack_config
 from eventbus_mp.client.publisher import Publisher
 from eventbus_mp.client.reading import Reader
@@ -41,7 +41,7 @@ class Session:
         self.publisher = Publisher(
             self.connection,
             mappings,
-            in_listener=lambda: self.loop.is_here,
+            in_listener=lambda: current_loop() is not None,
             before_waiting=self._flush_before_waiting,
             describe_holders=self.describe_holders,
         )
@@ -177,7 +177,7 @@ class Session:
         """Hand back what is in hand, say goodbye, and end the listener thread after the listener it is in."""
         self.loop.stop()
         thread = self._thread
-        if thread is not None and not self.loop.is_here:
+        if thread is not None and current_loop() is not self.loop:
             thread.join()
         if not self.connection.lost:
             for subscription in tuple(self._hosted.values()):

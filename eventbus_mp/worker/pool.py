@@ -1,0 +1,243 @@
+"""WorkerPool: processes for CPU-bound handlers.
+
+Started with `multiprocess`, whose dill ships lambdas and closures; nothing else of it is used, and no event ever
+passes through it. A worker that dies is replaced, and what it held goes to its siblings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import dill
+import multiprocess
+import multiprocess.connection
+
+from eventbus_mp.client.bus import EventBus, check_credit, check_patterns
+from eventbus_mp.client.naming import listener_of, pack_config
+from eventbus_mp.errors import EventBusError, UsageError
+from eventbus_mp.model import SubscriberKey
+from eventbus_mp.worker.process import READY, HandlerSpec, WorkerLimits, run_worker
+
+__all__ = ["WorkerPool"]
+
+log = logging.getLogger("eventbus_mp")
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+FAILED_STARTS_MAX = 5
+"""So many workers in a row that die before they are ready end the pool's patience."""
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 30.0
+
+
+class WorkerPool:
+    """Processes that share the events of the pool's handlers.
+
+    Handlers added with `on` or `subscribe` run only in the pool's processes, one at a time in each, on its main
+    thread. The pool runs between `start` and `stop`, or inside `with`.
+
+    Args:
+        bus: The handle that the workers connect with.
+        processes: How many; None: one for each CPU.
+        start_method: "forkserver" (the default: safe beside threads), "spawn" or "fork". With the first two, a script
+            needs its `if __name__ == "__main__":`.
+        max_events: A worker leaves after so many events and is replaced; None: it stays.
+        max_rss_bytes: A worker leaves when its resident memory is larger; None: it stays.
+
+    Raises:
+        UsageError: An argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        bus: EventBus,
+        processes: int | None = None,
+        *,
+        start_method: str = "forkserver",
+        max_events: int | None = None,
+        max_rss_bytes: int | None = None,
+    ) -> None:
+        if processes is not None and processes < 1:
+            raise UsageError(f"WorkerPool(processes={processes}): a pool needs at least one process")
+        if start_method not in multiprocess.get_all_start_methods():
+            raise UsageError(f"start_method {start_method!r} is none of {multiprocess.get_all_start_methods()}")
+        for name, value in (("max_events", max_events), ("max_rss_bytes", max_rss_bytes)):
+            if value is not None and value < 1:
+                raise UsageError(f"WorkerPool({name}={value}): give a number over 0, or None")
+        self._bus = bus
+        self._context = multiprocess.get_context(start_method)
+        self._count = processes or len(os.sched_getaffinity(0))
+        self._limits = WorkerLimits(max_events, max_rss_bytes)
+        self._specs: list[HandlerSpec] = []
+        self._shipped: Any = None
+        self._workers: list[Any] = []
+        self._stopping = False
+        self._monitor: threading.Thread | None = None
+        self._wake_read, self._wake_write = -1, -1
+        self.restarts = 0
+        """How many workers were replaced."""
+
+    # --- handlers ---
+
+    def on(
+        self, *patterns: str, retries: int = 0, name: str | None = None, credit: int | str = "auto"
+    ) -> Callable[[Function], Function]:
+        """Like `EventBus.on`, for the pool's processes."""
+
+        def add(function: Function) -> Function:
+            key = SubscriberKey(name) if name else listener_of(function).key
+            self._add(HandlerSpec(function, key, tuple(check_patterns(patterns)), check_credit(credit), retries))
+            return function
+
+        return add
+
+    def subscribe(self, listener: Any, patterns: Iterable[str], *, credit: int | str = "auto") -> SubscriberKey:
+        """Like `EventBus.subscribe`, for the pool's processes."""
+        parts = listener_of(listener)
+        if parts.call is None:
+            raise UsageError(f"listener {listener!r} cannot be called; give a callable or something with process(shadow)")
+        self._add(HandlerSpec(listener, parts.key, tuple(check_patterns(patterns)), check_credit(credit), None))
+        return parts.key
+
+    def _add(self, spec: HandlerSpec) -> None:
+        pack_config(spec.key.config)
+        if self._workers:
+            raise UsageError("add handlers before the pool starts; its processes have begun")
+        self._specs.append(spec)
+
+    # --- processes ---
+
+    @property
+    def pids(self) -> list[int]:
+        """The workers that run now."""
+        return [worker.pid for worker in self._workers if worker.is_alive()]
+
+    def start(self) -> None:
+        """Start the workers; returns when each has subscribed, so that no event that follows is missed.
+
+        Raises:
+            EventBusError: A worker died before it was ready; the others were stopped.
+        """
+        if self._monitor is not None:
+            raise UsageError("the pool is running")
+        self._stopping = False
+        self._shipped = self._ship()
+        self._bus.topics()  # The manager is there before the workers race for it.
+        started = [self._start_worker() for _ in range(self._count)]
+        self._workers = [worker for worker, _ in started]
+        try:
+            for worker, ready in started:
+                self._await_ready(worker, ready)
+        except EventBusError:
+            self._end_workers()
+            raise
+        self._wake_read, self._wake_write = os.pipe()
+        self._monitor = threading.Thread(target=self._watch_workers, name="eventbus_mp-pool", daemon=True)
+        self._monitor.start()
+
+    def stop(self) -> None:
+        """Let each worker finish the event in hand and give the rest back, then end. Harmless when not running."""
+        monitor, self._monitor = self._monitor, None
+        if monitor is None:
+            return
+        self._stopping = True
+        os.write(self._wake_write, b"s")
+        monitor.join()
+        self._end_workers()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def __enter__(self) -> WorkerPool:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def _ship(self) -> Any:
+        """What a worker gets: a forked one the handlers themselves, any other one their bytes."""
+        if self._context.get_start_method() == "fork":
+            return self._bus, self._specs
+        try:
+            # With the globals that a function of `__main__` uses, which a fresh process would not have.
+            return dill.dumps((self._bus, self._specs), recurse=True)
+        except Exception as error:
+            names = ", ".join(spec.key.name for spec in self._specs)
+            raise UsageError(
+                f"the handlers ({names}) cannot be sent to a {self._context.get_start_method()} process: {error}; "
+                "make what they use importable or picklable, or take start_method='fork'"
+            ) from error
+
+    def _start_worker(self) -> tuple[Any, Any]:
+        ready, says_ready = self._context.Pipe(duplex=False)
+        worker = self._context.Process(
+            target=run_worker,
+            args=(self._shipped, self._limits, says_ready),
+            name="eventbus_mp-worker",
+            daemon=False,
+        )
+        worker.start()
+        says_ready.close()
+        return worker, ready
+
+    def _await_ready(self, worker: Any, ready: Any) -> None:
+        with contextlib.closing(ready):
+            try:
+                if ready.poll(START_TIMEOUT_S) and ready.recv_bytes() == READY:
+                    return
+            except EOFError:
+                worker.join(STOP_TIMEOUT_S)
+        raise EventBusError(
+            f"worker {worker.pid} ended with exit code {worker.exitcode} before it was ready; "
+            "its own error is above, on the standard error stream"
+        )
+
+    def _watch_workers(self) -> None:
+        failed_starts = 0
+        while not self._stopping:
+            sentinels = [worker.sentinel for worker in self._workers]
+            multiprocess.connection.wait([*sentinels, self._wake_read])
+            for index, worker in enumerate(self._workers):
+                if self._stopping or worker.is_alive():
+                    continue
+                self._report(worker)
+                worker.close()
+                self._workers[index], ready = self._start_worker()
+                self.restarts += 1
+                failed_starts = 0 if self._is_up(self._workers[index], ready) else failed_starts + 1
+                if failed_starts >= FAILED_STARTS_MAX:
+                    log.critical("%d workers in a row did not come up; the pool gives up", failed_starts)
+                    return
+
+    def _is_up(self, worker: Any, ready: Any) -> bool:
+        try:
+            self._await_ready(worker, ready)
+        except EventBusError as error:
+            log.error("%s", error)
+            return False
+        return True
+
+    @staticmethod
+    def _report(worker: Any) -> None:
+        if worker.exitcode:
+            log.warning("worker %d died with exit code %d; another one takes its place", worker.pid, worker.exitcode)
+
+    def _end_workers(self) -> None:
+        for worker in self._workers:
+            if worker.is_alive():
+                worker.terminate()
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        for worker in self._workers:
+            worker.join(max(0.0, deadline - time.monotonic()))
+            if worker.is_alive():
+                log.error("worker %d does not end; it is killed", worker.pid)
+                worker.kill()
+                worker.join()
+            worker.close()
+        self._workers = []

@@ -1,0 +1,105 @@
+"""The life of one worker process: connect, host the pool's subscribers, run them, leave in good order.
+
+It ends when it is told to (SIGTERM), when its parent is gone, when it has done its share (`max_events`,
+`max_rss_bytes`), or when the bus is gone. What is in hand is finished; what was not begun goes back uncounted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import dill
+import multiprocess
+
+from eventbus_mp.client.bus import EventBus
+from eventbus_mp.client.naming import listener_of
+from eventbus_mp.client.session import Session
+from eventbus_mp.errors import BusClosed, ManagerLost
+from eventbus_mp.model import SubscriberKey
+
+__all__ = ["READY", "HandlerSpec", "WorkerLimits", "run_worker"]
+
+log = logging.getLogger("eventbus_mp")
+
+READY = b"ready"
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True)
+class HandlerSpec:
+    """One handler of a pool, as it is sent to its workers."""
+
+    listener: Any
+    key: SubscriberKey
+    patterns: tuple[str, ...]
+    credit: int
+    retries: int | None
+    """None: the listener gets shadows and settles itself."""
+
+
+@dataclass(frozen=True)
+class WorkerLimits:
+    max_events: int | None
+    max_rss_bytes: int | None
+
+
+def run_worker(shipped: bytes | tuple[EventBus, list[HandlerSpec]], limits: WorkerLimits, ready: Any) -> None:
+    """The main function of a worker process: `shipped` is the bus and its handlers, `ready` the pipe to say so on."""
+    bus, specs = dill.loads(shipped) if isinstance(shipped, bytes) else shipped
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides.
+    session = bus.become_worker()
+    signal.signal(signal.SIGTERM, lambda *_: session.loop.stop())
+    for spec in specs:
+        _host(session, spec)
+    _leave_with_parent(session)
+    ready.send_bytes(READY)
+    ready.close()
+    try:
+        session.loop.run(_limiter(session, limits))
+    except (ManagerLost, BusClosed) as error:
+        log.error("worker %d stops: %s", os.getpid(), error)
+        raise SystemExit(1) from None
+    session.close()
+
+
+def _host(session: Session, spec: HandlerSpec) -> None:
+    subscription = session.host(spec.key, list(spec.patterns), spec.credit, broadcast=False)
+    if spec.retries is None:
+        session.listen(session.shadow_handler(subscription, listener_of(spec.listener)))
+    else:
+        session.listen(session.event_handler(subscription, spec.listener, spec.retries))
+
+
+def _leave_with_parent(session: Session) -> None:
+    parent = multiprocess.parent_process()
+    if parent is None:
+        return
+
+    def parent_is_gone() -> None:
+        session.connection.unwatch(parent.sentinel)
+        session.loop.stop()
+
+    session.connection.watch(parent.sentinel, parent_is_gone)
+
+
+def _limiter(session: Session, limits: WorkerLimits) -> Callable[[], None] | None:
+    if limits.max_events is None and limits.max_rss_bytes is None:
+        return None
+
+    def check() -> None:
+        if limits.max_events is not None and session.loop.events_handled >= limits.max_events:
+            session.loop.stop()
+        if limits.max_rss_bytes is not None and _rss_bytes() > limits.max_rss_bytes:
+            session.loop.stop()
+
+    return check
+
+
+def _rss_bytes() -> int:
+    with open("/proc/self/statm", "rb") as statm:
+        return int(statm.read().split()[1]) * PAGE_BYTES
