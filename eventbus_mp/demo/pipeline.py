@@ -1,0 +1,165 @@
+"""The demo's pipeline: `file_found` -> measure, tokens -> `file_measured`, `file_tokenized`, `file_skipped` -> a collector.
+
+    parent           file_found       pool workers              parent
+    walks the tree ------------> measure (ast)      -----+
+                            \\--> tokens (tokenize)  -----+--> collector: an inbox
+
+Results carry the transaction id of their file. A worker that is killed after it published and before it settled makes
+the bus deliver its file again; `Totals` counts a result once, so the sums are exact all the same.
+"""
+
+import os
+import signal
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..client.bus import EventBus
+from ..client.inbox import Inbox
+from ..errors import EventBusError, Skip
+from ..model import Event
+from ..worker.pool import WorkerPool
+from .measure import Unmeasurable, count_tokens, measure
+from .totals import MEASURE, TOKENS, DemoResult, SubscriberRow, Totals
+
+__all__ = ["run_in_loop", "run_on_bus"]
+
+TOPICS = ("file_found", "file_measured", "file_tokenized", "file_skipped")
+SILENCE_S_MAX = 120.0
+"""No result for so long means that something is broken, and not that a file is large."""
+
+OnProgress = Callable[[int], None]
+
+
+def run_in_loop(root: Path, files: list[Path], on_progress: OnProgress) -> DemoResult:
+    """The same functions, called one after the other in this process: what the bus is compared with."""
+    totals, started = Totals(), time.perf_counter()
+    for path in map(str, files):
+        for step, work, add in (
+            (MEASURE, measure, lambda path, result: totals.add_measured(result)),
+            (TOKENS, count_tokens, totals.add_tokens),
+        ):
+            try:
+                add(path, work(path))  # type: ignore[operator]
+            except Unmeasurable as error:
+                totals.add_skipped(step, path, error.reason)
+            on_progress(totals.outcomes)
+    seconds = time.perf_counter() - started
+    return DemoResult(str(root), 0, seconds, totals.outcomes, totals.outcomes / max(seconds, 1e-9), totals)
+
+
+def run_on_bus(
+    root: Path, files: list[Path], processes: int, on_progress: OnProgress, on_kill: Callable[[int], None] | None
+) -> DemoResult:
+    """The pipeline on a bus of its own.
+
+    Args:
+        root: What was walked, for the report.
+        files: The files.
+        processes: How many workers.
+        on_progress: Called with the number of results so far.
+        on_kill: Kill one worker in mid-run and call this with its pid; None: kill nobody.
+    """
+    with _own_bus() as bus:
+        pool = WorkerPool(bus, processes)
+        pool.on("file_found$", name=MEASURE)(partial(_measure_file, bus))
+        pool.on("file_found$", name=TOKENS)(partial(_tokenize_file, bus))
+        with bus.inbox("collector", ["file_(measured|tokenized|skipped)$"]) as inbox, pool:
+            started = time.perf_counter()
+            bus.notify_many(_file_found(path) for path in files)
+            kill = partial(_kill_one, pool, on_kill) if on_kill is not None else None
+            totals, killed_pid = _collect(bus, inbox, 2 * len(files), on_progress, kill)
+            bus.drain(timeout_s=SILENCE_S_MAX)
+            seconds = time.perf_counter() - started
+            statistics = bus.statistics()
+    rows = tuple(
+        SubscriberRow(item.name, item.completed, item.skipped, item.redelivered) for item in statistics.subscribers
+    )
+    events = statistics.events_notified
+    return DemoResult(
+        str(root), processes, seconds, events, events / max(seconds, 1e-9), totals, rows, killed_pid=killed_pid
+    )
+
+
+@contextmanager
+def _own_bus() -> Iterator[EventBus]:
+    bus = EventBus(f"demo-{os.getpid()}", topics=TOPICS, linger_s=0.0)
+    try:
+        yield bus
+    finally:
+        bus.shutdown()
+
+
+def _collect(
+    bus: EventBus, inbox: Inbox, wanted: int, on_progress: OnProgress, kill: Callable[[], int] | None
+) -> tuple[Totals, int | None]:
+    totals, killed_pid = Totals(), None
+    while totals.outcomes < wanted:
+        shadows = inbox.get_many(256, SILENCE_S_MAX)
+        if not shadows:
+            raise EventBusError(f"no result for {SILENCE_S_MAX:g} s, {wanted - totals.outcomes} are missing")
+        for shadow in shadows:
+            event = bus.fetch_event(shadow)
+            assert event is not None, f"{shadow} is in hand and cannot be fetched"
+            _add(totals, event)
+            inbox.complete(shadow)
+        on_progress(totals.outcomes)
+        if kill is not None and killed_pid is None and totals.outcomes >= wanted // 3:
+            killed_pid = kill()
+    return totals, killed_pid
+
+
+def _kill_one(pool: WorkerPool, on_kill: Callable[[int], None]) -> int:
+    pid = pool.pids[0]
+    os.kill(pid, signal.SIGKILL)
+    on_kill(pid)
+    return pid
+
+
+def _add(totals: Totals, event: Event) -> None:
+    data = event.data
+    path = os.fsdecode(data["path"])
+    if event.topic == "file_measured":
+        totals.add_measured({**data, "path": path})
+    elif event.topic == "file_tokenized":
+        totals.add_tokens(path, data["tokens"])
+    else:
+        totals.add_skipped(data["step"], path, data["reason"])
+
+
+# --- what runs in the workers ---
+
+
+def _file_found(path: Path) -> Event:
+    # A file's name is bytes; not every one is text.
+    name = os.fsencode(path)
+    event_id = f"{path.stem.encode(errors='replace').decode()[:80]}-{zlib.crc32(name):08x}"
+    return Event(event_id, "file_found", {"path": name}, transaction_id=event_id, source="demo")
+
+
+def _measure_file(bus: EventBus, event: Event) -> None:
+    found = _work(bus, event, MEASURE, measure)
+    _tell(bus, event, "file_measured", {**found, "path": event.data["path"]})
+
+
+def _tokenize_file(bus: EventBus, event: Event) -> None:
+    tokens = _work(bus, event, TOKENS, count_tokens)
+    _tell(bus, event, "file_tokenized", {"path": event.data["path"], "tokens": tokens})
+
+
+def _work(bus: EventBus, event: Event, step: str, work: Callable[[str], Any]) -> Any:
+    """Do one step; a file that cannot be measured is told of, and skipped with the reason."""
+    try:
+        return work(os.fsdecode(event.data["path"]))
+    except Unmeasurable as error:
+        _tell(bus, event, "file_skipped", {"path": event.data["path"], "step": step, "reason": error.reason})
+        raise Skip(error.reason) from None
+
+
+def _tell(bus: EventBus, event: Event, topic: str, data: dict[str, Any]) -> None:
+    assert event.transaction_id is not None
+    bus.notify(Event(event.id, topic, data, transaction_id=event.transaction_id, source="demo"))
