@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
+from time import monotonic_ns
 from typing import Any
 
 from eventbus_mp.client.connection import Connection
@@ -25,6 +25,7 @@ __all__ = ["EventHandler", "Handler", "ListenerLoop", "ShadowHandler", "current_
 log = logging.getLogger("eventbus_mp")
 
 FLUSH_INTERVAL_NS = 500_000
+COMPLETED = int(Outcome.COMPLETED)
 
 _local = threading.local()
 
@@ -41,26 +42,27 @@ class Handler:
         self.subscription = subscription
         self.reader = reader
 
-    def run(self, record: Record) -> None:
-        """Handle one delivery that is in hand; never raises what the user's code raises."""
-        deadline_ns = record[5]
-        if deadline_ns and deadline_ns <= time.monotonic_ns():
-            self._skip(record, "expired", Outcome.SKIPPED)
-            return
-        self._run(record)
+    def run(self, record: Record) -> int:
+        """Handle one delivery: its outcome, or 0 when the listener settles it itself.
 
-    def _run(self, record: Record) -> None:
+        Never raises what the user's code raises.
+        """
+        if record[5] and record[5] <= monotonic_ns():
+            return self._skip(record, "expired", Outcome.SKIPPED)
+        return self._run(record)
+
+    def _run(self, record: Record) -> int:
         raise NotImplementedError
 
-    def _skip(self, record: Record, reason: str, outcome: int) -> None:
+    def _skip(self, record: Record, reason: str, outcome: int) -> int:
         shadow = self.reader.shadow_in_hand(record)
         self.subscription.explain(shadow.id if shadow else "?", reason)
-        self.subscription.settle(record[6], outcome)
+        return outcome
 
-    def _fail(self, record: Record, what: str, error: Exception) -> None:
+    def _fail(self, record: Record, what: str, error: Exception) -> int:
         shadow = self.reader.shadow_in_hand(record)
         log.error("%s %s %r: skipped", self.subscription.key.name, what, shadow, exc_info=error)
-        self._skip(record, f"{type(error).__name__}: {error}", Outcome.FAILED)
+        return self._skip(record, f"{type(error).__name__}: {error}", Outcome.FAILED)
 
 
 class ShadowHandler(Handler):
@@ -71,21 +73,22 @@ class ShadowHandler(Handler):
         self._call = call
         self._arguments = arguments
 
-    def _run(self, record: Record) -> None:
+    def _run(self, record: Record) -> int:
         shadow = self.reader.shadow_in_hand(record)
         if shadow is None:
-            self._skip(record, "its payload is not where the shadow says", Outcome.FAILED)
-            return
+            return self._skip(record, "its payload is not where the shadow says", Outcome.FAILED)
+        in_hand = self.subscription.in_hand
+        in_hand[record[6]] = record
         try:
             self._call(shadow, *self._arguments)
         except Skip as skip:
-            if record[6] in self.subscription.in_hand:
-                self._skip(record, str(skip), Outcome.SKIPPED)
+            if in_hand.pop(record[6], None) is not None:
+                return self._skip(record, str(skip), Outcome.SKIPPED)
         except Exception as error:
-            if record[6] in self.subscription.in_hand:
-                self._fail(record, "raised on", error)
-            else:
-                log.error("%s raised on %r, which it had settled", self.subscription.key.name, shadow, exc_info=error)
+            if in_hand.pop(record[6], None) is not None:
+                return self._fail(record, "raised on", error)
+            log.error("%s raised on %r, which it had settled", self.subscription.key.name, shadow, exc_info=error)
+        return 0
 
 
 class EventHandler(Handler):
@@ -96,26 +99,22 @@ class EventHandler(Handler):
         self._call = call
         self._retries = retries
 
-    def _run(self, record: Record) -> None:
+    def _run(self, record: Record) -> int:
         for attempt in range(self._retries + 1):
             try:
                 event = self.reader.event_in_hand(record)
                 if event is None:
-                    self._skip(record, "its payload is not where the shadow says", Outcome.FAILED)
-                    return
+                    return self._skip(record, "its payload is not where the shadow says", Outcome.FAILED)
                 self._call(event)
+                return COMPLETED
             except Skip as skip:
-                self._skip(record, str(skip), Outcome.SKIPPED)
-                return
+                return self._skip(record, str(skip), Outcome.SKIPPED)
             except (BusClosed, ManagerLost):
                 raise
             except Exception as error:
                 if attempt == self._retries:
-                    self._fail(record, f"raised {attempt + 1} times on", error)
-                    return
-            else:
-                self.subscription.settle(record[6], Outcome.COMPLETED)
-                return
+                    return self._fail(record, f"raised {attempt + 1} times on", error)
+        raise AssertionError("the last attempt returns")
 
 
 class ListenerLoop:
@@ -160,16 +159,19 @@ class ListenerLoop:
 
     def _run_pending(self, handler: Handler, after_each: Callable[[], None] | None) -> None:
         subscription, run = handler.subscription, handler.run
+        pending, note = subscription.pending, subscription.note
         # Not for ever: the others' deliveries wait in the pipe meanwhile.
-        for _ in range(len(subscription.pending)):
-            record = subscription.take()
-            if record is None or self._stopping:
+        for _ in range(len(pending)):
+            if self._stopping or not pending:
                 break
-            run(record)
+            record = pending.popleft()
+            outcome = run(record)
+            if outcome:
+                note(record[6], outcome)
             self.events_handled += 1
             if after_each is not None:
                 after_each()
-            now_ns = time.monotonic_ns()
+            now_ns = monotonic_ns()
             if now_ns - self._flushed_ns > FLUSH_INTERVAL_NS:
                 self.flush()
                 self._flushed_ns = now_ns

@@ -78,6 +78,10 @@ class Subscription:
         self._unflushed.append((outcome, sequence))
         return True
 
+    def note(self, sequence: int, outcome: int) -> None:
+        """Note how a delivery that was never in hand ended. `flush` tells it."""
+        self._unflushed.append((outcome, sequence))
+
     def explain(self, event_id: str, reason: str) -> None:
         """Tell the manager why a delivery is skipped; not answered."""
         text = reason[:REASON_LENGTH_MAX]
