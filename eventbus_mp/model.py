@@ -21,7 +21,7 @@ __all__ = [
 
 TOPIC_LENGTH_MAX = 255
 ID_BYTES_MAX = 1024
-_UNSET: Any = object()
+_ENVELOPE_FIELDS = ("transaction_id", "initialized_at", "occurred_at", "source", "ttl")
 
 
 def check_topic(topic: str) -> str:
@@ -65,6 +65,7 @@ class Event:
 
     __slots__ = (
         "_data",
+        "_envelope",
         "_load",
         "id",
         "initialized_at",
@@ -99,7 +100,6 @@ class Event:
         self.id = id
         self.topic = topic
         self._data = data
-        self._load: Callable[[], Any] | None = None
         self.transaction_id = transaction_id
         self.initialized_at = initialized_at
         self.occurred_at = occurred_at
@@ -109,25 +109,37 @@ class Event:
 
     @classmethod
     def _fetched(
-        cls, id: str, topic: str, envelope: list[Any], raw: memoryview | bytes, load: Callable[[Any], Any]
+        cls,
+        id: str,
+        topic: str,
+        envelope: memoryview | bytes,
+        raw: memoryview | bytes,
+        load: Callable[[memoryview | bytes], Any],
     ) -> Event:
-        """An event read from the bus: `raw` is its encoded data, which `load` decodes on first use."""
+        """An event read from the bus: `load` decodes its envelope and `raw`, its data, each on first use."""
         event = cls.__new__(cls)
         event.id = id
         event.topic = topic
-        event.transaction_id, event.initialized_at, event.occurred_at, event.source, event.ttl = envelope
+        event._envelope = envelope
         event.raw = raw
-        event._load = load  # type: ignore[assignment]
+        event._load = load
         return event
+
+    def __getattr__(self, name: str) -> Any:
+        # Called for a slot that is still empty: one of a fetched event that nobody asked for yet.
+        if name == "_data":
+            self._data = self._load(self.raw)  # type: ignore[arg-type]
+        elif name in _ENVELOPE_FIELDS:
+            for field_name, value in zip(_ENVELOPE_FIELDS, self._load(self._envelope), strict=True):
+                setattr(self, field_name, value)
+        else:
+            raise AttributeError(f"an Event has no attribute {name!r}")
+        return getattr(self, name)
 
     @property
     def data(self) -> Any:
         """The payload; decoded on first use and kept."""
-        try:
-            return self._data
-        except AttributeError:
-            self._data = self._load(self.raw)  # type: ignore[misc,call-arg]
-            return self._data
+        return self._data
 
     @property
     def duration(self) -> int:
@@ -138,13 +150,9 @@ class Event:
 
     def copy(self) -> Event:
         """The same event, detached from the bus's memory: it pins nothing and outlives everything."""
-        copy = Event.__new__(Event)
-        for name in ("id", "topic", "transaction_id", "initialized_at", "occurred_at", "source", "ttl", "_load"):
-            setattr(copy, name, getattr(self, name))
-        copy.raw = None if self.raw is None else bytes(self.raw)
         if self.raw is None:
-            copy._data = self._data
-        return copy
+            return _rebuild_event(*self._key())
+        return Event._fetched(self.id, self.topic, bytes(self._envelope), bytes(self.raw), self._load)
 
     def _key(self) -> tuple[Any, ...]:
         return (
@@ -175,8 +183,7 @@ class Event:
 
 
 def _rebuild_event(id: str, topic: str, data: Any, *rest: Any) -> Event:
-    names = ("transaction_id", "initialized_at", "occurred_at", "source", "ttl")
-    return Event(id, topic, data, **dict(zip(names, rest, strict=True)))
+    return Event(id, topic, data, **dict(zip(_ENVELOPE_FIELDS, rest, strict=True)))
 
 
 def _short(value: Any, length: int = 60) -> str:

@@ -2,8 +2,8 @@
 
 The queue itself knows no acknowledgement, so each consumer process counts what it has handled and tells the
 producer over a pipe of its own: a number for every 64 events, and the rest when it meets the end marker.
-That is less than the bus is asked for (it settles each event by its number), and about the cheapest that still
-says when everything is done. The queue is not bounded: the producer may run ahead as far as it can.
+That is less than the bus is asked for (it settles each event by its number), and about the cheapest that
+still says when everything is done. The queue is not bounded: the producer may run ahead as far as it can.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from eventbus_mp.config import TIME_UNITS_NS, BusConfig
 from eventbus_mp.errors import BusFull, EventTooLarge, UnknownTopic
 from eventbus_mp.memory import segment
 from eventbus_mp.memory.arena import Arena, LentSpan
-from eventbus_mp.memory.payload import EncodedEvent, encode_event, write_payload
+from eventbus_mp.memory.payload import EncodedEvent, encode_event, new_tuple, write_payload
 from eventbus_mp.memory.reader import Mappings
 from eventbus_mp.messages import (
     SEQUENCE_LINK_SHIFT,
@@ -156,7 +156,8 @@ class Publisher:
         data = records.notified(topic, room.segment, room.offset, encoded.length, deadline_ns, sequence, awaited)
         if room.filled is not None:
             data += records.span_note(records.SPAN_SEALED, room.filled.segment, room.filled.offset)
-        return data, Place(topic, room.segment, room.offset, encoded.length, sequence), room.filled is not None
+        place = new_tuple(Place, (topic, room.segment, room.offset, encoded.length, sequence))
+        return data, place, room.filled is not None
 
     def _deadline_ns(self, event: Event) -> int:
         """`occurred_at + ttl` on the monotonic clock, which is one for the whole machine and never jumps."""

@@ -20,7 +20,7 @@ from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.registry import SubscriberState
 from eventbus_mp.core.requests import REQUEST_HANDLERS, UNANSWERED
 from eventbus_mp.core.spans import Span
-from eventbus_mp.core.watcher import Unsettled
+from eventbus_mp.core.watcher import EXPIRED, Unsettled
 from eventbus_mp.errors import InternalError, ProtocolError, UsageError
 from eventbus_mp.effects import CloseLink, Effect, GrantSpan, Refuse, Reply, Stop, TellTopicStale
 from eventbus_mp.messages import NOTIFIED_AWAITED, SEQUENCE_LINK_SHIFT, SPAN_AHEAD, SPAN_CANCELLED, SPAN_RESERVE, DeliveriesSettled, EventsNotified, LinkLost, LinkOpened, Message, Outcome, Request, SpanLeased, SpanReleased, SpanSealed, SpanWanted, TimePassed
@@ -140,6 +140,8 @@ class BusCore:
 
     def _drop(self, link: LinkState, topic: int, kind: int, sequence: int, effects: list[Effect]) -> None:
         self.ledger.events_dropped += 1
+        if not self.ledger.registry.was_registered(topic):
+            raise ProtocolError(f"topic number {topic} was never given out")
         if kind == NOTIFIED_AWAITED:
             effects.append(Reply(link.number, sequence, EMPTY_WATCHER))
         if topic not in link.stale_told:
@@ -150,6 +152,7 @@ class BusCore:
         span = self.ledger.spans.find(segment, offset)
         if span is None or span.writer != link.number or span.sealed or offset + length > span.end:
             raise ProtocolError(f"an event at {segment}+{offset}, {length} bytes, is not in a span that it may write")
+        span.backed = True  # Its writer backs it before the first byte.
         return span
 
     def _on_settled(self, message: DeliveriesSettled, now_ns: int, effects: list[Effect]) -> None:
@@ -197,16 +200,10 @@ class BusCore:
     def _return(self, endpoint: Endpoint, sequences: Sequence[int], now_ns: int, effects: list[Effect]) -> None:
         """Deliveries handed back untouched go to the front again."""
         ledger, subscriber = self.ledger, endpoint.subscriber
-        taken = [event for sequence in sequences if (event := endpoint.held.pop(sequence, None)) is not None]
-        returned = []
-        for event in taken:
-            if ledger.is_unsettled(event, subscriber):
-                returned.append(event)
-            else:
-                ledger.unpin(event.span, effects)
-        ledger.return_to_front(subscriber, returned)
-        subscriber.redelivered += len(returned)
-        ledger.story.tell(now_ns, f"handed back by {subscriber.name}", [event.sequence for event in returned])
+        held = endpoint.held
+        # In the order they were sent in, however they come back.
+        taken = [held.pop(sequence) for sequence in sorted(set(sequences)) if sequence in held]
+        ledger.return_to_front(subscriber, taken, now_ns, effects)
         if not ledger.registry.is_subscribed(subscriber):
             ledger.skip_all_waiting(subscriber, "it was unsubscribed", now_ns, effects)
         self.after_release(self._link(endpoint.link), subscriber)
@@ -229,10 +226,7 @@ class BusCore:
         ledger = self.ledger
         link = self._link(message.link)
         if message.urgency == SPAN_CANCELLED:
-            kept = [item for item in ledger.span_requests if item[:2] != (link.number, message.length)]
-            ledger.span_requests.clear()
-            ledger.span_requests.extend(kept)
-            ledger.memory_freed = True
+            ledger.drop_span_requests(link.number, message.length)
             return
         wanted = SpanRequest(link.number, message.length, message.urgency == SPAN_RESERVE)
         if message.length < 1:
@@ -280,7 +274,11 @@ class BusCore:
     # --- processes and time ---
 
     def _link(self, number: int) -> LinkState:
-        return self.ledger.links[number]
+        try:
+            return self.ledger.links[number]
+        except KeyError:
+            # What one read brought may go on after the message that ended the link.
+            raise ProtocolError("it is cut off already") from None
 
     def _on_link_opened(self, message: LinkOpened, now_ns: int, effects: list[Effect]) -> None:
         self.ledger.links[message.link] = LinkState(message.link, message.pid)
@@ -288,7 +286,8 @@ class BusCore:
 
     def _on_link_lost(self, message: LinkLost, now_ns: int, effects: list[Effect]) -> None:
         ledger = self.ledger
-        link = ledger.links.pop(message.link)
+        link = self._link(message.link)
+        del ledger.links[message.link]
         crashed = message.crashed and not link.leaving
         for endpoint in link.endpoints.values():
             self.drop_endpoint(link, endpoint, crashed=crashed, now_ns=now_ns, effects=effects)
@@ -301,10 +300,8 @@ class BusCore:
         for waiting in [sequence for sequence, owner in ledger.awaited.items() if owner == link.number]:
             del ledger.awaited[waiting]
         ledger.drains = [waiter for waiter in ledger.drains if waiter.link != link.number]
-        kept = [item for item in ledger.span_requests if item.link != link.number]
-        ledger.span_requests.clear()
-        ledger.span_requests.extend(kept)
-        ledger.memory_freed = True
+        ledger.drop_span_requests(link.number)
+        self.give_up_orphans(now_ns, effects)
         if not ledger.links:
             self.linger_deadline_ns = now_ns + int(self.config.linger_s * 1e9)
 
@@ -321,24 +318,28 @@ class BusCore:
             self.forget_if_done(subscriber)
         elif not subscriber.endpoints:
             grace_s = 0 if subscriber.broadcast else self.config.grace_s
+            # Whoever is due at once is given up at the end of the message, when nothing is half taken back.
             ledger.orphans[subscriber] = now_ns + int(grace_s * 1e9)
-            if not grace_s:
-                self._on_time_passed(TimePassed(), now_ns, effects)
 
     def _on_time_passed(self, message: TimePassed, now_ns: int, effects: list[Effect]) -> None:
         ledger = self.ledger
         for event in ledger.expiry.due(now_ns):
-            event.bucket = 0
+            event.bucket = EXPIRED
             self._expire(event, now_ns, effects)
-        for subscriber in [item for item, due in ledger.orphans.items() if due <= now_ns]:
-            del ledger.orphans[subscriber]
-            ledger.registry.unsubscribe(subscriber)
-            reason = f"no process hosted it for {self.config.grace_s:g} s"
-            ledger.skip_all_waiting(subscriber, reason, now_ns, effects)
-            self.forget_if_done(subscriber)
+        self.give_up_orphans(now_ns, effects)
         if self.linger_deadline_ns is not None and self.linger_deadline_ns <= now_ns and not self.stopping:
             self.stopping = True
             effects.append(Stop())
+
+    def give_up_orphans(self, now_ns: int, effects: list[Effect]) -> None:
+        """Skip what waits for subscribers that nobody has hosted for too long."""
+        ledger = self.ledger
+        for subscriber in [item for item, due in ledger.orphans.items() if due <= now_ns]:
+            del ledger.orphans[subscriber]
+            ledger.registry.unsubscribe(subscriber)
+            reason = "its process left" if subscriber.broadcast else f"no process hosted it for {self.config.grace_s:g} s"
+            ledger.skip_all_waiting(subscriber, reason, now_ns, effects)
+            self.forget_if_done(subscriber)
 
     def _expire(self, event: Unsettled, now_ns: int, effects: list[Effect]) -> None:
         self.ledger.story.tell(now_ns, "expired", [event.sequence])

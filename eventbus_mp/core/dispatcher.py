@@ -48,15 +48,17 @@ class Endpoint:
 
 def dispatch(subscriber: SubscriberState, story: Story, now_ns: int, effects: list[Effect]) -> None:
     """Send what waits for `subscriber` to the endpoints with the most free credit, as far as credit goes."""
-    if subscriber.suspects:
+    endpoints = subscriber.endpoints
+    if subscriber.attempts:
         _dispatch_suspects(subscriber, story, now_ns, effects)
         if subscriber.suspects:
             # Fresh events wait, so that an endpoint runs empty soon and can take the next suspect.
             return
+        # Who has a suspect in hand gets nothing beside it.
+        endpoints = [item for item in endpoints if next(iter(item.held), None) not in subscriber.attempts]
     queue = subscriber.queue
     if not queue:
         return
-    endpoints = subscriber.endpoints
     if len(endpoints) == 1:
         free = endpoints[0].credit - len(endpoints[0].held)
         if free > 0:

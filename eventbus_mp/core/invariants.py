@@ -87,6 +87,7 @@ def _check_nothing_is_left(ledger: Ledger) -> None:
         for sequence in endpoint.held
     }
     assert set(ledger.awaited) <= unsettled | held, "a settled event is still awaited"
+    assert ledger.lettered <= unsettled | held, "a settled event is remembered for its dead letter"
     for subscriber in ledger.registry.subscriber_by_number.values():
         assert set(subscriber.attempts) <= unsettled | held, f"{subscriber.name} counts crashes of settled events"
     assert not ledger.dirty and not ledger.memory_freed, "work was noted and not done"

@@ -17,7 +17,7 @@ from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.registry import Registry, Route, SubscriberState, Topic
 from eventbus_mp.core.spans import Span, SpanTable
 from eventbus_mp.core.story import Story
-from eventbus_mp.core.watcher import Unsettled, describe
+from eventbus_mp.core.watcher import EXPIRED, Letter, Unsettled, describe
 from eventbus_mp.effects import Effect, GrantSpan, Reply, Warn
 from eventbus_mp.messages import Outcome
 
@@ -25,6 +25,7 @@ __all__ = ["DrainWaiter", "Expiry", "Ledger", "SpanRequest"]
 
 BUCKET_SHIFT = 24
 """Expiry looks at buckets of 2^24 ns (17 ms): an event goes at most that much late, never early."""
+TIDY_ABOVE = 1_000
 
 
 class SpanRequest(NamedTuple):
@@ -58,19 +59,27 @@ class Expiry:
         bucket = self._buckets.get(event.bucket)
         if bucket is not None:
             bucket.pop(event.sequence, None)
+            if not bucket:
+                del self._buckets[event.bucket]
+                self._tidy()
 
     def due(self, now_ns: int) -> list[Unsettled]:
         """Take out every event whose bucket has passed."""
         events: list[Unsettled] = []
         while self._order and self._order[0] << BUCKET_SHIFT <= now_ns:
-            events += self._buckets.pop(heapq.heappop(self._order)).values()
+            events += self._buckets.pop(heapq.heappop(self._order), {}).values()
         return events
 
     def next_due_ns(self) -> int | None:
         # A bucket whose events were all settled early needs no wake-up.
-        while self._order and not self._buckets[self._order[0]]:
-            del self._buckets[heapq.heappop(self._order)]
+        while self._order and self._order[0] not in self._buckets:
+            heapq.heappop(self._order)
         return self._order[0] << BUCKET_SHIFT if self._order else None
+
+    def _tidy(self) -> None:
+        """Forget the numbers of buckets that are gone, once most are: deadlines may be days away."""
+        if len(self._order) > 2 * len(self._buckets) + TIDY_ABOVE:
+            self._order = sorted(self._buckets)  # A sorted list is a heap.
 
 
 class Ledger:
@@ -80,6 +89,8 @@ class Ledger:
         self.links: dict[int, LinkState] = {}
         self.story = Story()
         self.expiry = Expiry()
+        self.lettered: set[int] = set()
+        """Unsettled events that the dead letter topic was told of: each is told once."""
         self.awaited: dict[int, int] = {}
         """sequence -> link that waits for the final watcher; the sequence is its request number, too."""
         self.drains: list[DrainWaiter] = []
@@ -109,9 +120,8 @@ class Ledger:
         if not event.unsettled:
             self.finish(event, effects)
 
-    def settle_held(self, event: Unsettled, endpoint: Endpoint, outcome: int, effects: list[Effect]) -> None:
-        """Settle a delivery that `endpoint` no longer holds."""
-        subscriber = endpoint.subscriber
+    def settle_held(self, event: Unsettled, subscriber: SubscriberState, outcome: int, effects: list[Effect]) -> None:
+        """Settle a delivery that an endpoint held until now."""
         subscriber.attempts.pop(event.sequence, None)
         self._count(event, subscriber, outcome)
         if not event.unsettled:
@@ -141,13 +151,14 @@ class Ledger:
         A subscriber that was told of the event itself is not told again.
         """
         topic = self.registry.topics.get(self._dead_letter_topic or "")
-        if topic is None or topic is event.route.topic or event.sequence in topic.events:
+        if topic is None or topic is event.route.topic or event.sequence in self.lettered:
             return
         told = event.route.bit_of
         route = Route(topic, [item for item in topic.route.subscribers if item.number not in told])
         if not route.full:
             return
-        letter = Unsettled(event.sequence, event.raw, route, event.span, route.full)
+        self.lettered.add(event.sequence)
+        letter = Letter(event.sequence, event.raw, route, event.span, route.full)
         topic.events[letter.sequence] = letter
         letter.span.live += 1
         for subscriber in route.subscribers:
@@ -161,9 +172,12 @@ class Ledger:
             self.topic_emptied = True
         if event.bucket:
             self.expiry.discard(event)
-        link = self.awaited.pop(event.sequence, None)
-        if link is not None:
-            effects.append(Reply(link, event.sequence, describe(event)))
+        # A dead letter has the sequence of its event, and says nothing about that.
+        if (self.awaited or self.lettered) and type(event) is not Letter:
+            self.lettered.discard(event.sequence)
+            link = self.awaited.pop(event.sequence, None)
+            if link is not None:
+                effects.append(Reply(link, event.sequence, describe(event)))
         self.unpin(event.span, effects)
 
     def unpin(self, span: Span, effects: list[Effect]) -> None:
@@ -187,31 +201,55 @@ class Ledger:
         subscriber = endpoint.subscriber
         events = list(endpoint.held.values())
         endpoint.held.clear()
-        returned = []
-        for event in events:
-            if self.is_unsettled(event, subscriber):
-                returned.append(event)
-            else:
-                # Settled by another process while this one held it: it only pinned the memory.
-                self.unpin(event.span, effects)
-        if not returned:
-            return
-        subscriber.redelivered += len(returned)
-        what = "its process crashed" if crashed else "handed back"
-        self.story.tell(now_ns, f"{subscriber.name}: {what}", [event.sequence for event in returned])
-        self.dirty[subscriber] = None
         if crashed:
+            returned = self._worth_returning(subscriber, events, now_ns, effects)
             self._suspect(subscriber, returned, now_ns, effects)
+            self._told_returned(subscriber, "its process crashed", returned, now_ns)
         else:
-            self.return_to_front(subscriber, returned)
+            self.return_to_front(subscriber, events, now_ns, effects)
 
-    def return_to_front(self, subscriber: SubscriberState, events: list[Unsettled]) -> None:
+    def return_to_front(
+        self, subscriber: SubscriberState, events: list[Unsettled], now_ns: int, effects: list[Effect]
+    ) -> None:
         """Queue events again without counting an attempt; suspects stay suspects."""
-        for event in reversed(events):
+        returned = self._worth_returning(subscriber, events, now_ns, effects)
+        for event in reversed(returned):
             if event.sequence in subscriber.attempts:
                 subscriber.suspects.appendleft(event)
             else:
                 subscriber.queue.appendleft(event)
+        self._told_returned(subscriber, "handed back", returned, now_ns)
+
+    def _told_returned(self, subscriber: SubscriberState, what: str, returned: list[Unsettled], now_ns: int) -> None:
+        if returned:
+            subscriber.redelivered += len(returned)
+            self.dirty[subscriber] = None
+            self.story.tell(now_ns, f"{subscriber.name}: {what}", [event.sequence for event in returned])
+
+    def _worth_returning(
+        self, subscriber: SubscriberState, events: list[Unsettled], now_ns: int, effects: list[Effect]
+    ) -> list[Unsettled]:
+        """Those of `events`, which nobody holds any more, that somebody else is to get."""
+        worth = []
+        for event in events:
+            if not self.is_unsettled(event, subscriber):
+                # Settled by another process while this one held it: it only pinned the memory.
+                self.unpin(event.span, effects)
+            elif event.bucket == EXPIRED:
+                self.skip_held(event, subscriber, "expired", now_ns, effects)
+            elif self.registry.topics.get(event.route.topic.name) is not event.route.topic:
+                self.skip_held(event, subscriber, "its topic was unregistered", now_ns, effects)
+            else:
+                worth.append(event)
+        return worth
+
+    def skip_held(
+        self, event: Unsettled, subscriber: SubscriberState, reason: str, now_ns: int, effects: list[Effect]
+    ) -> None:
+        """Skip a delivery that left its endpoint and goes to nobody else."""
+        subscriber.recent_skips.append((f"{event.sequence:#x}", reason))
+        self.story.tell(now_ns, f"skipped for {subscriber.name}: {reason}", [event.sequence])
+        self.settle_held(event, subscriber, Outcome.SKIPPED, effects)
 
     def _suspect(
         self, subscriber: SubscriberState, events: list[Unsettled], now_ns: int, effects: list[Effect]
@@ -265,13 +303,21 @@ class Ledger:
     # --- what the end of a message does ---
 
     def serve_span_requests(self, effects: list[Effect]) -> None:
-        """Give freed memory to those who wait, in order; the first that does not fit keeps its turn."""
+        """Give freed memory to those who wait, in order; the first that does not fit keeps its turn.
+
+        Listeners come first: what they have in hand is what the others' memory waits for.
+        """
         self.memory_freed = False
-        while self.span_requests:
-            wanted = self.span_requests[0]
+        for wanted in sorted(self.span_requests, key=lambda item: not item.reserve):
             if not self.grant(wanted, effects):
                 return
-            self.span_requests.popleft()
+            self.span_requests.remove(wanted)
+
+    def drop_span_requests(self, link: int, length: int | None = None) -> None:
+        """Forget what a link waits for: all, or what is of this length."""
+        waiting = self.span_requests
+        self.span_requests = deque(item for item in waiting if item.link != link or length not in (None, item.length))
+        self.memory_freed = True  # Those behind it may fit.
 
     def grant(self, wanted: SpanRequest, effects: list[Effect]) -> bool:
         span = self.spans.allocate(wanted.length, wanted.link, effects, reserve=wanted.reserve)

@@ -117,6 +117,10 @@ class Registry:
             self._reroute(topic)
         return topic
 
+    def was_registered(self, number: int) -> bool:
+        """Whether a topic ever had this number."""
+        return 1 <= number <= self._topic_serial
+
     def unregister(self, name: str) -> Topic | None:
         topic = self.topics.pop(name, None)
         if topic is not None:

@@ -94,6 +94,7 @@ def _stop_hosting(core: BusCore, link: LinkState, message: messages.StopHosting,
     if endpoint is None:
         return False
     core.drop_endpoint(link, endpoint, crashed=False, now_ns=now_ns, effects=core.effects)
+    core.give_up_orphans(now_ns, core.effects)
     return True
 
 
@@ -115,20 +116,28 @@ def _mark_event(core: BusCore, link: LinkState, message: messages.MarkEvent, now
     subscriber = ledger.registry.subscribers.get((message.name, message.config))
     if message.outcome not in (Outcome.COMPLETED, Outcome.SKIPPED):
         raise ProtocolError(f"it marked an event with outcome {message.outcome}")
-    topic = ledger.registry.topic_by_number.get(message.topic)
     if subscriber is None:
         raise NotSubscribed(f"{message.name} is not subscribed to anything; subscribe it before it marks events")
-    if topic is not None and not subscriber.wants(topic.name):
-        raise NotSubscribed(f"{message.name} is not subscribed to {topic.name!r}: its patterns {subscriber.patterns}")
-    event = _find(core, message.topic, message.sequence)
+    found = _find(core, message.topic, message.sequence)
+    event = next((event for event in found if subscriber.number in event.route.bit_of), None)
     if event is None:
+        _check_wants(core, subscriber, message.topic)
+        if found:
+            topic = found[0].route.topic.name
+            raise NotSubscribed(f"{message.name} was not subscribed to {topic!r} when the event was notified")
         return None  # Settled already: a late mark changes nothing.
-    if subscriber.number not in event.route.bit_of:
-        raise NotSubscribed(f"{message.name} was not subscribed to {event.route.topic.name!r} when it was notified")
     if ledger.is_unsettled(event, subscriber):
         _mark(core, link, event, subscriber, message.outcome)
         ledger.story.tell(now_ns, f"marked for {subscriber.name} by process {link.pid}", [event.sequence])
     return None
+
+
+def _check_wants(core: BusCore, subscriber: SubscriberState, topic_number: int) -> None:
+    topic = core.ledger.registry.topic_by_number.get(topic_number)
+    dead_letter_topic = core.config.dead_letter_topic
+    if topic is None or subscriber.wants(topic.name) or (dead_letter_topic and subscriber.wants(dead_letter_topic)):
+        return
+    raise NotSubscribed(f"{subscriber.name} is not subscribed to {topic.name!r}: its patterns {subscriber.patterns}")
 
 
 def _mark(core: BusCore, link: LinkState, event: Unsettled, subscriber: SubscriberState, outcome: int) -> None:
@@ -141,7 +150,7 @@ def _mark(core: BusCore, link: LinkState, event: Unsettled, subscriber: Subscrib
     else:
         # The holder may be reading: the event stays in its hands and pins the span until it settles, too.
         event.span.live += 1
-    core.ledger.settle_held(event, holder, outcome, core.effects)
+    core.ledger.settle_held(event, subscriber, outcome, core.effects)
     core.after_release(core.ledger.links[holder.link], subscriber)
 
 
@@ -153,19 +162,16 @@ def _explain_skip(core: BusCore, link: LinkState, message: messages.ExplainSkip,
     return None
 
 
-def _find(core: BusCore, topic_number: int, sequence: int) -> Unsettled | None:
+def _find(core: BusCore, topic_number: int, sequence: int) -> list[Unsettled]:
+    """The event and its dead letter, as far as they are unsettled; the letter keeps its event's record."""
     registry = core.ledger.registry
-    topic = registry.topic_by_number.get(topic_number)
-    event = topic.events.get(sequence) if topic else None
-    if event is None and core.config.dead_letter_topic in registry.topics:
-        # A dead letter keeps the record, and so the topic, of the event that it was.
-        event = registry.topics[core.config.dead_letter_topic].events.get(sequence)  # type: ignore[index]
-    return event
+    topics = (registry.topic_by_number.get(topic_number), registry.topics.get(core.config.dead_letter_topic or ""))
+    return [topic.events[sequence] for topic in dict.fromkeys(topics) if topic and sequence in topic.events]
 
 
 def _watch_event(core: BusCore, link: LinkState, message: messages.WatchEvent, now_ns: int) -> Any:
-    event = _find(core, message.topic, message.sequence)
-    return describe(event) if event else None
+    found = _find(core, message.topic, message.sequence)
+    return describe(found[0]) if found else None
 
 
 def _list_events(core: BusCore, link: LinkState, message: messages.ListEvents, now_ns: int) -> Any:
@@ -177,10 +183,10 @@ def _list_events(core: BusCore, link: LinkState, message: messages.ListEvents, n
 
 
 def _lease_event(core: BusCore, link: LinkState, message: messages.LeaseEvent, now_ns: int) -> Any:
-    event = _find(core, message.topic, message.sequence)
-    if event is None:
+    found = _find(core, message.topic, message.sequence)
+    if not found:
         return False
-    core.lease(link, event.span)
+    core.lease(link, found[0].span)
     return True
 
 

@@ -98,7 +98,7 @@ class SpanTable:
     def allocate(self, length: int, writer: int, effects: list[Effect], *, reserve: bool = False) -> Span | None:
         """A span of at least `length` bytes for `writer`, or None when the memory bound does not allow it now."""
         limit = self.memory_bytes_max + (self._reserve_bytes if reserve else 0)
-        if length > SHARED_SPAN_BYTES_MAX:
+        if not self._is_shared(length):
             return self._allocate_own(length, writer, limit, effects)
         order = _order(length)
         if self.used_bytes + (BLOCK_BYTES << order) > limit:
@@ -116,11 +116,14 @@ class SpanTable:
 
     def fits(self, length: int) -> bool:
         """Whether a span of `length` bytes could be had if all memory were free."""
-        if length > SHARED_SPAN_BYTES_MAX:
+        if not self._is_shared(length):
             return _own_bytes(length) <= self.memory_bytes_max
-        order = _order(length)
+        return (BLOCK_BYTES << _order(length)) <= self.memory_bytes_max
+
+    def _is_shared(self, length: int) -> bool:
+        """Whether a span of this length lies among others; if not, it gets a segment of its own."""
         blocks = min(self.memory_bytes_max + self._reserve_bytes, SEGMENT_BYTES) // BLOCK_BYTES
-        return (BLOCK_BYTES << order) <= self.memory_bytes_max and _has_aligned(blocks - 1, order)
+        return length <= SHARED_SPAN_BYTES_MAX and _has_aligned(blocks - 1, _order(length))
 
     def recycle(self, span: Span, effects: list[Effect]) -> None:
         """Make a recyclable span's memory free; a segment of its own goes away."""
@@ -131,7 +134,8 @@ class SpanTable:
         if segment.own:
             self._drop_segment(span.segment, effects)
             return
-        self._put(span.segment, first, span.order, self._warm)
+        # A span that nobody wrote may have no memory behind it: the next writer has to back it.
+        self._put(span.segment, first, span.order, self._warm if span.backed else self._cold)
 
     # --- the buddy allocator ---
 
@@ -192,11 +196,10 @@ class SpanTable:
         whole = _own_bytes(length)
         if self.used_bytes + whole > limit:
             return None
-        room = self.memory_bytes_max + self._reserve_bytes
-        if self._segment_bytes + whole > room:
+        if self._segment_bytes + whole > self.memory_bytes_max + self._reserve_bytes:
+            # Segments that cannot go hold little: `used_bytes` is what is bounded, or one small span in each of them
+            # would keep every large event out for ever.
             self._drop_empty_segments(effects)
-            if self._segment_bytes + whole > room:
-                return None
         number = self._add_segment(whole // BLOCK_BYTES, own=True, effects=effects)
         return self._use(Span(number, BLOCK_BYTES, whole, 0, writer, backed=False))
 
@@ -216,7 +219,7 @@ class SpanTable:
         for free in (*self._warm, *self._cold):
             for place in [place for place in free if place[0] in empty]:
                 del free[place]
-        for number in empty:
+        for number in sorted(empty):
             self._drop_segment(number, effects)
 
     def check_invariants(self) -> None:
@@ -236,6 +239,7 @@ class SpanTable:
         for number, segment in self._segments.items():
             for index in range(1, segment.blocks):
                 assert (number, index) in covered, f"block {index} of segment {number} is lost"
+        assert len(covered) == sum(segment.blocks - 1 for segment in self._segments.values()), "a block of no segment"
         assert self._segment_bytes == sum(segment.blocks for segment in self._segments.values()) * BLOCK_BYTES
         assert self.used_bytes == sum(span.length for span in self.in_use())
 

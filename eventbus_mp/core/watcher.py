@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from eventbus_mp.core.registry import Route
     from eventbus_mp.core.spans import Span
 
-__all__ = ["COMPLETED", "DELIVERY_TRANSITIONS", "QUEUED", "SENT", "SKIPPED", "Unsettled", "describe"]
+__all__ = ["COMPLETED", "DELIVERY_TRANSITIONS", "QUEUED", "SENT", "SKIPPED", "Letter", "Unsettled", "describe"]
+
+EXPIRED = -1
+"""The bucket of an event whose ttl is over: what comes back of it is skipped."""
 
 QUEUED, SENT, COMPLETED, SKIPPED = "queued", "sent", "completed", "skipped"
 
@@ -66,13 +69,19 @@ class Unsettled:
         self.unsettled = unsettled
         self.completed = 0
         self.bucket = 0
-        """The expiry bucket it waits in; 0: it has no ttl."""
+        """The expiry bucket it waits in; 0: it has no ttl; `EXPIRED`: that is over."""
 
     def settle(self, bit: int, outcome: int) -> None:
         """Note one subscriber's outcome; the caller has checked that `bit` is unsettled."""
         self.unsettled ^= bit
         if outcome == Outcome.COMPLETED:
             self.completed |= bit
+
+
+class Letter(Unsettled):
+    """A dead letter: the same payload and sequence as the event it was, told to other subscribers."""
+
+    __slots__ = ()
 
 
 def describe(event: Unsettled) -> list[list[list[object]]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from eventbus_mp.memory import segment
+from eventbus_mp.memory.payload import new_tuple
 from eventbus_mp.memory.reader import Mappings
 from eventbus_mp.messages import BLOCK_BYTES, SHARED_SPAN_BYTES_MAX
 
@@ -44,6 +45,7 @@ class Arena:
         self._stock: dict[int, list[LentSpan]] = {}
         self._span: LentSpan | None = None
         self._view = memoryview(b"")
+        self._segment = 0
         self._position = 0
         self._end = 0
 
@@ -78,12 +80,11 @@ class Arena:
             if span is None:
                 return None
             filled, self._span = self._span, span
-            self._view = self._mappings[span.segment]
+            self._view, self._segment = self._mappings[span.segment], span.segment
             self._position, self._end = span.offset, span.offset + span.length
         offset = self._position
         self._position += length
-        assert self._span is not None
-        return Room(self._view, self._span.segment, offset, filled)
+        return new_tuple(Room, (self._view, self._segment, offset, filled))
 
     def give_back(self) -> list[LentSpan]:
         """Empty the stock: these spans were never written."""

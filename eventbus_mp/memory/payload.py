@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-import msgpack
+from typing import NamedTuple
 
 from eventbus_mp.errors import EncodeError, UsageError
 from eventbus_mp.memory import codec
@@ -13,6 +11,8 @@ from eventbus_mp.model import ID_BYTES_MAX, Event
 
 __all__ = ["EncodedEvent", "encode_event", "read_event", "read_id", "write_payload"]
 
+new_tuple = tuple.__new__
+"""Makes a NamedTuple of a tuple in a third of the time of calling its class."""
 JOINED_BYTES_MAX = 1 << 16
 """Up to here one join and one copy beat a copy for each part."""
 
@@ -47,7 +47,8 @@ def encode_event(event: Event) -> EncodedEvent:
         data = codec.encode(event.data)
     except EncodeError as cause:
         raise EncodeError(f"event {event.id!r} of topic {event.topic!r}: {cause}") from cause
-    return EncodedEvent(name, envelope, data, aligned(HEADER_BYTES + len(name) + len(envelope) + len(data)))
+    length = aligned(HEADER_BYTES + len(name) + len(envelope) + len(data))
+    return new_tuple(EncodedEvent, (name, envelope, data, length))
 
 
 def write_payload(view: memoryview, offset: int, encoded: EncodedEvent, topic: int, sequence: int) -> None:
@@ -81,5 +82,4 @@ def read_event(block: bytes | memoryview, sequence: int, topic: str) -> Event | 
     envelope_at = HEADER_BYTES + id_bytes
     data_at = envelope_at + envelope_bytes
     name = str(block[HEADER_BYTES:envelope_at], "utf-8")
-    envelope: list[Any] = msgpack.unpackb(block[envelope_at:data_at])
-    return Event._fetched(name, topic, envelope, block[data_at : data_at + data_bytes], codec.decode)
+    return Event._fetched(name, topic, block[envelope_at:data_at], block[data_at : data_at + data_bytes], codec.decode)
