@@ -61,7 +61,10 @@ class Consumer:
 
     def stop(self) -> Tally:
         """End it: what it did."""
-        self._control.send(STOP)
+        try:
+            self._control.send(STOP)
+        except BrokenPipeError:
+            raise self._ended() from None
         tally = self._receive(STOP_TIMEOUT_S)
         assert isinstance(tally, Tally)
         self._process.join(STOP_TIMEOUT_S)
@@ -80,8 +83,12 @@ class Consumer:
             raise TimeoutError(f"consumer {self.pid} said nothing for {timeout_s:g} s")
         try:
             return self._control.recv()
-        except EOFError:
-            raise RuntimeError(f"consumer {self.pid} ended; its error is above") from None
+        except (EOFError, ConnectionResetError):
+            raise self._ended() from None
+
+    def _ended(self) -> RuntimeError:
+        self._process.join(STOP_TIMEOUT_S)
+        return RuntimeError(f"consumer {self.pid} ended early (exit code {self._process.exitcode})")
 
 
 def run(control: Connection, ticket: Ticket, timed: bool) -> None:

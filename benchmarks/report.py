@@ -91,6 +91,7 @@ def _entry(result: Result, bus: Result | None) -> dict[str, Any]:
         figures["latency_p50_us"] = run.latency_p50_us
         figures["latency_p99_us"] = run.latency_p99_us
         figures["latency_p50_us_of_runs"] = [each.latency_p50_us for each in result.runs]
+        figures["latency_p99_us_of_runs"] = [each.latency_p99_us for each in result.runs]
     return figures
 
 

@@ -10,6 +10,7 @@ import sysconfig
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from eventbus_mp.client.bus import EventBus
 from eventbus_mp.demo import pipeline
@@ -101,10 +102,11 @@ def _run(root: Path, files: list[Path], processes: int, options: argparse.Namesp
         return pipeline.run_on_bus(root, files, processes, progress.update, on_kill)
 
 
-def _progress(total: int, unit: str, options: argparse.Namespace):  # type: ignore[no-untyped-def]
+def _progress(total: int, unit: str, options: argparse.Namespace) -> Any:
     if options.json:
         return _Silent()
-    from eventbus_mp.demo import report  # rich, which --json does without
+    # Imports rich, which --json does without.
+    from eventbus_mp.demo import report
 
     return report.progress(total, unit=unit)
 

@@ -74,7 +74,9 @@ class BusConfig:
         object.__setattr__(self, "topics", tuple(self.topics))
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high):
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high
+            ):
                 raise UsageError(f"BusConfig.{name}={value!r} is outside {low} to {high}")
         if self.time_unit not in TIME_UNITS_NS:
             raise UsageError(f"BusConfig.time_unit={self.time_unit!r} is none of {', '.join(TIME_UNITS_NS)}")
@@ -111,7 +113,9 @@ def check_bus_name(name: str) -> str:
         UsageError: It is not 1 to 64 letters, digits, `_`, `-` or `.`; it becomes part of file names.
     """
     if not isinstance(name, str) or not _BUS_NAME.fullmatch(name):
-        raise UsageError(f"bus name {name!r}: use 1 to 64 letters, digits, '_', '-' or '.', not starting with '.' or '-'")
+        raise UsageError(
+            f"bus name {name!r}: use 1 to 64 letters, digits, '_', '-' or '.', not starting with '.' or '-'"
+        )
     return name
 
 

@@ -13,8 +13,7 @@ try:
     from rich.text import Text
 except ImportError as cause:
     raise SystemExit(
-        "eventbus-mp: this command needs the package rich, which is not installed; "
-        "type: pip install 'eventbus-mp[cli]'"
+        "eventbus-mp: this command needs the package rich, which is not installed; type: pip install 'eventbus-mp[cli]'"
     ) from cause
 
 __all__ = [

@@ -102,15 +102,4 @@ class Stop:
     """The last process is gone, or somebody asked: leave, and leave nothing behind."""
 
 
-Effect = (
-    Deliver
-    | Reply
-    | Refuse
-    | TellTopicStale
-    | GrantSpan
-    | CreateSegment
-    | RemoveSegment
-    | CloseLink
-    | Warn
-    | Stop
-)
+Effect = Deliver | Reply | Refuse | TellTopicStale | GrantSpan | CreateSegment | RemoveSegment | CloseLink | Warn | Stop

@@ -95,7 +95,7 @@ class InternalError(EventBusError):
     """A bug of eventbus_mp. Please report it with the text, which carries the event's story."""
 
 
-class Skip(Exception):  # noqa: N818 - a signal that a handler gives, not an error
+class Skip(Exception):
     """Raise it in a handler to skip the event instead of completing it.
 
     The text is the reason, kept by the manager and shown in `statistics()`.

@@ -50,7 +50,7 @@ def unique_id() -> str:
 
 
 def _after_fork() -> None:
-    global _generator  # noqa: PLW0603 - one generator a process
+    global _generator
     _generator = _Generator()
 
 

@@ -76,6 +76,8 @@ class Event:
         "transaction_id",
         "ttl",
     )
+    _envelope: memoryview | bytes
+    _load: Callable[[memoryview | bytes], Any]
 
     def __init__(
         self,
@@ -128,7 +130,7 @@ class Event:
     def __getattr__(self, name: str) -> Any:
         # Called for a slot that is still empty: one of a fetched event that nobody asked for yet.
         if name == "_data":
-            self._data = self._load(self.raw)  # type: ignore[arg-type]
+            self._data = self._load(self.raw)
         elif name in _ENVELOPE_FIELDS:
             for field_name, value in zip(_ENVELOPE_FIELDS, self._load(self._envelope), strict=True):
                 setattr(self, field_name, value)

@@ -12,7 +12,7 @@ FOLDERS = (PACKAGE, "tests", "benchmarks", "examples")
 
 FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
-LINE_CHARACTERS_MAX = 110
+LINE_CHARACTERS_MAX = 120
 
 HOT_LOOP = "# hot loop:"  # the reason and the measurement follow
 PRINTING_PARTS = {"cli", "console", "demo"}

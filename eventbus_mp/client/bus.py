@@ -114,7 +114,9 @@ class EventBus:
         """
         parts = listener_of(listener)
         if parts.call is None:
-            raise UsageError(f"listener {listener!r} cannot be called; give a callable or something with process(shadow)")
+            raise UsageError(
+                f"listener {listener!r} cannot be called; give a callable or something with process(shadow)"
+            )
         session = self._live()
         key = _broadcast_key(parts.key) if broadcast else parts.key
         subscription = session.host(key, check_patterns(patterns), check_credit(credit), broadcast)
@@ -159,7 +161,7 @@ class EventBus:
         return any(item.key == key and list(item.patterns) == check_patterns(patterns) for item in self.subscribers())
 
     def unsubscribe(self, listener: Any) -> bool:
-        """Take the listener off the bus, in every process; what is queued for it is skipped. False: it was not there."""
+        """Take the listener off the bus, in every process; what is queued for it is skipped. False: nobody was."""
         key = listener_of(listener).key
         session = self._live()
         known = session.find(key) or session.find(_broadcast_key(key))

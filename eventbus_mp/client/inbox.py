@@ -147,5 +147,3 @@ def _drain_event_fd(fd: int) -> None:
         os.eventfd_read(fd)
     except BlockingIOError:
         return  # It was not set.
-
-

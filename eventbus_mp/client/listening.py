@@ -68,7 +68,9 @@ class Handler:
 class ShadowHandler(Handler):
     """The original's way: the listener gets the shadow and settles the event itself, whenever it likes."""
 
-    def __init__(self, subscription: Subscription, reader: Reader, call: Callable[..., Any], arguments: tuple[Any, ...]):
+    def __init__(
+        self, subscription: Subscription, reader: Reader, call: Callable[..., Any], arguments: tuple[Any, ...]
+    ):
         super().__init__(subscription, reader)
         self._call = call
         self._arguments = arguments

@@ -28,7 +28,8 @@ def listener_of(listener: Any) -> Listener:
     Raises:
         UsageError: It is none of these.
     """
-    config, arguments = None, ()
+    config: Any = None
+    arguments: tuple[Any, ...] = ()
     if isinstance(listener, SubscriberKey):
         return Listener(listener, None, ())
     if type(listener) is tuple:

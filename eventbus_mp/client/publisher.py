@@ -95,7 +95,9 @@ class Publisher:
     def notify_many(self, events: Iterable[Event]) -> list[EventShadow]:
         """Publish in order, with one pipe write for as many as fit into the spans at hand."""
         prepared = [(event, self._encode(event)) for event in events]
-        topics = {name: self._topics.get(name) or self._resolve(name) for name in {event.topic for event, _ in prepared}}
+        topics = {
+            name: self._topics.get(name) or self._resolve(name) for name in {event.topic for event, _ in prepared}
+        }
         shadows: list[EventShadow] = []
         position = 0
         while position < len(prepared):
@@ -161,7 +163,8 @@ class Publisher:
 
     def _deadline_ns(self, event: Event) -> int:
         """`occurred_at + ttl` on the monotonic clock, which is one for the whole machine and never jumps."""
-        assert event.occurred_at is not None and event.ttl is not None
+        assert event.occurred_at is not None
+        assert event.ttl is not None
         left_ns = (event.occurred_at + event.ttl) * self._unit_ns - time.time_ns()
         return min(max(1, time.monotonic_ns() + left_ns), (1 << 63) - 1)
 
@@ -246,4 +249,3 @@ class Publisher:
         else:
             # Granted just when we gave up waiting.
             self._connection.send(records.span_note(records.SPAN_SEALED, grant.segment, grant.offset))
-

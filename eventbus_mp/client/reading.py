@@ -52,7 +52,7 @@ class Reader:
         view = self._mappings[segment]
         if length <= COPIED_BYTES_MAX:
             return read_event(bytes(view[offset : offset + length]), sequence, name)
-        return read_event(self._leases.view(view, Place(*record[1:5], sequence), told=False), sequence, name)
+        return read_event(self._leases.view(view, _place(record), told=False), sequence, name)
 
     def shadow_in_hand(self, record: Record) -> EventShadow | None:
         """The shadow of a delivery that this process holds."""
@@ -60,7 +60,7 @@ class Reader:
         name = self._topic_names.get(topic) or self.topic_name(topic)
         head = bytes(self._mappings[segment][offset : offset + min(length, HEADER_BYTES + ID_BYTES_MAX)])
         event_id = read_id(head, sequence)
-        return None if event_id is None else EventShadow(name, event_id, Place(*record[1:5], sequence))
+        return None if event_id is None else EventShadow(name, event_id, _place(record))
 
     def fetch(self, place: Place) -> Event | None:
         """The event at `place`, or None when it is settled."""
@@ -92,7 +92,7 @@ class Reader:
         """The newest unsettled event of this topic and id: a search through the topic's unsettled events."""
         raws = self._connection.request(ListEvents, topic, False)
         for record in reversed(list(RECORD.iter_unpack(raws))):
-            place = Place(*record[1:5], record[6])
+            place = _place(record)
             if self.id_at(place) == event_id:
                 return place
         return None
@@ -119,7 +119,11 @@ class Reader:
         found = []
         for raw, watcher in self._connection.request(ListEvents, topic, True):
             record = RECORD.unpack(raw)
-            event_id = self.id_at(Place(*record[1:5], record[6]))
+            event_id = self.id_at(_place(record))
             if event_id is not None:
                 found.append((event_id, watcher))
         return found
+
+
+def _place(record: Record) -> Place:
+    return Place(record[1], record[2], record[3], record[4], record[6])

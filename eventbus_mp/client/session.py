@@ -148,11 +148,8 @@ class Session:
 
     def statistics(self) -> BusStatistics:
         told = self.connection.request(GetStatistics)
-        subscribers = tuple(
-            SubscriberStatistics(name, unpack_config(config), *counts, tuple((who, why) for who, why in skips))
-            for name, config, *counts, skips in told.pop("subscribers")
-        )
-        holders = {pid: nbytes for pid, nbytes in told.pop("span_holders")}
+        subscribers = tuple(_subscriber_statistics(*row) for row in told.pop("subscribers"))
+        holders = dict(told.pop("span_holders"))
         manager_pid = self.connection.welcome.manager_pid
         return BusStatistics(subscribers=subscribers, span_holders=holders, manager_pid=manager_pid, **told)
 
@@ -183,3 +180,9 @@ class Session:
             for subscription in tuple(self._hosted.values()):
                 subscription.hand_back()
         self.connection.close()
+
+
+def _subscriber_statistics(name: str, config: bytes, *rest: Any) -> SubscriberStatistics:
+    queued, sent, completed, skipped, redelivered, skips = rest
+    recent = tuple((event_id, reason) for event_id, reason in skips)
+    return SubscriberStatistics(name, unpack_config(config), queued, sent, completed, skipped, redelivered, recent)

@@ -28,7 +28,7 @@ _latest_ns = 0
 
 def _now_ns() -> int:
     """Wall-clock time that never goes backwards within this process."""
-    global _latest_ns  # noqa: PLW0603 - one clock a process
+    global _latest_ns
     with _clock_lock:
         _latest_ns = max(_latest_ns, time.time_ns())
         return _latest_ns

@@ -1,4 +1,4 @@
-"""A process's side of one subscriber: what has arrived for it, what is in hand, and what is settled but not yet told."""
+"""A process's side of one subscriber: what has arrived, what is in hand, what is settled and not yet told."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Subscription:
         arrived = list(RECORD.iter_unpack(message.raws))
         if message.attempt > 1:
             self._attempts.update((record[6], message.attempt) for record in arrived)
-        self.pending.extend(arrived)  # type: ignore[arg-type]
+        self.pending.extend(arrived)
         if self.on_arrival is not None:
             self.on_arrival()
 

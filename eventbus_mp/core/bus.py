@@ -21,9 +21,27 @@ from eventbus_mp.core.registry import SubscriberState
 from eventbus_mp.core.requests import REQUEST_HANDLERS, UNANSWERED
 from eventbus_mp.core.spans import Span
 from eventbus_mp.core.watcher import EXPIRED, Unsettled
-from eventbus_mp.errors import InternalError, ProtocolError, UsageError
 from eventbus_mp.effects import CloseLink, Effect, GrantSpan, Refuse, Reply, Stop, TellTopicStale
-from eventbus_mp.messages import NOTIFIED_AWAITED, SEQUENCE_LINK_SHIFT, SPAN_AHEAD, SPAN_CANCELLED, SPAN_RESERVE, DeliveriesSettled, EventsNotified, LinkLost, LinkOpened, Message, Outcome, Request, SpanLeased, SpanReleased, SpanSealed, SpanWanted, TimePassed
+from eventbus_mp.errors import InternalError, ProtocolError, UsageError
+from eventbus_mp.messages import (
+    NOTIFIED_AWAITED,
+    SEQUENCE_LINK_SHIFT,
+    SPAN_AHEAD,
+    SPAN_CANCELLED,
+    SPAN_RESERVE,
+    DeliveriesSettled,
+    EventsNotified,
+    LinkLost,
+    LinkOpened,
+    Message,
+    Outcome,
+    Request,
+    SpanLeased,
+    SpanReleased,
+    SpanSealed,
+    SpanWanted,
+    TimePassed,
+)
 
 __all__ = ["BusCore"]
 
@@ -337,7 +355,9 @@ class BusCore:
         for subscriber in [item for item, due in ledger.orphans.items() if due <= now_ns]:
             del ledger.orphans[subscriber]
             ledger.registry.unsubscribe(subscriber)
-            reason = "its process left" if subscriber.broadcast else f"no process hosted it for {self.config.grace_s:g} s"
+            reason = (
+                "its process left" if subscriber.broadcast else f"no process hosted it for {self.config.grace_s:g} s"
+            )
             ledger.skip_all_waiting(subscriber, reason, now_ns, effects)
             self.forget_if_done(subscriber)
 

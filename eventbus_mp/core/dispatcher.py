@@ -134,4 +134,3 @@ def note_stale(subscriber: SubscriberState) -> None:
     subscriber.queue.clear()
     subscriber.queue.extend(waiting)
     subscriber.stale = 0
-

@@ -72,7 +72,9 @@ def _check_spans(ledger: Ledger) -> None:
         for span in link.leases.values():
             assert span.leases.get(link.number), f"link {link.number} leases a span that does not count it"
     for span in ledger.spans.in_use():
-        assert span.live == live.get(span, 0), f"span {span.segment}+{span.start} counts {span.live}, not {live.get(span, 0)}"
+        assert span.live == live.get(span, 0), (
+            f"span {span.segment}+{span.start} counts {span.live}, not {live.get(span, 0)}"
+        )
         for number in span.leases:
             assert number in ledger.links, f"a span is leased by link {number}, which is gone"
 
@@ -81,10 +83,7 @@ def _check_nothing_is_left(ledger: Ledger) -> None:
     """4: nothing remembers what is settled."""
     unsettled = {sequence for topic in ledger.registry.topics.values() for sequence in topic.events}
     held = {
-        sequence
-        for link in ledger.links.values()
-        for endpoint in link.endpoints.values()
-        for sequence in endpoint.held
+        sequence for link in ledger.links.values() for endpoint in link.endpoints.values() for sequence in endpoint.held
     }
     assert set(ledger.awaited) <= unsettled | held, "a settled event is still awaited"
     assert ledger.lettered <= unsettled | held, "a settled event is remembered for its dead letter"

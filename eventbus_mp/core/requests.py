@@ -15,7 +15,7 @@ from eventbus_mp.core.ledger import DrainWaiter
 from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.registry import SubscriberState, compile_pattern
 from eventbus_mp.core.watcher import Unsettled, describe
-from eventbus_mp.effects import Effect, Reply, Stop, Warn
+from eventbus_mp.effects import Reply, Stop, Warn
 from eventbus_mp.errors import NotSubscribed, ProtocolError
 from eventbus_mp.messages import Outcome, Request
 

@@ -1,4 +1,4 @@
-"""The demo's pipeline: `file_found` -> measure, tokens -> `file_measured`, `file_tokenized`, `file_skipped` -> a collector.
+"""The demo's pipeline, from a tree of files to the totals.
 
     parent           file_found       pool workers              parent
     walks the tree ------------> measure (ast)      -----+
@@ -39,21 +39,25 @@ def run_in_loop(root: Path, files: list[Path], on_progress: OnProgress) -> DemoR
     """The same functions, called one after the other in this process: what the bus is compared with."""
     totals, started = Totals(), time.perf_counter()
     for path in map(str, files):
-        for step, work, add in (
-            (MEASURE, measure, lambda path, result: totals.add_measured(result)),
-            (TOKENS, count_tokens, totals.add_tokens),
-        ):
-            try:
-                add(path, work(path))  # type: ignore[operator]
-            except Unmeasurable as error:
-                totals.add_skipped(step, path, error.reason)
-            on_progress(totals.outcomes)
+        try:
+            totals.add_measured(measure(path))
+        except Unmeasurable as error:
+            totals.add_skipped(MEASURE, path, error.reason)
+        try:
+            totals.add_tokens(path, count_tokens(path))
+        except Unmeasurable as error:
+            totals.add_skipped(TOKENS, path, error.reason)
+        on_progress(totals.outcomes)
     seconds = time.perf_counter() - started
     return DemoResult(str(root), 0, seconds, totals.outcomes, totals.outcomes / max(seconds, 1e-9), totals)
 
 
 def run_on_bus(
-    root: Path, files: list[Path], processes: int, on_progress: OnProgress, on_kill: Callable[[int], None] | None
+    root: Path,
+    files: list[Path],
+    processes: int,
+    on_progress: OnProgress,
+    on_kill: Callable[[int], None] | None,
 ) -> DemoResult:
     """The pipeline on a bus of its own.
 
@@ -81,7 +85,14 @@ def run_on_bus(
     )
     events = statistics.events_notified
     return DemoResult(
-        str(root), processes, seconds, events, events / max(seconds, 1e-9), totals, rows, killed_pid=killed_pid
+        str(root),
+        processes,
+        seconds,
+        events,
+        events / max(seconds, 1e-9),
+        totals,
+        rows,
+        killed_pid=killed_pid,
     )
 
 
@@ -124,7 +135,8 @@ def _add(totals: Totals, event: Event) -> None:
     data = event.data
     path = os.fsdecode(data["path"])
     if event.topic == "file_measured":
-        totals.add_measured({**data, "path": path})
+        data["path"] = path
+        totals.add_measured(data)
     elif event.topic == "file_tokenized":
         totals.add_tokens(path, data["tokens"])
     else:

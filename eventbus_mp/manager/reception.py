@@ -108,7 +108,9 @@ class Reception:
             except OSError as error:
                 log.warning("cannot take process %d: %s", pid, error)
                 _close_all(fds)
-                self._refuse(connection, f"the manager has no file descriptors left ({error}); raise its limit (ulimit -n)")
+                self._refuse(
+                    connection, f"the manager has no file descriptors left ({error}); raise its limit (ulimit -n)"
+                )
                 return None
             to_process, from_manager, from_process, to_manager = fds
             try:

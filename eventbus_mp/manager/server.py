@@ -10,14 +10,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import msgpack
 
 from eventbus_mp import effects as fx
 from eventbus_mp.config import BusConfig
 from eventbus_mp.core.bus import BusCore
-from eventbus_mp.effects import Effect
 from eventbus_mp.errors import EventBusError, ProtocolError
 from eventbus_mp.manager.reception import Reception
 from eventbus_mp.memory import segment
@@ -150,17 +149,22 @@ class Server:
         """Greet a process whose HELLO was fine, and begin to read from it."""
         self._link_serial += 1
         reception = self._reception
-        welcome = Welcome(self._link_serial, self._prefix, self._span_bytes, os.stat(segment.SHM_DIR).st_dev, os.getpid())
+        welcome = Welcome(
+            self._link_serial, self._prefix, self._span_bytes, os.stat(segment.SHM_DIR).st_dev, os.getpid()
+        )
         opened = reception.hand_over_pipes(connection, pid, welcome)
         if opened is None:
             return
         pidfd, ends = opened
         link = Link(self._link_serial, pid, pidfd, ends, FromProcess(self._link_serial))
         self._links[link.number] = link
-        self.watch(ends.incoming, lambda: self._read(link))
+        self.watch(ends.incoming, lambda: self._on_readable(link))
         if pidfd >= 0:
             self.watch(pidfd, lambda: self._process_ended(link))
         self._decide(LinkOpened(link.number, pid))
+
+    def _on_readable(self, link: Link) -> None:
+        self._read(link)
 
     def _read(self, link: Link) -> bool:
         """Take what the pipe holds; whether there may be more."""
@@ -274,7 +278,7 @@ class Server:
     def _stop(self, effect: fx.Stop) -> None:
         self._stopping = True
 
-    _EFFECTS: dict[type, Callable[[Server, Any], None]] = {
+    _EFFECTS: ClassVar[dict[type, Callable[[Server, Any], None]]] = {
         fx.Deliver: _deliver,
         fx.Reply: _reply,
         fx.Refuse: _refuse,

@@ -21,7 +21,6 @@ from eventbus_mp.errors import EncodeError
 __all__ = ["decode", "encode"]
 
 
-
 def _iso(value: Any) -> Any:
     # `fold` is not in the ISO text, and an offset of a zone is kept as the offset.
     return [value.isoformat(), getattr(value, "fold", 0)]

@@ -26,7 +26,7 @@ if sys.version_info >= (3, 13):
         return shared_memory.SharedMemory(name, track=False)
 
 else:
-    import _posixshmem
+    import _posixshmem  # type: ignore[import-not-found,unused-ignore]
 
     class _Untracked(shared_memory.SharedMemory):
         """`SharedMemory` of 3.10 to 3.12, attached without telling the resource tracker."""

@@ -1,11 +1,11 @@
 """All names that the bus uses in the file system, and the removal of what a killed run left behind.
 
-    <root>/<bus>/            0700
-        start.lock           held by the process that starts the manager (filelock)
-        manager.lock         held by the manager for its life: who gets it knows that no manager lives
-        socket               where processes connect
-        manager.log          the manager's warnings and last words
-    /dev/shm/ebmp-<hash of the directory>-<token>-<number>    segments; the token is new for each manager
+<root>/<bus>/            0700
+    start.lock           held by the process that starts the manager (filelock)
+    manager.lock         held by the manager for its life: who gets it knows that no manager lives
+    socket               where processes connect
+    manager.log          the manager's warnings and last words
+/dev/shm/ebmp-<hash of the directory>-<token>-<number>    segments; the token is new for each manager
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ class RunDir:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = os.lstat(self.path)
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-            raise EventBusError(f"{self.path} is not a directory of user {os.getuid()}; set BusConfig.run_dir to another one")
+            raise EventBusError(
+                f"{self.path} is not a directory of user {os.getuid()}; set BusConfig.run_dir to another one"
+            )
         if status.st_mode & 0o077:
             os.chmod(self.path, 0o700)
 

@@ -50,7 +50,9 @@ def padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % RECORD_BYTES)
 
 
-def notified(topic: int, segment: int, offset: int, length: int, deadline_ns: int, sequence: int, awaited: bool) -> bytes:
+def notified(
+    topic: int, segment: int, offset: int, length: int, deadline_ns: int, sequence: int, awaited: bool
+) -> bytes:
     kind = NOTIFIED_AWAITED if awaited else NOTIFIED
     return RECORD.pack(kind, topic, segment, offset, length, deadline_ns, sequence)
 

@@ -101,7 +101,9 @@ class WorkerPool:
         """Like `EventBus.subscribe`, for the pool's processes."""
         parts = listener_of(listener)
         if parts.call is None:
-            raise UsageError(f"listener {listener!r} cannot be called; give a callable or something with process(shadow)")
+            raise UsageError(
+                f"listener {listener!r} cannot be called; give a callable or something with process(shadow)"
+            )
         self._add(HandlerSpec(listener, parts.key, tuple(check_patterns(patterns)), check_credit(credit), None))
         return parts.key
 

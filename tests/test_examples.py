@@ -1,0 +1,175 @@
+"""Each example, and the one in README.md, runs as it is, says what it should, and leaves nothing behind."""
+
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from eventbus_mp.memory import segment
+from eventbus_mp.runtime.rundir import RunDir
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+TIMEOUT_S = 60
+LEAVE_TIMEOUT_S = 30
+EXAMPLE_LINES_MAX = 60
+README_EXAMPLE_LINES_MAX = 20
+FIRST_SCREEN_COMMANDS = ("pip install '.[cli]' && eventbus-mp demo", "pip install '.[test]' && pytest")
+
+SQUARES = {f"{number} squared is {number**2}" for number in range(10)}
+# Example -> its bus, and its output; a set where the order is open, and re.Pattern where a line is.
+EXPECTED = {
+    "quickstart": ("quickstart", SQUARES),
+    "pool": (
+        "example-pool",
+        [
+            "2262 primes from 2 to 20001",
+            "20 ranges completed, 2 skipped:",
+            "  10 to 1 is empty",
+            "  its process crashed 2 times with it",
+        ],
+    ),
+    "pipeline": (
+        "example-pipeline",
+        [
+            "order-0: apples cost 1.20",
+            "order-1: pears cost 1.10",
+            "order-2: parser rejected 'a lot of plums'",
+            "order-3: figs cost 2.50",
+            "order-4: melon cost 2.90",
+        ],
+    ),
+    "prefork": (
+        "example-prefork",
+        ["a worker has new settings: level=debug"] * 3 + ["30 of 30 jobs were done by 3 processes"],
+    ),
+    "inbox_asyncio": ("example-asyncio", ["collected [0, 1, 2, 3, 4]", "the loop went on meanwhile: True"]),
+    "audit_shadow": (
+        "example-audit",
+        [
+            "notified order_paid 124",
+            "completed by __main__.audit {'region': 'eu'}",
+            "skipped by __main__.audit {'region': 'us'}",
+            "waits for archive None",
+            "watcher when all have settled: None",
+            "event when all have settled: None",
+            re.compile("story: notified by process [0-9]+"),
+            *[re.compile("story: (sent to|completed by|skipped by) .*")] * 5,
+            "story: completed by archive",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_example_runs_and_leaves_nothing(example: Path, tmp_path: Path) -> None:
+    bus, expected = EXPECTED[example.stem]
+    run_and_compare(example, bus, expected, tmp_path / "run")
+
+
+def test_readme_example_runs_when_pasted_into_a_file(tmp_path: Path) -> None:
+    pasted = tmp_path / "pasted.py"
+    pasted.write_text(readme_example())
+    run_and_compare(pasted, "quickstart", SQUARES, tmp_path / "run")
+
+
+def test_readme_example_is_the_quickstart_and_short() -> None:
+    quickstart = (ROOT / "examples" / "quickstart.py").read_text()
+    assert quickstart.partition('"""\n\n')[2] == readme_example()
+    assert len(readme_example().splitlines()) <= README_EXAMPLE_LINES_MAX
+
+
+def test_readme_shows_the_two_commands_first_and_each_on_its_own_line() -> None:
+    first_block = next(code_blocks(""))
+    assert tuple(first_block.splitlines()) == FIRST_SCREEN_COMMANDS
+
+
+def test_every_python_block_of_readme_compiles() -> None:
+    for block in code_blocks("python"):
+        compile(block, "README.md", "exec")
+
+
+def test_every_example_is_expected_and_short() -> None:
+    assert {example.stem for example in EXAMPLES} == set(EXPECTED)
+    for example in EXAMPLES:
+        assert len(example.read_text().splitlines()) < EXAMPLE_LINES_MAX, example.name
+
+
+def code_blocks(language: str) -> Iterator[str]:
+    """The fenced blocks of README.md in this language, in order."""
+    for found in re.finditer(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S):
+        if found[1] == language:
+            yield found[2]
+
+
+def readme_example() -> str:
+    return next(code_blocks("python"))
+
+
+def run_and_compare(script: Path, bus: str, expected: list[str | re.Pattern[str]] | set[str], run_dir: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=script.parent,
+        env=environment(run_dir),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    try:
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        lines = done.stdout.splitlines()
+        if isinstance(expected, set):
+            assert set(lines) == expected
+        else:
+            assert len(lines) == len(expected), done.stdout
+            assert [pair for pair in zip(lines, expected, strict=True) if not is_like(*pair)] == []
+    finally:
+        wait_until_nothing_is_left(bus, run_dir)
+
+
+def is_like(line: str, expected: str | re.Pattern[str]) -> bool:
+    return line == expected if isinstance(expected, str) else expected.fullmatch(line) is not None
+
+
+def wait_until_nothing_is_left(bus: str, run_dir: Path) -> None:
+    """The manager leaves a moment after the example; then no process, segment or file of it may be there."""
+    deadline = time.monotonic() + LEAVE_TIMEOUT_S
+    pause = threading.Event()
+    while left := leftovers(bus, run_dir):
+        assert time.monotonic() < deadline, f"left behind: {left}"
+        pause.wait(0.02)
+
+
+def leftovers(bus: str, run_dir: Path) -> list[str]:
+    return [
+        *(f"process {pid}" for pid in processes_of(run_dir)),
+        *segment.leftovers(RunDir(run_dir, bus).segment_prefix),
+        *(str(path) for path in run_dir.glob("*")),
+    ]
+
+
+def processes_of(run_dir: Path) -> Iterator[int]:
+    """Every process that an example started: it has the example's environment."""
+    mark = f"EVENTBUS_MP_RUN_DIR={run_dir}\0".encode()
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark in file.read_bytes():
+                yield int(file.parent.name)
+        except OSError:
+            continue  # It has gone meanwhile, or belongs to somebody else.
+
+
+def environment(run_dir: Path) -> dict[str, str]:
+    """Ours with a run directory of its own, without another setting of the bus, and with the package importable."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("EVENTBUS_MP_")}
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**kept, "PYTHONPATH": os.pathsep.join(paths), "EVENTBUS_MP_RUN_DIR": str(run_dir)}
