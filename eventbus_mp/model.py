@@ -64,9 +64,9 @@ class Event:
     """
 
     __slots__ = (
-        "_data",
         "_envelope",
         "_load",
+        "data",
         "id",
         "initialized_at",
         "occurred_at",
@@ -101,7 +101,7 @@ class Event:
             raise UsageError(f"Event(id={id!r}, ttl={ttl!r}): a ttl counts from occurred_at, which is missing")
         self.id = id
         self.topic = topic
-        self._data = data
+        self.data = data
         self.transaction_id = transaction_id
         self.initialized_at = initialized_at
         self.occurred_at = occurred_at
@@ -129,19 +129,14 @@ class Event:
 
     def __getattr__(self, name: str) -> Any:
         # Called for a slot that is still empty: one of a fetched event that nobody asked for yet.
-        if name == "_data":
-            self._data = self._load(self.raw)
-        elif name in _ENVELOPE_FIELDS:
+        if name == "data":
+            value = self.data = self._load(self.raw)  # type: ignore[arg-type]
+            return value
+        if name in _ENVELOPE_FIELDS:
             for field_name, value in zip(_ENVELOPE_FIELDS, self._load(self._envelope), strict=True):
                 setattr(self, field_name, value)
-        else:
-            raise AttributeError(f"an Event has no attribute {name!r}")
-        return getattr(self, name)
-
-    @property
-    def data(self) -> Any:
-        """The payload; decoded on first use and kept."""
-        return self._data
+            return getattr(self, name)
+        raise AttributeError(f"an Event has no attribute {name!r}")
 
     @property
     def duration(self) -> int:

@@ -218,9 +218,9 @@ class BusCore:
     def _return(self, endpoint: Endpoint, sequences: Sequence[int], now_ns: int, effects: list[Effect]) -> None:
         """Deliveries handed back untouched go to the front again."""
         ledger, subscriber = self.ledger, endpoint.subscriber
-        held = endpoint.held
+        held, named = endpoint.held, set(sequences)
         # In the order they were sent in, however they come back.
-        taken = [held.pop(sequence) for sequence in sorted(set(sequences)) if sequence in held]
+        taken = [held.pop(sequence) for sequence in [number for number in held if number in named]]
         ledger.return_to_front(subscriber, taken, now_ns, effects)
         if not ledger.registry.is_subscribed(subscriber):
             ledger.skip_all_waiting(subscriber, "it was unsubscribed", now_ns, effects)

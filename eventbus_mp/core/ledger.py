@@ -203,8 +203,8 @@ class Ledger:
         endpoint.held.clear()
         if crashed:
             returned = self._worth_returning(subscriber, events, now_ns, effects)
+            self._tell_returned(subscriber, "its process crashed", returned, now_ns)
             self._suspect(subscriber, returned, now_ns, effects)
-            self._told_returned(subscriber, "its process crashed", returned, now_ns)
         else:
             self.return_to_front(subscriber, events, now_ns, effects)
 
@@ -218,9 +218,9 @@ class Ledger:
                 subscriber.suspects.appendleft(event)
             else:
                 subscriber.queue.appendleft(event)
-        self._told_returned(subscriber, "handed back", returned, now_ns)
+        self._tell_returned(subscriber, "handed back", returned, now_ns)
 
-    def _told_returned(self, subscriber: SubscriberState, what: str, returned: list[Unsettled], now_ns: int) -> None:
+    def _tell_returned(self, subscriber: SubscriberState, what: str, returned: list[Unsettled], now_ns: int) -> None:
         if returned:
             subscriber.redelivered += len(returned)
             self.dirty[subscriber] = None

@@ -1,0 +1,161 @@
+"""The naive model: every delivery walks `DELIVERY_TRANSITIONS` on its own, and everything is found by looking through
+everything. It decides nothing that the core is free to decide (who gets what): it learns that from the effects."""
+
+import re
+
+from eventbus_mp.core.watcher import COMPLETED, DELIVERY_TRANSITIONS, QUEUED, SENT, SKIPPED
+
+
+class ModelDelivery:
+    """One event for one subscriber."""
+
+    def __init__(self, event, subscriber):
+        self.event, self.subscriber = event, subscriber
+        self.state, self.crashes, self.returned = QUEUED, 0, False
+
+    @property
+    def settled(self):
+        return self.state in (COMPLETED, SKIPPED)
+
+    def step(self, what):
+        self.state = DELIVERY_TRANSITIONS[self.state][what]
+
+
+class ModelEvent:
+    def __init__(self, sequence, topic, subscribers, span, bucket_end_ns=0, letter=False):
+        self.sequence, self.topic, self.span, self.letter = sequence, topic, span, letter
+        self.deliveries = [ModelDelivery(self, subscriber) for subscriber in subscribers]
+        self.bucket_end_ns = bucket_end_ns
+        self.expired = self.lettered = False
+
+    @property
+    def settled(self):
+        return all(delivery.settled for delivery in self.deliveries)
+
+    def watcher(self):
+        def keys(*states):
+            return {item.subscriber.key for item in self.deliveries if item.state in states}
+
+        return [keys(QUEUED, SENT, COMPLETED, SKIPPED), keys(COMPLETED), keys(SKIPPED)]
+
+
+class ModelTopic:
+    def __init__(self, name, number):
+        self.name, self.number = name, number
+
+
+class ModelSubscriber:
+    def __init__(self, key, number, broadcast):
+        self.key, self.number, self.broadcast = key, number, broadcast
+        self.patterns, self.hosts = [], []
+
+    def wants(self, topic):
+        return any(re.match(pattern, topic) for pattern in self.patterns)
+
+
+class Model:
+    def __init__(self, deliveries_max, grace_ns, dead_letter_topic):
+        self.deliveries_max, self.grace_ns, self.dead_letter_topic = deliveries_max, grace_ns, dead_letter_topic
+        self.topics = {}
+        self.subscribers = {}
+        self.events = []
+        self.held = {}
+        """(link, subscriber) -> deliveries in that process's hands, settled by others or not."""
+        self.orphans = {}
+
+    # --- what to look through ---
+
+    def unsettled(self, topic=None):
+        return [event for event in self.events if not event.settled and topic in (None, event.topic)]
+
+    def delivery(self, sequence, number):
+        """A sequence is told to a subscriber once: as the event, or as its dead letter."""
+        for event in self.events:
+            for delivery in event.deliveries:
+                if (event.sequence, delivery.subscriber.number) == (sequence, number):
+                    return delivery
+        return None
+
+    def waiting(self, subscriber):
+        return [
+            item
+            for event in self.events
+            for item in event.deliveries
+            if item.subscriber is subscriber and item.state == QUEUED
+        ]
+
+    def route(self, topic):
+        return [item for item in self.subscribers.values() if item.wants(topic.name)]
+
+    def pinned_spans(self):
+        """Every span that somebody may still read because of an event."""
+        spans = {event.span for event in self.unsettled()}
+        return spans | {item.event.span for held in self.held.values() for item in held}
+
+    # --- what happens ---
+
+    def letter(self, event):
+        topic = self.topics.get(self.dead_letter_topic)
+        if topic is None or event.letter or event.lettered or event.topic is topic:
+            return
+        told = [item.subscriber for item in event.deliveries]
+        others = [item for item in self.route(topic) if item not in told]
+        if others:
+            event.lettered = True
+            self.events.append(ModelEvent(event.sequence, topic, others, event.span, letter=True))
+
+    def come_back(self, delivery, what):
+        """What a process held and did not settle."""
+        if delivery.settled:
+            return
+        delivery.returned = True
+        delivery.step(what)
+        event = delivery.event
+        if event.expired or self.topics.get(event.topic.name) is not event.topic:
+            delivery.step("expired")
+        elif what == "holder_crashed":
+            delivery.crashes += 1
+            if delivery.crashes >= self.deliveries_max:
+                self.letter(event)
+                delivery.step("given_up")
+
+    def skip_waiting(self, subscriber):
+        for delivery in self.waiting(subscriber):
+            self.letter(delivery.event)
+            delivery.step("given_up")
+
+    def drop_host(self, subscriber, link, what, now_ns):
+        for delivery in self.held.pop((link, subscriber.number), []):
+            self.come_back(delivery, what)
+        if link in subscriber.hosts:
+            subscriber.hosts.remove(link)
+        if self.subscribers.get(subscriber.key) is not subscriber:
+            self.skip_waiting(subscriber)
+        elif not subscriber.hosts:
+            self.orphans[subscriber] = now_ns + (0 if subscriber.broadcast else self.grace_ns)
+
+    def give_up_orphans(self, now_ns):
+        for subscriber in [item for item, due in self.orphans.items() if due <= now_ns]:
+            del self.orphans[subscriber]
+            self.unsubscribe(subscriber)
+
+    def unsubscribe(self, subscriber):
+        del self.subscribers[subscriber.key]
+        self.orphans.pop(subscriber, None)
+        subscriber.hosts.clear()
+        self.skip_waiting(subscriber)
+
+    def forget_topic(self, name):
+        topic = self.topics.pop(name)
+        for event in self.unsettled(topic):
+            for delivery in event.deliveries:
+                if delivery.state == QUEUED:
+                    delivery.step("given_up")
+
+    def expire(self, now_ns):
+        for event in self.unsettled():
+            if event.bucket_end_ns and event.bucket_end_ns <= now_ns:
+                event.expired = True
+                for delivery in event.deliveries:
+                    delivery.step("expired")
+        self.give_up_orphans(now_ns)
