@@ -112,9 +112,7 @@ def _latency_row(result: Result, bus: Result | None) -> list[str]:
 def _cpu(run: Measurement) -> list[str]:
     """Of the producer, of what stands between (none: a dash), and of each consumer."""
     consumers = [seconds for name, seconds in run.cpu_s.items() if name.startswith("consumer")]
-    servers = [
-        seconds for name, seconds in run.cpu_s.items() if not name.startswith(("producer", "consumer"))
-    ]
+    servers = [seconds for name, seconds in run.cpu_s.items() if not name.startswith(("producer", "consumer"))]
     return [
         f"{run.cpu_s['producer']:.2f}",
         f"{sum(servers):.2f}" if servers else "-",

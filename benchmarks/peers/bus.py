@@ -105,8 +105,6 @@ def _stop(bus: EventBus, manager: int) -> None:
             bus.close()
             if not select.select([manager], [], [], MANAGER_EXIT_TIMEOUT_S)[0]:
                 signal.pidfd_send_signal(manager, signal.SIGKILL)
-                raise TimeoutError(
-                    f"the manager of {bus!r} outlived shutdown by {MANAGER_EXIT_TIMEOUT_S:g} s"
-                )
+                raise TimeoutError(f"the manager of {bus!r} outlived shutdown by {MANAGER_EXIT_TIMEOUT_S:g} s")
     finally:
         os.close(manager)

@@ -119,8 +119,7 @@ def test_a_long_reason_stays_on_one_line_for_grep() -> None:
     totals = Totals()
     totals.add_skipped(MEASURE, "/src/x.py", "word " * 30 + "end")
     assert any(
-        line.startswith("x.py (measure): word") and line.endswith("end")
-        for line in rendered(result(totals=totals))
+        line.startswith("x.py (measure): word") and line.endswith("end") for line in rendered(result(totals=totals))
     )
 
 
@@ -134,9 +133,7 @@ def test_names_from_the_tree_are_shown_as_they_are_and_cannot_drive_the_terminal
 def test_a_terminal_of_ascii_gets_ascii() -> None:
     totals = Totals()
     row = ["größe", 1, 2]
-    totals.add_measured(
-        {"path": "/src/ü.py", "lines": 1, "functions": 1, "classes": 0, "complexities": [row]}
-    )
+    totals.add_measured({"path": "/src/ü.py", "lines": 1, "functions": 1, "classes": 0, "complexities": [row]})
     text = "\n".join(rendered(result(totals=totals), encoding="ascii"))
     assert text.isascii()
     assert "gr\\xf6\\xdfe" in text
@@ -145,9 +142,7 @@ def test_a_terminal_of_ascii_gets_ascii() -> None:
 def test_long_names_fold_and_numbers_stay_whole() -> None:
     totals = Totals()
     path, name = "/src/" + "deep/" * 20 + "end.py", "Name" * 20
-    totals.add_measured(
-        {"path": path, "lines": 1, "functions": 1, "classes": 0, "complexities": [[name, 123456, 987]]}
-    )
+    totals.add_measured({"path": path, "lines": 1, "functions": 1, "classes": 0, "complexities": [[name, 123456, 987]]})
     lines = rendered(result(totals=totals))
     assert max(map(len, lines)) <= 80
     start = next(index for index, line in enumerate(lines) if line.startswith("       987  "))
@@ -250,6 +245,5 @@ def test_without_rich_one_sentence_says_what_to_type(monkeypatch: pytest.MonkeyP
     with pytest.raises(SystemExit) as caught:
         importlib.import_module("eventbus_mp.console")
     assert caught.value.code == (
-        "eventbus-mp: this command needs the package rich, which is not installed; "
-        "type: pip install 'eventbus-mp[cli]'"
+        "eventbus-mp: this command needs the package rich, which is not installed; type: pip install 'eventbus-mp[cli]'"
     )

@@ -19,9 +19,7 @@ from eventbus_mp.demo.totals import (
 )
 
 
-def measurement(
-    path: str, *complexities: tuple[str, int, int], lines: int = 10, classes: int = 0
-) -> Measurement:
+def measurement(path: str, *complexities: tuple[str, int, int], lines: int = 10, classes: int = 0) -> Measurement:
     return {
         "path": path,
         "lines": lines,

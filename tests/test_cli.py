@@ -1,0 +1,110 @@
+"""The command line as a user runs it: real processes, real output, exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eventbus_mp import EventBus
+from eventbus_mp.runtime.rundir import RunDir
+
+TREE = {
+    "good.py": "def plain(x):\n    return x\n\n"
+    "def branching(x):\n    if x and x > 1:\n        return 1\n    return 0\n",
+    "package/other.py": "class Thing:\n    def method(self):\n        for _ in range(3):\n            pass\n",
+    "broken.py": "def broken(:\n",
+}
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name, text in TREE.items():
+        path = tmp_path / "tree" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path / "tree"
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def run(run_dir: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "EVENTBUS_MP_RUN_DIR": str(run_dir)}
+    command = [sys.executable, "-m", "eventbus_mp.cli", *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_demo_with_a_killed_worker_finds_what_the_loop_finds(tree: Path, run_dir: Path) -> None:
+    done = run(run_dir, "demo", tree, "--processes", 2, "--check", "--kill")
+    assert done.returncode == 0, done.stderr
+    assert "exactly the same" in done.stdout
+    assert "branching" in done.stdout
+    assert "broken.py" in done.stdout  # with its reason
+    assert "SyntaxError" in done.stdout
+    assert "killed in mid-run" in done.stdout
+
+
+def test_demo_without_a_bus(tree: Path, run_dir: Path) -> None:
+    done = run(run_dir, "demo", tree, "--processes", 0)
+    assert done.returncode == 0, done.stderr
+    assert "branching" in done.stdout
+    assert not run_dir.exists()
+
+
+def test_demo_json_is_json_and_nothing_else(tree: Path, run_dir: Path) -> None:
+    done = run(run_dir, "demo", tree, "--processes", 1, "--json", "--no-baseline")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["totals"]["files"] == 2
+    assert result["totals"]["functions"] == 3
+    assert {row["name"] for row in result["subscribers"]} == {"measure", "tokens", "collector"}
+
+
+def test_demo_of_no_directory_says_so(run_dir: Path, tmp_path: Path) -> None:
+    done = run(run_dir, "demo", tmp_path / "nowhere")
+    assert done.returncode == 2
+    assert "nowhere is not a directory" in done.stderr
+
+
+def test_demo_of_an_empty_directory_says_so(run_dir: Path, tmp_path: Path) -> None:
+    done = run(run_dir, "demo", tmp_path)
+    assert done.returncode == 2
+    assert "no .py file" in done.stderr
+
+
+def test_status_lists_and_shows_buses(run_dir: Path) -> None:
+    assert "no bus is running" in run(run_dir, "status").stdout
+    with EventBus("shop", topics=["a"], run_dir=str(run_dir), linger_s=0.0) as bus:
+        bus.register_topic("b")
+        assert run(run_dir, "status").stdout.split() == ["shop"]
+        assert json.loads(run(run_dir, "status", "shop").stdout)["topics"] == 2
+        missing = run(run_dir, "status", "nothing")
+        assert missing.returncode == 1
+        assert "no bus 'nothing' is running" in missing.stderr
+        bus.shutdown()
+
+
+def test_clean_removes_what_a_killed_bus_left_and_leaves_a_running_one(run_dir: Path) -> None:
+    left = RunDir(run_dir, "dead")
+    left.create()
+    (Path("/dev/shm") / f"{left.segment_prefix}0123-1").write_bytes(b"left")
+    with EventBus("alive", run_dir=str(run_dir), linger_s=0.0) as bus:
+        bus.topics()
+        done = run(run_dir, "clean")
+        assert done.returncode == 0, done.stderr
+        assert "dead: removed, with 1 segments" in done.stdout
+        assert "alive: running, left alone" in done.stdout
+        assert not list(Path("/dev/shm").glob(f"{left.segment_prefix}*"))
+        assert not left.path.exists()
+        bus.shutdown()
+
+
+def test_an_unknown_command_is_explained(run_dir: Path) -> None:
+    done = run(run_dir, "dance")
+    assert done.returncode == 2
+    assert "invalid choice" in done.stderr
