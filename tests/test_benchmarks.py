@@ -11,11 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = {"bus", "bus-notify-many", "mp.Queue"}
 EXPECTED = {
-    *(
-        (topology, peer)
-        for topology in ("one-to-one", "one-to-four", "two-workers-competing")
-        for peer in PEERS
-    ),
+    *((topology, peer) for topology in ("one-to-one", "one-to-four", "two-workers-competing") for peer in PEERS),
     ("one-way-latency", "bus"),
     ("one-way-latency", "mp.Queue"),
 }

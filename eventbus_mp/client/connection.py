@@ -178,12 +178,16 @@ class Connection:
             ManagerLost, BusClosed: The connection ended, and `ready()` is still false.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        looked = False
         while not ready():
             if self._lost is not None:
                 raise self._again(self._lost)
             remaining_s = None if deadline is None else deadline - time.monotonic()
-            if remaining_s is not None and remaining_s < 0:
-                return False
+            if remaining_s is not None and remaining_s <= 0:
+                if looked:
+                    return False
+                remaining_s = 0  # Also a wait of no time takes in what has arrived.
+            looked = True
             with self._turn:
                 if self._reading:
                     if not ready():
