@@ -32,7 +32,8 @@ def work(ready):
     settings.complete(shadow)
     stopped.complete(stopped.get())
     bus.close()
-    print(f"a worker has new settings: level={level}", flush=True)
+    sys.stdout.write(f"a worker has new settings: level={level}\n")  # one write: the others print, too
+    sys.stdout.flush()
     return len(done)
 
 

@@ -28,6 +28,7 @@ from eventbus_mp.model import (
     Watcher,
     check_topic,
 )
+from eventbus_mp.runtime.launch import manager_end
 
 __all__ = ["EventBus"]
 
@@ -293,9 +294,19 @@ class EventBus:
             session.close()
 
     def shutdown(self) -> None:
-        """Stop the manager for everybody, unsettled events included, and close this handle."""
-        self._ask(messages.ShutDown)
-        self.close()
+        """Stop the manager for everybody, unsettled events included, and close this handle.
+
+        Returns when the manager has left and taken its files and its shared memory with it.
+
+        Raises:
+            WaitTimeout: It did not leave within `request_timeout_s`.
+        """
+        manager_pid = self._live().connection.welcome.manager_pid
+        with manager_end(manager_pid) as has_ended:
+            self._ask(messages.ShutDown)
+            self.close()
+            if not has_ended(self.config.request_timeout_s):
+                raise WaitTimeout(f"the manager of bus {self.name!r}, process {manager_pid}, does not leave")
 
     def __enter__(self) -> EventBus:
         return self

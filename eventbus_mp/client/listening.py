@@ -47,12 +47,11 @@ class Handler:
 
         Never raises what the user's code raises.
         """
-        if record[5] and record[5] <= monotonic_ns():
-            return self._skip(record, "expired", Outcome.SKIPPED)
-        return self._run(record)
-
-    def _run(self, record: Record) -> int:
         raise NotImplementedError
+
+    def expire(self, record: Record) -> int:
+        """Skip a delivery whose deadline passed on the way here."""
+        return self._skip(record, "expired", Outcome.SKIPPED)
 
     def _skip(self, record: Record, reason: str, outcome: int) -> int:
         shadow = self.reader.shadow_in_hand(record)
@@ -75,7 +74,7 @@ class ShadowHandler(Handler):
         self._call = call
         self._arguments = arguments
 
-    def _run(self, record: Record) -> int:
+    def run(self, record: Record) -> int:
         shadow = self.reader.shadow_in_hand(record)
         if shadow is None:
             return self._skip(record, "its payload is not where the shadow says", Outcome.FAILED)
@@ -101,7 +100,7 @@ class EventHandler(Handler):
         self._call = call
         self._retries = retries
 
-    def _run(self, record: Record) -> int:
+    def run(self, record: Record) -> int:
         for attempt in range(self._retries + 1):
             try:
                 event = self.reader.event_in_hand(record)
@@ -167,7 +166,8 @@ class ListenerLoop:
             if self._stopping or not pending:
                 break
             record = pending.popleft()
-            outcome = run(record)
+            # record[5] is its deadline; most have none.
+            outcome = run(record) if not record[5] or record[5] > monotonic_ns() else handler.expire(record)
             if outcome:
                 note(record[6], outcome)
             self.events_handled += 1

@@ -77,9 +77,10 @@ class Publisher:
     def notify(self, event: Event, *, awaited: bool = False) -> tuple[EventShadow, int | None]:
         """Publish: (shadow, sequence), the sequence None when nobody is subscribed and nothing was stored."""
         encoded = self._encode(event)
-        topic = self._topics.get(event.topic) or self._resolve(event.topic)
+        topic_name = event.topic
+        topic = self._topics.get(topic_name) or self._resolve(topic_name)
         if not topic:
-            return EventShadow(event.topic, event.id), None
+            return EventShadow(topic_name, event.id), None
         while True:
             with self._order:
                 written = self._write(encoded, topic, event, awaited)
@@ -90,7 +91,7 @@ class Publisher:
             self._get_span(encoded.length)
         if rolled:
             self._order_ahead()
-        return EventShadow(event.topic, event.id, place), place.sequence
+        return EventShadow(topic_name, event.id, place), place[4]
 
     def notify_many(self, events: Iterable[Event]) -> list[EventShadow]:
         """Publish in order, with one pipe write for as many as fit into the spans at hand."""

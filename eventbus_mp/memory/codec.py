@@ -5,7 +5,6 @@ What goes in comes out with the same type: tuples stay tuples, sets stay sets. A
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import decimal
 import pathlib
@@ -18,7 +17,7 @@ import msgpack
 
 from eventbus_mp.errors import EncodeError
 
-__all__ = ["decode", "encode"]
+__all__ = ["decode", "encode", "encode_both"]
 
 
 def _iso(value: Any) -> Any:
@@ -67,16 +66,25 @@ def encode(value: Any) -> bytes:
     Raises:
         EncodeError: It holds something that cannot travel; the text names the path to it.
     """
+    return encode_both(None, value)[1]
+
+
+def encode_both(first: Any, second: Any) -> tuple[bytes, bytes]:
+    """Two values, each as msgpack of its own: an event's envelope and its data.
+
+    Raises:
+        EncodeError: As `encode`, for either.
+    """
     try:
-        packer: msgpack.Packer = _local.packer
+        pack = _local.pack
     except AttributeError:
-        packer = _local.packer = _new_packer()
+        pack = _local.pack = _new_packer().pack
     try:
-        return packer.pack(value)  # type: ignore[no-any-return]
+        return pack(first), pack(second)
     except (TypeError, ValueError, OverflowError, RecursionError, UnicodeEncodeError) as cause:
         # A packer that failed half way keeps what it had.
-        _local.packer = _new_packer()
-        raise EncodeError(_explain(value, cause)) from cause
+        del _local.pack
+        raise EncodeError(_explain(second if _encodes(first) else first, cause)) from cause
 
 
 def decode(data: bytes | memoryview) -> Any:
@@ -87,6 +95,14 @@ def decode(data: bytes | memoryview) -> Any:
 def _new_packer() -> msgpack.Packer:
     # strict_types sends tuples and subclasses to `default` instead of flattening them.
     return msgpack.Packer(default=_encode_ext, strict_types=True, use_bin_type=True)
+
+
+def _encodes(value: Any) -> bool:
+    try:
+        _new_packer().pack(value)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return False
+    return True
 
 
 def _encode_ext(value: Any) -> msgpack.ExtType:
@@ -121,10 +137,8 @@ def _find_culprit(value: Any, path: str, above: tuple[int, ...]) -> tuple[str, A
     """The path to the first part of `value` that does not encode, and that part."""
     if id(value) not in above:
         for name, part in _parts(value, path):
-            with contextlib.suppress(TypeError, ValueError, OverflowError, RecursionError):
-                _new_packer().pack(part)
-                continue
-            return _find_culprit(part, name, (*above, id(value)))
+            if not _encodes(part):
+                return _find_culprit(part, name, (*above, id(value)))
     return path, value
 
 

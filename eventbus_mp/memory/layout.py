@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import struct
 
-__all__ = ["ALIGNMENT", "COMMITTED", "HEADER", "HEADER_BYTES", "MAGIC", "aligned"]
+__all__ = ["ALIGNMENT", "COMMITTED", "HEADER", "HEADER_BYTES", "MAGIC"]
 
 HEADER = struct.Struct("<IIQIIHHIII24x")
 HEADER_BYTES = HEADER.size
@@ -28,8 +28,4 @@ MAGIC = 0x504D4245
 COMMIT_OFFSET = 4
 COMMITTED = 1
 ALIGNMENT = 8
-
-
-def aligned(length: int) -> int:
-    """`length` rounded up to where the next payload may begin."""
-    return (length + ALIGNMENT - 1) & -ALIGNMENT
+"""Payloads begin at multiples of this, and so their lengths are ones."""

@@ -21,32 +21,26 @@ MAPPINGS_MAX = 256
 """Mappings of segments that may long be gone are dropped beyond this many; a segment is mapped again when needed."""
 
 
-class Mappings:
-    """Each segment mapped once and kept: a gigabyte of events is some sixteen mappings."""
+class Mappings(dict[int, memoryview]):
+    """Segment number -> the whole segment, mapped when first asked for and kept.
+
+    A gigabyte of events is some sixteen mappings. Asking for a segment that does not exist (any more) raises
+    FileNotFoundError.
+    """
 
     def __init__(self, prefix: str) -> None:
+        super().__init__()
         self._prefix = prefix
-        self._views: dict[int, memoryview] = {}
 
-    def __getitem__(self, number: int) -> memoryview:
-        """The whole segment.
-
-        Raises:
-            FileNotFoundError: It does not exist (any more).
-        """
-        view = self._views.get(number)
-        if view is None:
-            view = segment.attach(self.name(number))
-            if len(self._views) >= MAPPINGS_MAX:
-                del self._views[next(iter(self._views))]
-            self._views[number] = view
+    def __missing__(self, number: int) -> memoryview:
+        view = segment.attach(self.name(number))
+        if len(self) >= MAPPINGS_MAX:
+            del self[next(iter(self))]
+        self[number] = view
         return view
 
     def name(self, number: int) -> str:
         return f"{self._prefix}{number}"
-
-    def drop(self, number: int) -> None:
-        self._views.pop(number, None)
 
 
 class _Lease:

@@ -6,11 +6,13 @@ So no `__main__` is imported, and nothing of a prefork master lives on in it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgpack
@@ -19,7 +21,7 @@ from eventbus_mp.config import BusConfig
 from eventbus_mp.errors import ManagerLost
 from eventbus_mp.runtime.rundir import RunDir
 
-__all__ = ["READY", "start_manager"]
+__all__ = ["READY", "manager_end", "start_manager"]
 
 READY = b"ready"
 _PACKAGE_PARENT = Path(__file__).resolve().parents[2]
@@ -69,6 +71,20 @@ def _await_ready(ready: int, run_dir: RunDir, deadline: float) -> None:
     raise ManagerLost(
         f"the manager of bus {run_dir.bus!r} {what}; its last words ({run_dir.log}):\n{run_dir.log_tail() or '(none)'}"
     )
+
+
+@contextlib.contextmanager
+def manager_end(pid: int) -> Iterator[Callable[[float], bool]]:
+    """Watch the manager's process: gives a function that waits up to so many seconds for its end."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        yield lambda timeout_s: True
+        return
+    try:
+        yield lambda timeout_s: bool(select.select([pidfd], [], [], timeout_s)[0])
+    finally:
+        os.close(pidfd)
 
 
 def _environment() -> dict[str, str]:
