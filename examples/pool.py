@@ -39,7 +39,7 @@ def main():
         print(f"{sum(primes.values())} primes from 2 to 20001")
         workers = next(item for item in bus.statistics().subscribers if item.name == "primes")
         print(f"{workers.completed} ranges completed, {workers.skipped} skipped:")
-        for _, reason in sorted(workers.recent_skips, key=lambda skip: skip[1]):
+        for reason in sorted({reason for _, reason in workers.recent_skips}):
             print(f"  {reason}")
     bus.shutdown()
 

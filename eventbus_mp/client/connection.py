@@ -70,7 +70,7 @@ class Connection:
         while True:
             try:
                 return self._greet(deadline)
-            except (FileNotFoundError, ConnectionError):
+            except (FileNotFoundError, NotADirectoryError, ConnectionError):
                 remaining_s = deadline - time.monotonic()
                 if remaining_s <= 0:
                     raise ManagerLost(

@@ -58,7 +58,7 @@ class Handler:
         self.subscription.explain(shadow.id if shadow else "?", reason)
         return outcome
 
-    def _fail(self, record: Record, what: str, error: Exception) -> int:
+    def _fail(self, record: Record, what: str, error: BaseException) -> int:
         shadow = self.reader.shadow_in_hand(record)
         log.error("%s %s %r: skipped", self.subscription.key.name, what, shadow, exc_info=error)
         return self._skip(record, f"{type(error).__name__}: {error}", Outcome.FAILED)
@@ -85,7 +85,7 @@ class ShadowHandler(Handler):
         except Skip as skip:
             if in_hand.pop(record[6], None) is not None:
                 return self._skip(record, str(skip), Outcome.SKIPPED)
-        except Exception as error:
+        except BaseException as error:
             if in_hand.pop(record[6], None) is not None:
                 return self._fail(record, "raised on", error)
             log.error("%s raised on %r, which it had settled", self.subscription.key.name, shadow, exc_info=error)
@@ -110,9 +110,10 @@ class EventHandler(Handler):
                 return COMPLETED
             except Skip as skip:
                 return self._skip(record, str(skip), Outcome.SKIPPED)
-            except (BusClosed, ManagerLost):
-                raise
-            except Exception as error:
+            except BaseException as error:
+                # BaseException: `sys.exit()` in a listener is its failure, and not the end of the thread it runs on.
+                if isinstance(error, (BusClosed, ManagerLost)) and self.subscription.lost:
+                    raise  # There is nobody to tell.
                 if attempt == self._retries:
                     return self._fail(record, f"raised {attempt + 1} times on", error)
         raise AssertionError("the last attempt returns")

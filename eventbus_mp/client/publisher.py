@@ -126,6 +126,11 @@ class Publisher:
                 self._get_span(prepared[position][1].length)
         return shadows
 
+    def close(self) -> None:
+        """Let go of the memory; the manager takes the spans back when the link ends."""
+        with self._order:
+            self._arena.close()
+
     def forget_topic(self, name: str) -> None:
         """Ask the manager again at the next event of this topic."""
         self._topics.pop(name, None)

@@ -35,7 +35,7 @@ class Session:
 
     def __init__(self, bus: str, config: BusConfig, *, threaded: bool = True) -> None:
         self.connection = Connection(bus, config)
-        mappings = Mappings(self.connection.welcome.segment_prefix)
+        self._mappings = mappings = Mappings(self.connection.welcome.segment_prefix)
         self.leases = LeaseBook()
         self.loop = ListenerLoop(self.connection)
         self.publisher = Publisher(
@@ -180,6 +180,9 @@ class Session:
             for subscription in tuple(self._hosted.values()):
                 subscription.hand_back()
         self.connection.close()
+        # Views that the user holds keep their mappings; ours go now, and not when the collector comes by.
+        self.publisher.close()
+        self._mappings.clear()
 
 
 def _subscriber_statistics(name: str, config: bytes, *rest: Any) -> SubscriberStatistics:

@@ -80,12 +80,19 @@ class Subscription:
 
     def note(self, sequence: int, outcome: int) -> None:
         """Note how a delivery that was never in hand ended. `flush` tells it."""
+        if self._attempts:
+            self._attempts.pop(sequence, None)
         self._unflushed.append((outcome, sequence))
 
     def explain(self, event_id: str, reason: str) -> None:
         """Tell the manager why a delivery is skipped; not answered."""
         text = reason[:REASON_LENGTH_MAX]
         self._connection.send(encode_request(ExplainSkip(0, 0, self.number, event_id, text)))
+
+    @property
+    def lost(self) -> bool:
+        """Whether there is nobody to tell any more."""
+        return self._connection.lost
 
     def hand_back(self) -> None:
         """Return what was not begun: another process gets it, and no attempt is counted."""
@@ -103,8 +110,11 @@ class Subscription:
             ManagerLost, BusClosed: There is nobody to tell.
         """
         by_outcome: dict[int, list[int]] = {}
-        while self._unflushed:
-            outcome, sequence = self._unflushed.popleft()
+        for _ in range(len(self._unflushed)):
+            try:
+                outcome, sequence = self._unflushed.popleft()
+            except IndexError:
+                break  # Another thread flushes, too.
             by_outcome.setdefault(outcome, []).append(sequence)
         if not by_outcome:
             return

@@ -86,11 +86,11 @@ class Arena:
         self._position += length
         return new_tuple(Room, (self._view, self._segment, offset, filled))
 
-    def give_back(self) -> list[LentSpan]:
-        """Empty the stock: these spans were never written."""
-        spans = [span for stock in self._stock.values() for span in stock]
+    def close(self) -> None:
+        """Let go of all memory; `reserve` finds none from now on."""
         self._stock.clear()
-        return spans
+        self._view, self._span = memoryview(b""), None
+        self._position = self._end = 0
 
     def _take(self, span_length: int) -> LentSpan | None:
         stock = self._stock.get(span_length)

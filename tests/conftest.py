@@ -1,0 +1,120 @@
+"""What every test stands on: a bus of its own, a proof that it left nothing, and a watchdog against deadlocks."""
+
+import faulthandler
+import os
+import select
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from multiprocess import forkserver
+
+from eventbus_mp import EventBus
+from eventbus_mp.runtime.rundir import RunDir
+
+WATCHDOG_S = 120
+MEMORY_BYTES = 16 << 20
+HELPERS = ("multiprocess.forkserver", "multiprocess.resource_tracker", "multiprocessing.resource_tracker")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def helpers_are_running() -> None:
+    """multiprocess starts its fork server once a program; its pipes are not a test's."""
+    forkserver.ensure_running()
+
+
+@pytest.fixture(autouse=True)
+def watchdog() -> Iterator[None]:
+    """A test that hangs says where, and ends."""
+    faulthandler.dump_traceback_later(WATCHDOG_S, exit=True, file=sys.__stderr__)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def make_bus(run_dir: Path) -> Iterator[Callable[..., EventBus]]:
+    """Makes handles of buses in this test's own run directory; every bus is shut down at the end."""
+    handles: list[EventBus] = []
+
+    def make(name: str = "test", topics: tuple[str, ...] | list[str] = (), **settings: Any) -> EventBus:
+        settings = {"memory_bytes_max": MEMORY_BYTES, "linger_s": 0.5, "run_dir": str(run_dir), **settings}
+        handles.append(EventBus(name, topics, **settings))
+        return handles[-1]
+
+    yield make
+    for handle in handles:
+        handle.close()
+    for name in {handle.name for handle in handles}:
+        if RunDir(run_dir, name).socket.exists():
+            EventBus(name, run_dir=str(run_dir)).shutdown()
+
+
+@pytest.fixture
+def bus(make_bus: Callable[..., EventBus]) -> EventBus:
+    """A bus with the topics "a" and "b"."""
+    return make_bus(topics=["a", "b"])
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(tmp_path: Path) -> Iterator[None]:
+    """After every test: no segment, no process, no file in the run directory, no descriptor of ours.
+
+    Set up before the fixtures that a test asks for, so that it looks after they are gone.
+    """
+    segments, descriptors = _segments(), _descriptors()
+    yield
+    _await_ends(_processes(tmp_path))
+    assert _processes(tmp_path) == {}
+    run_dir = tmp_path / "run"
+    left = [path.relative_to(run_dir) for path in run_dir.rglob("*")] if run_dir.is_dir() else []
+    assert left == []
+    # Other programs on this machine may use a bus at this moment; only ours is in our run directory.
+    ours = [RunDir(run_dir, path).segment_prefix for path in ("test",)]
+    assert [name for name in _segments() - segments if name.startswith(tuple(ours))] == []
+    assert _descriptors() - descriptors == set()
+
+
+def _segments() -> set[str]:
+    return {path.name for path in Path("/dev/shm").glob("ebmp-*")}
+
+
+def _descriptors() -> set[str]:
+    """Pipes, sockets and shared memory that this process has open."""
+    found = set()
+    for path in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            target = os.readlink(path)
+            if target.startswith(("pipe:", "socket:", "/dev/shm/ebmp-")):
+                found.add(target)
+    return found
+
+
+def _processes(tmp_path: Path) -> dict[int, str]:
+    """Managers of this test's run directory, and children of this process: pid -> command line."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            fields = (path / "stat").read_text().rpartition(")")[2].split()
+            state, parent = fields[0], int(fields[1])
+            is_ours = str(tmp_path) in command or parent == os.getpid()
+            if is_ours and state != "Z" and not any(helper in command for helper in HELPERS):
+                found[int(path.name)] = command
+    return found
+
+
+def _await_ends(processes: dict[int, str], timeout_s: float = 20.0) -> None:
+    """Give processes that are about to leave the time to; wait on the kernel's word, not on a clock."""
+    for pid in processes:
+        with suppress(ProcessLookupError):
+            pidfd = os.pidfd_open(pid)
+            select.select([pidfd], [], [], timeout_s)
+            os.close(pidfd)
