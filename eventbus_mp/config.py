@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from eventbus_mp.errors import UsageError
+from eventbus_mp.model import check_topic
 
 __all__ = ["TIME_UNITS_NS", "BusConfig", "check_bus_name"]
 
@@ -71,13 +72,18 @@ class BusConfig:
     """*bus*: check every invariant after every message; for tests."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "topics", tuple(self.topics))
+        if isinstance(self.topics, (str, bytes)):
+            raise UsageError(f"BusConfig.topics={self.topics!r} is one text, not a sequence of topics")
+        object.__setattr__(self, "topics", tuple(check_topic(topic) for topic in self.topics))
+        if self.dead_letter_topic is not None:
+            check_topic(self.dead_letter_topic)
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
-            if value is not None and (
-                isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high
-            ):
-                raise UsageError(f"BusConfig.{name}={value!r} is outside {low} to {high}")
+            numbers = (int, float) if name.endswith("_s") else (int,)
+            if value is None and name in _OPTIONAL:
+                continue
+            if type(value) not in numbers or not low <= value <= high:
+                raise UsageError(f"BusConfig.{name}={value!r} is not a number from {low} to {high}")
         if self.time_unit not in TIME_UNITS_NS:
             raise UsageError(f"BusConfig.time_unit={self.time_unit!r} is none of {', '.join(TIME_UNITS_NS)}")
         if self.id_generator is not None and not callable(self.id_generator):
@@ -143,6 +149,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "grace_s": (0, 86_400 * 365),
     "linger_s": (0, 86_400 * 365),
 }
+_OPTIONAL = {"ttl", "memory_bytes_max"}
 _BUS_WIDE = (
     "memory_bytes_max",
     "credit_max",

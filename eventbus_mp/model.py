@@ -99,6 +99,8 @@ class Event:
             raise UsageError(f"Event(id={id!r}, topic={topic!r}): an event needs data that is not None")
         if ttl is not None and occurred_at is None:
             raise UsageError(f"Event(id={id!r}, ttl={ttl!r}): a ttl counts from occurred_at, which is missing")
+        if ttl is not None and (type(ttl) is not int or type(occurred_at) is not int):
+            raise UsageError(f"Event(id={id!r}, ttl={ttl!r}, occurred_at={occurred_at!r}): both are whole numbers")
         self.id = id
         self.topic = topic
         self.data = data
@@ -295,9 +297,9 @@ class BusStatistics:
     """Connected processes."""
     manager_pid: int
     events_notified: int
-    """Events accepted since the manager started."""
+    """Events that arrived since the manager started."""
     events_dropped: int
-    """Events that had no subscriber, or whose topic was gone, when they arrived."""
+    """Those of them that had no subscriber, or whose topic was gone, when they arrived."""
     events_unsettled: int
     memory_bytes_max: int
     memory_bytes_used: int

@@ -1,9 +1,13 @@
 """What every test stands on: a bus of its own, a proof that it left nothing, and a watchdog against deadlocks."""
 
 import faulthandler
+import multiprocessing
 import os
 import select
+import signal
 import sys
+import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,10 +17,12 @@ import pytest
 from multiprocess import forkserver
 
 from eventbus_mp import EventBus
+from eventbus_mp.runtime.launch import manager_end
 from eventbus_mp.runtime.rundir import RunDir
 
 WATCHDOG_S = 120
 MEMORY_BYTES = 16 << 20
+BUS_NAMES = ("test", "other")
 HELPERS = ("multiprocess.forkserver", "multiprocess.resource_tracker", "multiprocessing.resource_tracker")
 
 
@@ -63,6 +69,76 @@ def bus(make_bus: Callable[..., EventBus]) -> EventBus:
     return make_bus(topics=["a", "b"])
 
 
+class Child:
+    """A forked process that runs `work(to_parent)` and ends; `hear` takes what it sends."""
+
+    def __init__(self, work: Callable[[Any], object]) -> None:
+        self._from_child, to_parent = multiprocessing.Pipe()
+        with warnings.catch_warnings():
+            # From 3.12 on, a fork beside threads is warned of. The tests that do it mean to.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                self._from_child.close()
+                work(to_parent)
+            except BaseException as error:
+                to_parent.send(error)
+                os._exit(1)
+            os._exit(0)
+        to_parent.close()
+
+    def hear(self, timeout_s: float = 20.0) -> Any:
+        assert self._from_child.poll(timeout_s), "the child says nothing"
+        said = self._from_child.recv()
+        if isinstance(said, BaseException):
+            raise said
+        return said
+
+    def tell(self, value: object = None) -> None:
+        self._from_child.send(value)
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        self.wait()
+
+    def wait(self) -> int:
+        """Its exit code; negative: the signal that ended it."""
+        _, status = os.waitpid(self.pid, 0)
+        self.pid = 0
+        return os.waitstatus_to_exitcode(status)
+
+    def close(self) -> None:
+        if self.pid:
+            self.kill()
+        self._from_child.close()
+
+
+@pytest.fixture
+def fork() -> Iterator[Callable[[Callable[[Any], object]], Child]]:
+    """Starts forked children; those that still run at the end are killed."""
+    children: list[Child] = []
+
+    def start(work: Callable[[Any], object]) -> Child:
+        children.append(Child(work))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.close()
+
+
+@pytest.fixture
+def wait_for_end() -> Callable[..., None]:
+    """Waits for the end of any process, by the kernel's word."""
+
+    def wait(pid: int, timeout_s: float = 20.0) -> None:
+        with manager_end(pid) as has_ended:
+            assert has_ended(timeout_s), f"process {pid} does not end"
+
+    return wait
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left(tmp_path: Path) -> Iterator[None]:
     """After every test: no segment, no process, no file in the run directory, no descriptor of ours.
@@ -77,8 +153,9 @@ def nothing_is_left(tmp_path: Path) -> Iterator[None]:
     left = [path.relative_to(run_dir) for path in run_dir.rglob("*")] if run_dir.is_dir() else []
     assert left == []
     # Other programs on this machine may use a bus at this moment; only ours is in our run directory.
-    ours = [RunDir(run_dir, path).segment_prefix for path in ("test",)]
-    assert [name for name in _segments() - segments if name.startswith(tuple(ours))] == []
+    ours = tuple(RunDir(run_dir, name).segment_prefix for name in BUS_NAMES)
+    assert [name for name in _segments() - segments if name.startswith(ours)] == []
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("eventbus_mp")] == []
     assert _descriptors() - descriptors == set()
 
 
@@ -100,12 +177,13 @@ def _descriptors() -> set[str]:
 def _processes(tmp_path: Path) -> dict[int, str]:
     """Managers of this test's run directory, and children of this process: pid -> command line."""
     found = {}
+    parents = {os.getpid(), forkserver._forkserver._forkserver_pid}
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(FileNotFoundError, ProcessLookupError):
             command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             fields = (path / "stat").read_text().rpartition(")")[2].split()
             state, parent = fields[0], int(fields[1])
-            is_ours = str(tmp_path) in command or parent == os.getpid()
+            is_ours = str(tmp_path) in command or parent in parents
             if is_ours and state != "Z" and not any(helper in command for helper in HELPERS):
                 found[int(path.name)] = command
     return found

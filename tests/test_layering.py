@@ -20,7 +20,7 @@ FLOORS = (
     ("client", "manager"),
     ("runtime",),
     ("core", "wire", "memory"),
-    ("messages",),
+    ("messages", "effects"),
     ("config",),
     ("model",),
     ("ids",),

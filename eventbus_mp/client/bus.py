@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import atexit
-import os
 import threading
-import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from eventbus_mp import messages
+from eventbus_mp.client import process
 from eventbus_mp.client.inbox import Inbox
 from eventbus_mp.client.listening import current_loop
-from eventbus_mp.client.naming import listener_of, pack_config, unpack_config
+from eventbus_mp.client.naming import (
+    broadcast_key,
+    check_credit,
+    check_patterns,
+    listener_of,
+    pack_config,
+    unpack_config,
+)
 from eventbus_mp.client.session import Session
 from eventbus_mp.config import BusConfig, check_bus_name
-from eventbus_mp.core.registry import compile_pattern
 from eventbus_mp.errors import BusClosed, UsageError, WaitTimeout
 from eventbus_mp.messages import Outcome
 from eventbus_mp.model import (
@@ -33,10 +37,6 @@ from eventbus_mp.runtime.launch import manager_end
 __all__ = ["EventBus"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-_handles: weakref.WeakSet[EventBus] = weakref.WeakSet()
-_worker_sessions: dict[tuple[str, str | None], Session] = {}
-"""In a worker process, its connection: (bus, run directory) -> session."""
 
 
 class EventBus:
@@ -67,7 +67,6 @@ class EventBus:
         self._session: Session | None = None
         self._closed = False
         self._lock = threading.Lock()
-        _handles.add(self)
 
     # --- topics ---
 
@@ -119,7 +118,7 @@ class EventBus:
                 f"listener {listener!r} cannot be called; give a callable or something with process(shadow)"
             )
         session = self._live()
-        key = _broadcast_key(parts.key) if broadcast else parts.key
+        key = broadcast_key(parts.key) if broadcast else parts.key
         subscription = session.host(key, check_patterns(patterns), check_credit(credit), broadcast)
         session.listen(session.shadow_handler(subscription, parts))
         return key
@@ -138,11 +137,15 @@ class EventBus:
         times, then skips the event and logs the error. The function stays as it is.
         """
 
+        wanted = check_patterns(patterns)
+        if not wanted:
+            raise UsageError("on() needs a pattern: @bus.on('order_.*')")
+
         def subscribe(function: Function) -> Function:
             session = self._live()
             key = SubscriberKey(name) if name else listener_of(function).key
-            key = _broadcast_key(key) if broadcast else key
-            subscription = session.host(key, check_patterns(patterns), check_credit(credit), broadcast)
+            key = broadcast_key(key) if broadcast else key
+            subscription = session.host(key, wanted, check_credit(credit), broadcast)
             session.listen(session.event_handler(subscription, function, retries))
             return function
 
@@ -153,7 +156,7 @@ class EventBus:
     ) -> Inbox:
         """A mailbox called `name`: take shadows from it when you want. See `Inbox`."""
         session = self._live()
-        key = _broadcast_key(SubscriberKey(name)) if broadcast else SubscriberKey(name)
+        key = broadcast_key(SubscriberKey(name)) if broadcast else SubscriberKey(name)
         return Inbox(session, session.host(key, check_patterns(patterns), check_credit(credit), broadcast), key)
 
     def subscribed(self, listener: Any, patterns: Iterable[str]) -> bool:
@@ -165,9 +168,9 @@ class EventBus:
         """Take the listener off the bus, in every process; what is queued for it is skipped. False: nobody was."""
         key = listener_of(listener).key
         session = self._live()
-        known = session.find(key) or session.find(_broadcast_key(key))
+        known = session.find(key) or session.find(broadcast_key(key))
         gone = False
-        for wanted in (key, _broadcast_key(key)):
+        for wanted in (key, broadcast_key(key)):
             gone |= bool(self._ask(messages.Unsubscribe, wanted.name, pack_config(wanted.config)))
         if known is not None:
             session.loop.remove(known.number)
@@ -290,8 +293,8 @@ class EventBus:
         """Leave: listeners stop, what is in hand goes to other processes. The handle is of no use any more."""
         with self._lock:
             session, self._session, self._closed = self._session, None, True
-        if session is not None and session not in _worker_sessions.values():
-            session.close()
+        if session is not None:
+            process.close_session(session)
 
     def shutdown(self) -> None:
         """Stop the manager for everybody, unsettled events included, and close this handle.
@@ -303,6 +306,7 @@ class EventBus:
         """
         manager_pid = self._live().connection.welcome.manager_pid
         with manager_end(manager_pid) as has_ended:
+            self._live().stop_listening()
             self._ask(messages.ShutDown)
             self.close()
             if not has_ended(self.config.request_timeout_s):
@@ -329,7 +333,7 @@ class EventBus:
         For `WorkerPool`. A handler's own handle must be the connection that holds the delivery it settles.
         """
         session = Session(self.name, self.config, threaded=False)
-        _worker_sessions[self.name, self.config.run_dir] = session
+        process.become_worker(session)
         return session
 
     def _live(self) -> Session:
@@ -340,7 +344,8 @@ class EventBus:
             if self._closed:
                 raise BusClosed(f"this handle of bus {self.name!r} was closed; open another EventBus")
             if self._session is None:
-                session = _worker_sessions.get((self.name, self.config.run_dir)) or Session(self.name, self.config)
+                session = process.worker_session(self.name, self.config.run_dir) or Session(self.name, self.config)
+                process.keep_session(self, session)
                 for topic in self._topics:
                     session.connection.request(messages.RegisterTopic, topic)
                 self._session = session
@@ -353,7 +358,7 @@ class EventBus:
         session = self._live()
         key = listener_of(listener).key
         place = _place(session, shadow)
-        subscription = session.find(key) or session.find(_broadcast_key(key))
+        subscription = session.find(key) or session.find(broadcast_key(key))
         if subscription is not None and place is not None and subscription.settle(place.sequence, outcome):
             if current_loop() is not session.loop:
                 subscription.flush()
@@ -362,43 +367,14 @@ class EventBus:
             key = subscription.key
         session.mark(key, place, outcome)
 
-    def _abandon(self) -> None:
-        """In a forked child: begin again on next use."""
+    def abandon(self) -> None:
+        """In a forked child: begin again on next use. Called by itself."""
         self._lock = threading.Lock()
-        if self._session is not None:
-            self._session.connection.abandon()
-            self._session = None
+        self._session = None
 
 
 def _rebuild(name: str, topics: tuple[str, ...], config: BusConfig) -> EventBus:
     return EventBus(name, topics, config=config)
-
-
-def check_patterns(patterns: Iterable[str]) -> list[str]:
-    """The patterns as a list.
-
-    Raises:
-        InvalidPattern: One does not compile; the text names it.
-    """
-    if isinstance(patterns, str):
-        raise UsageError(f"patterns must be a list of them, not the str {patterns!r}; write [{patterns!r}]")
-    wanted = list(patterns)
-    for pattern in wanted:
-        compile_pattern(pattern)
-    return wanted
-
-
-def check_credit(credit: int | str) -> int:
-    """The credit as it travels: 0 means automatic."""
-    if credit == "auto":
-        return 0
-    if not isinstance(credit, int) or credit < 1:
-        raise UsageError(f"credit={credit!r}: give a number of shadows, 1 or more, or 'auto'")
-    return credit
-
-
-def _broadcast_key(key: SubscriberKey) -> SubscriberKey:
-    return SubscriberKey(key.name, {"config": key.config, "process": os.getpid()})
 
 
 def _place(session: Session, shadow: EventShadow | tuple[str, str]) -> Place | None:
@@ -413,20 +389,3 @@ def _place(session: Session, shadow: EventShadow | tuple[str, str]) -> Place | N
 
 def _watcher(told: list[list[list[Any]]]) -> Watcher:
     return Watcher(*(tuple(SubscriberKey(name, unpack_config(config)) for name, config in part) for part in told))
-
-
-def _after_fork_in_child() -> None:
-    for session in _worker_sessions.values():
-        session.connection.abandon()
-    _worker_sessions.clear()
-    for handle in tuple(_handles):
-        handle._abandon()
-
-
-def _close_all() -> None:
-    for handle in tuple(_handles):
-        handle.close()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
-atexit.register(_close_all)

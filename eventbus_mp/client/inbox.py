@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
+from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 from eventbus_mp.client.subscription import Subscription
 from eventbus_mp.errors import BusClosed, NotSubscribed
-from eventbus_mp.messages import Outcome
+from eventbus_mp.messages import Outcome, Record
 from eventbus_mp.model import EventShadow, SubscriberKey
 
 if TYPE_CHECKING:
@@ -20,7 +22,8 @@ __all__ = ["Inbox"]
 class Inbox:
     """The shadows of one subscriber, taken when you want them. Made by `EventBus.inbox`.
 
-    Every shadow that was taken must be completed or skipped, also one at a time. `for shadow in inbox` waits for the
+    Every shadow that was taken must be completed or skipped, also one at a time. No more than `credit` of them are in
+    hand at once: with "auto" two at first, and more when they are settled fast; give a number to take larger batches. `for shadow in inbox` waits for the
     next one and ends when the inbox is closed. Usable from several threads.
     """
 
@@ -29,6 +32,7 @@ class Inbox:
         self._session = session
         self._subscription = subscription
         self._event_fd = -1
+        self._event_lock = threading.Lock()
         self._closed = False
 
     def get(self, timeout_s: float | None = None) -> EventShadow | None:
@@ -53,13 +57,22 @@ class Inbox:
                 return []
             self._check_open()
             while len(taken) < most and (record := subscription.take()) is not None:
-                shadow = self._session.reader.shadow_in_hand(record)
-                if shadow is None:
-                    subscription.settle(record[6], Outcome.FAILED)
-                else:
+                shadow = self._shadow(record)
+                if shadow is not None:
                     taken.append(shadow)
         self._clear_event_fd()
         return taken
+
+    def _shadow(self, record: Record) -> EventShadow | None:
+        """The shadow of a delivery just taken; None when its time is over, or its payload gone: then it is settled."""
+        shadow = self._session.reader.shadow_in_hand(record)
+        if shadow is not None and record[5] and record[5] <= monotonic_ns():
+            self._subscription.explain(shadow.id, "expired")
+            self._subscription.settle(record[6], Outcome.SKIPPED)
+            return None
+        if shadow is None:
+            self._subscription.settle(record[6], Outcome.FAILED)
+        return shadow
 
     def complete(self, shadow: EventShadow) -> None:
         """Settle a shadow taken from here as completed; repeated, it changes nothing.
@@ -110,7 +123,9 @@ class Inbox:
         return self._event_fd
 
     def _ring(self) -> None:
-        os.eventfd_write(self._event_fd, 1)
+        with self._event_lock:  # or `close` could close it in between
+            if self._event_fd >= 0:
+                os.eventfd_write(self._event_fd, 1)
 
     def _clear_event_fd(self) -> None:
         if self._event_fd >= 0 and not self._subscription.pending:
@@ -131,9 +146,10 @@ class Inbox:
         if not self._session.connection.lost:
             self._session.drop(self._subscription)
             self._session.connection.wake()
-        if self._event_fd >= 0:
-            os.close(self._event_fd)
-            self._event_fd = -1
+        with self._event_lock:
+            if self._event_fd >= 0:
+                os.close(self._event_fd)
+                self._event_fd = -1
 
     def __enter__(self) -> Inbox:
         return self

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from eventbus_mp.core.registry import compile_pattern
 from eventbus_mp.errors import EncodeError, UsageError
 from eventbus_mp.memory import codec
 from eventbus_mp.model import SubscriberKey
 
-__all__ = ["Listener", "listener_of", "pack_config", "unpack_config"]
+__all__ = [
+    "Listener",
+    "broadcast_key",
+    "check_credit",
+    "check_patterns",
+    "listener_of",
+    "pack_config",
+    "unpack_config",
+]
 
 
 class Listener(NamedTuple):
@@ -87,3 +97,31 @@ def _sorted(value: Any) -> Any:
     if type(value) is list:
         return [_sorted(part) for part in value]
     return value
+
+
+def broadcast_key(key: SubscriberKey) -> SubscriberKey:
+    """The subscriber that a broadcasting process is: the process is part of its config."""
+    return SubscriberKey(key.name, {"config": key.config, "process": os.getpid()})
+
+
+def check_patterns(patterns: Iterable[str]) -> list[str]:
+    """The patterns as a list.
+
+    Raises:
+        InvalidPattern: One does not compile; the text names it.
+    """
+    if isinstance(patterns, str):
+        raise UsageError(f"patterns must be a list of them, not the str {patterns!r}; write [{patterns!r}]")
+    wanted = list(patterns)
+    for pattern in wanted:
+        compile_pattern(pattern)
+    return wanted
+
+
+def check_credit(credit: int | str) -> int:
+    """The credit as it travels: 0 means automatic."""
+    if credit == "auto":
+        return 0
+    if not isinstance(credit, int) or credit < 1:
+        raise UsageError(f"credit={credit!r}: give a number of shadows, 1 or more, or 'auto'")
+    return credit

@@ -9,26 +9,22 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from eventbus_mp.client.connection import Connection
+from eventbus_mp.client.supply import Supply
 from eventbus_mp.config import TIME_UNITS_NS, BusConfig
 from eventbus_mp.errors import BusFull, EventTooLarge, UnknownTopic
 from eventbus_mp.memory import segment
-from eventbus_mp.memory.arena import Arena, LentSpan
+from eventbus_mp.memory.arena import Arena
 from eventbus_mp.memory.payload import EncodedEvent, encode_event, new_tuple, write_payload
-from eventbus_mp.memory.reader import Mappings
 from eventbus_mp.messages import (
     SEQUENCE_LINK_SHIFT,
-    SPAN_AHEAD,
-    SPAN_CANCELLED,
-    SPAN_NEEDED,
-    SPAN_RESERVE,
     ResolveTopic,
 )
 from eventbus_mp.model import Event, EventShadow, Place, check_topic
 from eventbus_mp.wire import records
-from eventbus_mp.wire.stream import SpanGranted, TopicStale
+from eventbus_mp.wire.stream import TopicStale
 
 __all__ = ["Publisher"]
 
@@ -41,37 +37,19 @@ WARNING_INTERVAL_S = 60.0
 class Publisher:
     """Args:
     connection: The link to send on.
-    mappings: Where segments are mapped.
-    in_listener: Whether the calling thread is running a listener: it may then use the memory reserve.
-    before_waiting: Called before a wait for memory, which settles of this process may have to end.
-    describe_holders: Who holds the memory, for the text of `BusFull`.
+    supply: Where the memory comes from.
     """
 
-    def __init__(
-        self,
-        connection: Connection,
-        mappings: Mappings,
-        in_listener: Callable[[], bool],
-        before_waiting: Callable[[], None],
-        describe_holders: Callable[[], str],
-    ) -> None:
+    def __init__(self, connection: Connection, supply: Supply) -> None:
         self._connection = connection
         self._config: BusConfig = connection.config
-        self._arena = Arena(mappings, connection.welcome.span_bytes)
-        self._in_listener = in_listener
-        self._before_waiting = before_waiting
-        self._describe_holders = describe_holders
+        self._supply = supply
         self._unit_ns = TIME_UNITS_NS[self._config.time_unit]
         self._sequence = connection.welcome.link << SEQUENCE_LINK_SHIFT
         self._order = threading.Lock()
         self._topics: dict[str, int] = {}
         """Numbers of topics that had a subscriber when we asked. Never says no: only the manager may say that."""
         self._warned: dict[str, float] = {}
-        self._ordered: dict[int, int] = {}
-        """Span length -> how many are on order."""
-        self._impossible: set[int] = set()
-        self._span_lock = threading.Lock()
-        connection.on_span_granted = self._on_span_granted
         connection.on_topic_stale = self._on_topic_stale
 
     def notify(self, event: Event, *, awaited: bool = False) -> tuple[EventShadow, int | None]:
@@ -81,16 +59,18 @@ class Publisher:
         topic = self._topics.get(topic_name) or self._resolve(topic_name)
         if not topic:
             return EventShadow(topic_name, event.id), None
+        supply = self._supply
+        arena = supply.arena if supply.listener_arena is None else supply.choose()
         while True:
             with self._order:
-                written = self._write(encoded, topic, event, awaited)
+                written = self._write(arena, encoded, topic, event, awaited)
                 if written is not None:
                     data, place, rolled = written
                     self._connection.send(data)
                     break
-            self._get_span(encoded.length)
+            arena = supply.get(encoded.length)
         if rolled:
-            self._order_ahead()
+            supply.order_ahead()
         return EventShadow(topic_name, event.id, place), place[4]
 
     def notify_many(self, events: Iterable[Event]) -> list[EventShadow]:
@@ -101,6 +81,7 @@ class Publisher:
         }
         shadows: list[EventShadow] = []
         position = 0
+        arena = self._supply.choose()
         while position < len(prepared):
             with self._order:
                 parts, rolled = [], False
@@ -111,7 +92,7 @@ class Publisher:
                         shadows.append(EventShadow(event.topic, event.id))
                         position += 1
                         continue
-                    written = self._write(encoded, topic, event, awaited=False)
+                    written = self._write(arena, encoded, topic, event, awaited=False)
                     if written is None:
                         break
                     parts.append(written[0])
@@ -121,15 +102,15 @@ class Publisher:
                 if parts:
                     self._connection.send(b"".join(parts))
             if rolled:
-                self._order_ahead()
+                self._supply.order_ahead()
             if position < len(prepared):
-                self._get_span(prepared[position][1].length)
+                arena = self._supply.get(prepared[position][1].length)
         return shadows
 
     def close(self) -> None:
         """Let go of the memory; the manager takes the spans back when the link ends."""
         with self._order:
-            self._arena.close()
+            self._supply.close()
 
     def forget_topic(self, name: str) -> None:
         """Ask the manager again at the next event of this topic."""
@@ -145,14 +126,15 @@ class Publisher:
         return encoded
 
     def _write(
-        self, encoded: EncodedEvent, topic: int, event: Event, awaited: bool
+        self, arena: Arena, encoded: EncodedEvent, topic: int, event: Event, awaited: bool
     ) -> tuple[bytes, Place, bool] | None:
-        """Put the event into shared memory: (records to send, place, whether a span was filled); None: no room."""
+        """Put the event into shared memory: (records to send, place, whether a shared span was filled); None: no room."""
         try:
-            room = self._arena.reserve(encoded.length)
+            room = arena.reserve(encoded.length)
         except OSError as cause:
             raise BusFull(
-                f"/dev/shm is full: {segment.free_bytes()} bytes are free, {self._arena.span_bytes} are needed. "
+                f"/dev/shm is full: {segment.free_bytes()} bytes are free, "
+                f"{arena.span_length(encoded.length)} are needed. "
                 "Make it larger (docker run --shm-size=1g), or lower BusConfig.memory_bytes_max"
             ) from cause
         if room is None:
@@ -165,7 +147,7 @@ class Publisher:
         if room.filled is not None:
             data += records.span_note(records.SPAN_SEALED, room.filled.segment, room.filled.offset)
         place = new_tuple(Place, (topic, room.segment, room.offset, encoded.length, sequence))
-        return data, place, room.filled is not None
+        return data, place, room.filled is not None and room.filled.length == arena.span_bytes
 
     def _deadline_ns(self, event: Event) -> int:
         """`occurred_at + ttl` on the monotonic clock, which is one for the whole machine and never jumps."""
@@ -199,59 +181,3 @@ class Publisher:
             del self._topics[name]
             if message.dropped:
                 self._warn_unheard(name, "lost its last subscriber, or was unregistered")
-
-    # --- spans ---
-
-    def _get_span(self, length: int) -> None:
-        """Wait until a span for an event of `length` bytes is in stock."""
-        span_length = self._arena.span_length(length)
-        arena, connection = self._arena, self._connection
-        deadline = time.monotonic() + self._config.full_timeout_s
-        self._before_waiting()
-        while not arena.stocked(span_length):
-            if span_length in self._impossible:
-                raise EventTooLarge(
-                    f"an event of {length} bytes needs {span_length} bytes of shared memory in one piece, "
-                    "which the bus's memory does not have; raise BusConfig.memory_bytes_max"
-                )
-            with self._span_lock:
-                if not self._ordered.get(span_length):
-                    self._order_span(span_length, SPAN_RESERVE if self._in_listener() else SPAN_NEEDED)
-            left_s = deadline - time.monotonic()
-            if not connection.wait(
-                lambda: arena.stocked(span_length) or not self._ordered.get(span_length), max(0.0, left_s)
-            ):
-                self._give_up_waiting(span_length)
-
-    def _give_up_waiting(self, span_length: int) -> None:
-        with self._span_lock:
-            self._ordered[span_length] = 0
-            self._connection.send(records.span_wanted(span_length, SPAN_CANCELLED))
-        raise BusFull(
-            f"no {span_length} bytes of the bus's memory became free within {self._config.full_timeout_s:g} s: "
-            f"{self._describe_holders()}. Settle events faster, or raise BusConfig.memory_bytes_max"
-        )
-
-    def _order_ahead(self) -> None:
-        """Ask for the next span of small events now, so that it lies ready when this one is full."""
-        span_length = self._arena.span_bytes
-        with self._span_lock:
-            if not self._ordered.get(span_length) and not self._arena.stocked(span_length):
-                self._order_span(span_length, SPAN_AHEAD)
-
-    def _order_span(self, span_length: int, urgency: int) -> None:
-        self._ordered[span_length] = self._ordered.get(span_length, 0) + 1
-        self._connection.send(records.span_wanted(span_length, urgency))
-
-    def _on_span_granted(self, grant: SpanGranted) -> None:
-        with self._span_lock:
-            expected = self._ordered.get(grant.length, 0)
-            self._ordered[grant.length] = max(0, expected - 1)
-        if not grant.segment:
-            if grant.backed:
-                self._impossible.add(grant.length)
-        elif expected:
-            self._arena.add(LentSpan(*grant))
-        else:
-            # Granted just when we gave up waiting.
-            self._connection.send(records.span_note(records.SPAN_SEALED, grant.segment, grant.offset))

@@ -12,8 +12,9 @@ from eventbus_mp.client.naming import Listener, pack_config, unpack_config
 from eventbus_mp.client.publisher import Publisher
 from eventbus_mp.client.reading import Reader
 from eventbus_mp.client.subscription import Subscription
+from eventbus_mp.client.supply import Supply
 from eventbus_mp.config import BusConfig
-from eventbus_mp.errors import BusClosed, EventBusError
+from eventbus_mp.errors import BusClosed, EventBusError, ManagerLost
 from eventbus_mp.memory.reader import LeaseBook, Mappings
 from eventbus_mp.messages import GetStatistics, MarkEvent, RegisterTopic, StopHosting, Subscribe
 from eventbus_mp.model import BusStatistics, Place, SubscriberKey, SubscriberStatistics
@@ -38,13 +39,14 @@ class Session:
         self._mappings = mappings = Mappings(self.connection.welcome.segment_prefix)
         self.leases = LeaseBook()
         self.loop = ListenerLoop(self.connection)
-        self.publisher = Publisher(
+        supply = Supply(
             self.connection,
             mappings,
             in_listener=lambda: current_loop() is not None,
             before_waiting=self._flush_before_waiting,
             describe_holders=self.describe_holders,
         )
+        self.publisher = Publisher(self.connection, supply)
         self.reader = Reader(self.connection, mappings, self.leases, self.holds)
         self._hosted: dict[int, Subscription] = {}
         self._by_key: dict[tuple[str, bytes], Subscription] = {}
@@ -79,7 +81,7 @@ class Session:
     def drop(self, subscription: Subscription) -> None:
         """Host it no more: what is in hand or pending goes back to the bus."""
         self.loop.remove(subscription.number)
-        subscription.hand_back()
+        subscription.flush()
         self.connection.request(StopHosting, subscription.number)
         self.forget(subscription)
 
@@ -170,15 +172,24 @@ class Session:
 
     # --- the end ---
 
-    def close(self) -> None:
-        """Hand back what is in hand, say goodbye, and end the listener thread after the listener it is in."""
+    def stop_listening(self, patience_s: float | None = None) -> None:
+        """End the listener thread after the listener it is in."""
         self.loop.stop()
         thread = self._thread
         if thread is not None and current_loop() is not self.loop:
-            thread.join()
-        if not self.connection.lost:
+            thread.join(patience_s)
+
+    def close(self, patience_s: float | None = None) -> None:
+        """Say goodbye, and end the listener thread after the listener it is in; wait `patience_s` for that.
+
+        What is in hand goes to others, without an attempt counted: the manager takes it back at the goodbye.
+        """
+        self.stop_listening(patience_s)
+        try:
             for subscription in tuple(self._hosted.values()):
-                subscription.hand_back()
+                subscription.flush()
+        except (ManagerLost, BusClosed):
+            log.debug("bus %r ended before this process left it", self.connection.bus)
         self.connection.close()
         # Views that the user holds keep their mappings; ours go now, and not when the collector comes by.
         self.publisher.close()

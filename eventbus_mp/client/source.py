@@ -6,6 +6,7 @@ The original's `EventSource.build` and `EventSource.notify` blocks, as a context
 from __future__ import annotations
 
 import functools
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +25,14 @@ R = TypeVar("R")
 
 _clock_lock = threading.Lock()
 _latest_ns = 0
+
+
+def _new_clock_lock() -> None:
+    global _clock_lock  # a forked child's: another thread of the parent may hold the one it got
+    _clock_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_new_clock_lock)
 
 
 def _now_ns() -> int:

@@ -65,6 +65,11 @@ class Subscription:
         self.in_hand[record[6]] = record
         return record
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection has ended."""
+        return self._connection.lost
+
     def attempt(self, sequence: int) -> int:
         """1 for the first try; more when a process died with this delivery in hand."""
         return self._attempts.get(sequence, 1)

@@ -10,7 +10,7 @@ then spans for those who waited, then the answers to drains.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from eventbus_mp.config import BusConfig
 from eventbus_mp.core.dispatcher import Endpoint, dispatch
@@ -122,7 +122,9 @@ class BusCore:
         last = first = link.last_sequence
         most = (link.number + 1) << SEQUENCE_LINK_SHIFT
         topics = ledger.registry.topic_by_number
-        number, route, subscribers, events = 0, None, (), {}  # type: ignore[var-annotated]
+        number, route = 0, None
+        subscribers: tuple[SubscriberState, ...] = ()
+        events: dict[int, Unsettled] = {}
         segment, start, end, span = 0, 0, 0, None
         for raw, (kind, topic_number, at, offset, length, deadline_ns, sequence) in zip(
             message.raws, message.records, strict=True
@@ -307,6 +309,10 @@ class BusCore:
         link = self._link(message.link)
         del ledger.links[message.link]
         crashed = message.crashed and not link.leaving
+        # First what it waits for: nobody is there to be answered.
+        for waiting in [sequence for sequence, owner in ledger.awaited.items() if owner == link.number]:
+            del ledger.awaited[waiting]
+        ledger.drains = [waiter for waiter in ledger.drains if waiter.link != link.number]
         for endpoint in link.endpoints.values():
             self.drop_endpoint(link, endpoint, crashed=crashed, now_ns=now_ns, effects=effects)
         for span in link.leases.values():
@@ -315,9 +321,6 @@ class BusCore:
         for span in link.spans.values():
             span.sealed = True
             ledger.recycle_if_free(span, effects)
-        for waiting in [sequence for sequence, owner in ledger.awaited.items() if owner == link.number]:
-            del ledger.awaited[waiting]
-        ledger.drains = [waiter for waiter in ledger.drains if waiter.link != link.number]
         ledger.drop_span_requests(link.number)
         self.give_up_orphans(now_ns, effects)
         if not ledger.links:
@@ -374,7 +377,7 @@ class BusCore:
         if value is not UNANSWERED:
             effects.append(Reply(message.link, message.request, value))
 
-    _HANDLERS: dict[type, Callable[[BusCore, Any, int, list[Effect]], None]] = {
+    _HANDLERS: ClassVar[dict[type, Callable[[BusCore, Any, int, list[Effect]], None]]] = {
         EventsNotified: _on_notified,
         DeliveriesSettled: _on_settled,
         SpanWanted: _on_span_wanted,

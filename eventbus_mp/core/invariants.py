@@ -89,4 +89,5 @@ def _check_nothing_is_left(ledger: Ledger) -> None:
     assert ledger.lettered <= unsettled | held, "a settled event is remembered for its dead letter"
     for subscriber in ledger.registry.subscriber_by_number.values():
         assert set(subscriber.attempts) <= unsettled | held, f"{subscriber.name} counts crashes of settled events"
-    assert not ledger.dirty and not ledger.memory_freed, "work was noted and not done"
+    assert not ledger.dirty, "a subscriber was to be served, and was not"
+    assert not ledger.memory_freed, "memory came free, and nobody was served"

@@ -115,6 +115,7 @@ class Ledger:
         if event.sequence in subscriber.attempts:
             del subscriber.attempts[event.sequence]
             subscriber.suspects.remove(event)
+            self.dirty[subscriber] = None  # What waited behind it need not wait any longer.
         else:
             note_stale(subscriber)
         if not event.unsettled:

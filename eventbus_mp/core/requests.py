@@ -1,7 +1,8 @@
 """What the core answers to requests: topics, subscriptions, marks, questions.
 
 Each handler gets (core, link, request, now_ns), changes the ledger, and returns the answer, or `UNANSWERED`; further
-effects go to `core.effects`. A `UsageError` it raises becomes the answer. The table at the bottom is the list of everything that a client can ask.
+effects go to `core.effects`. A `UsageError` it raises becomes the answer. The table at the bottom is the list of
+everything that a client can ask.
 """
 
 from __future__ import annotations

@@ -68,6 +68,7 @@ class SpanTable:
         self.used_bytes = 0
         self._segments: dict[int, _Segment] = {}
         self._segment_bytes = 0
+        """What the segments offer; their tables not counted."""
         self._segment_serial = 0
         orders = (SHARED_SPAN_BYTES_MAX // BLOCK_BYTES).bit_length()
         # Insertion-ordered, so that popitem() gives the one freed last: its pages are the likeliest in the cache.
@@ -109,7 +110,8 @@ class SpanTable:
         if found is None and self._coalesce():
             found = self._take(order)
         if found is None:
-            return None
+            # Free, but in pieces.
+            return self._allocate_own(length, writer, limit, effects)
         (segment, block), backed = found
         start = block * BLOCK_BYTES
         return self._use(Span(segment, start, start + (BLOCK_BYTES << order), order, writer, backed))
@@ -117,13 +119,13 @@ class SpanTable:
     def fits(self, length: int) -> bool:
         """Whether a span of `length` bytes could be had if all memory were free."""
         if not self._is_shared(length):
-            return _own_bytes(length) <= self.memory_bytes_max
+            return _own_bytes(length) - BLOCK_BYTES <= self.memory_bytes_max
         return (BLOCK_BYTES << _order(length)) <= self.memory_bytes_max
 
     def _is_shared(self, length: int) -> bool:
         """Whether a span of this length lies among others; if not, it gets a segment of its own."""
-        blocks = min(self.memory_bytes_max + self._reserve_bytes, SEGMENT_BYTES) // BLOCK_BYTES
-        return length <= SHARED_SPAN_BYTES_MAX and _has_aligned(blocks - 1, _order(length))
+        blocks = _segment_blocks(self.memory_bytes_max + self._reserve_bytes)
+        return length <= SHARED_SPAN_BYTES_MAX and blocks - 1 >= 1 << _order(length)
 
     def recycle(self, span: Span, effects: list[Effect]) -> None:
         """Make a recyclable span's memory free; a segment of its own goes away."""
@@ -159,11 +161,12 @@ class SpanTable:
 
     def _put(self, segment: int, block: int, order: int, free: list[dict[Place, None]]) -> None:
         """Add a free span, merged with its buddy as long as that is free and just as warm."""
-        while order + 1 < len(free) and (segment, block ^ (1 << order)) in free[order]:
-            del free[order][segment, block ^ (1 << order)]
-            block &= ~(1 << order)
+        index = block - 1  # Buddies are counted from the block after the table: a segment has no odd end.
+        while order + 1 < len(free) and (segment, (index ^ (1 << order)) + 1) in free[order]:
+            del free[order][segment, (index ^ (1 << order)) + 1]
+            index &= ~(1 << order)
             order += 1
-        free[order][segment, block] = None
+        free[order][segment, index + 1] = None
 
     def _coalesce(self) -> bool:
         """Merge warm with cold: the last resort against fragments. Whether there was anything warm to merge."""
@@ -179,24 +182,22 @@ class SpanTable:
 
     def _grow(self, order: int, effects: list[Effect]) -> bool:
         room = self.memory_bytes_max + self._reserve_bytes - self._segment_bytes
-        blocks = min(SEGMENT_BYTES, room) // BLOCK_BYTES
-        if not _has_aligned(blocks - 1, order):
+        blocks = _segment_blocks(room)
+        if blocks - 1 < 1 << order:
             return False
         number = self._add_segment(blocks, own=False, effects=effects)
         block = 1
         while block < blocks:
-            fit = (block & -block).bit_length() - 1
-            while block + (1 << fit) > blocks:
-                fit -= 1
+            fit = min((blocks - block).bit_length(), len(self._cold)) - 1
             self._cold[fit][number, block] = None
             block += 1 << fit
         return True
 
     def _allocate_own(self, length: int, writer: int, limit: int, effects: list[Effect]) -> Span | None:
         whole = _own_bytes(length)
-        if self.used_bytes + whole > limit:
+        if self.used_bytes + whole - BLOCK_BYTES > limit:
             return None
-        if self._segment_bytes + whole > self.memory_bytes_max + self._reserve_bytes:
+        if self._segment_bytes + whole - BLOCK_BYTES > self.memory_bytes_max + self._reserve_bytes:
             # Segments that cannot go hold little: `used_bytes` is what is bounded, or one small span in each of them
             # would keep every large event out for ever.
             self._drop_empty_segments(effects)
@@ -206,12 +207,12 @@ class SpanTable:
     def _add_segment(self, blocks: int, *, own: bool, effects: list[Effect]) -> int:
         self._segment_serial += 1
         self._segments[self._segment_serial] = _Segment(blocks, own)
-        self._segment_bytes += blocks * BLOCK_BYTES
+        self._segment_bytes += (blocks - 1) * BLOCK_BYTES
         effects.append(CreateSegment(self._segment_serial, blocks * BLOCK_BYTES))
         return self._segment_serial
 
     def _drop_segment(self, number: int, effects: list[Effect]) -> None:
-        self._segment_bytes -= self._segments.pop(number).blocks * BLOCK_BYTES
+        self._segment_bytes -= (self._segments.pop(number).blocks - 1) * BLOCK_BYTES
         effects.append(RemoveSegment(number))
 
     def _drop_empty_segments(self, effects: list[Effect]) -> None:
@@ -227,12 +228,13 @@ class SpanTable:
         covered: dict[Place, str] = {}
         for free in (self._warm, self._cold):
             for order, places in enumerate(free):
-                for segment, block in places:
+                for at, block in places:
                     for index in range(block, block + (1 << order)):
-                        assert (segment, index) not in covered, f"block {index} of segment {segment} is free twice"
-                        covered[segment, index] = "free"
+                        assert (at, index) not in covered, f"block {index} of segment {at} is free twice"
+                        covered[at, index] = "free"
         for span in self.in_use():
-            assert span.live >= 0 and not span.recyclable, f"span {span.segment}+{span.start} is overdue"
+            assert span.live >= 0, f"span {span.segment}+{span.start} counts {span.live} events"
+            assert not span.recyclable, f"span {span.segment}+{span.start} is overdue"
             for index in range(span.start // BLOCK_BYTES, span.end // BLOCK_BYTES):
                 assert (span.segment, index) not in covered, f"block {index} of {span.segment} is used and free"
                 covered[span.segment, index] = "used"
@@ -240,7 +242,7 @@ class SpanTable:
             for index in range(1, segment.blocks):
                 assert (number, index) in covered, f"block {index} of segment {number} is lost"
         assert len(covered) == sum(segment.blocks - 1 for segment in self._segments.values()), "a block of no segment"
-        assert self._segment_bytes == sum(segment.blocks for segment in self._segments.values()) * BLOCK_BYTES
+        assert self._segment_bytes == sum(segment.blocks - 1 for segment in self._segments.values()) * BLOCK_BYTES
         assert self.used_bytes == sum(span.length for span in self.in_use())
 
 
@@ -253,6 +255,6 @@ def _own_bytes(length: int) -> int:
     return -(-length // BLOCK_BYTES) * BLOCK_BYTES + BLOCK_BYTES
 
 
-def _has_aligned(blocks: int, order: int) -> bool:
-    """Whether blocks 1 to `blocks` hold 2^order neighbours that start at a multiple of 2^order."""
-    return blocks + 1 >= 2 << order
+def _segment_blocks(room_bytes: int) -> int:
+    """The blocks of a segment that offers up to `room_bytes`; its table comes on top."""
+    return min(SEGMENT_BYTES, room_bytes + BLOCK_BYTES) // BLOCK_BYTES

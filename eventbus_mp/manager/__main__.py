@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 
@@ -47,6 +48,7 @@ def main() -> int:
             os.write(ready_fd, READY)
             os.close(ready_fd)
             _keep_the_collector_away()
+            _allow_many_descriptors()
             server.run()
             run_dir.socket.unlink(missing_ok=True)
     finally:
@@ -61,6 +63,12 @@ def _keep_the_collector_away() -> None:
     gc.collect()
     gc.freeze()
     gc.disable()
+
+
+def _allow_many_descriptors() -> None:
+    """Each process costs the manager three; the usual soft limit of 1,024 would end at some 340 processes."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 if __name__ == "__main__":

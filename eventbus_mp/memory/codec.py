@@ -20,15 +20,24 @@ from eventbus_mp.errors import EncodeError
 __all__ = ["decode", "encode", "encode_both"]
 
 
+_MICROSECOND = datetime.timedelta(microseconds=1)
+
+
+def _int_bytes(value: int) -> bytes:
+    return value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+
+
 def _iso(value: Any) -> Any:
-    # `fold` is not in the ISO text, and an offset of a zone is kept as the offset.
-    return [value.isoformat(), getattr(value, "fold", 0)]
+    # A zone is kept as its offset; not in the ISO text, where `fromisoformat` loses what is under a second.
+    offset = value.utcoffset()
+    return [value.replace(tzinfo=None).isoformat(), value.fold, None if offset is None else offset // _MICROSECOND]
 
 
 def _from_iso(kind: Any) -> Callable[[Any], Any]:
     def decode_iso(body: Any) -> Any:
-        text, fold = body
-        return kind.fromisoformat(text).replace(fold=fold)
+        text, fold, offset = body
+        zone = None if offset is None else datetime.timezone(offset * _MICROSECOND)
+        return kind.fromisoformat(text).replace(fold=fold, tzinfo=zone)
 
     return decode_iso
 
@@ -51,7 +60,7 @@ _EXT_TYPES: tuple[tuple[type, Callable[[Any], Any], Callable[[Any], Any]], ...] 
     (pathlib.PurePosixPath, str, pathlib.PurePosixPath),
     (pathlib.PosixPath, str, pathlib.PosixPath),
     # An int that msgpack's 64 bits do not hold.
-    (int, str, int),
+    (int, _int_bytes, lambda body: int.from_bytes(body, "little", signed=True)),
 )
 """(type, to a msgpack value, back). The index is the ext code on the wire: append, never reorder."""
 
@@ -121,7 +130,7 @@ def _decode_ext(code: int, body: bytes) -> Any:
 
 def _explain(value: Any, cause: Exception) -> str:
     path, culprit = _find_culprit(value, "data", ())
-    if isinstance(cause, RecursionError):
+    if isinstance(cause, RecursionError) or "recursion" in str(cause):  # msgpack says it with a ValueError
         return f"{path}: nested too deeply, or within itself"
     if isinstance(cause, UnicodeEncodeError):
         return f"{path}: text that is not valid unicode: {culprit!r:.60}"

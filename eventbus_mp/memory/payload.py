@@ -70,6 +70,8 @@ def write_payload(view: memoryview, offset: int, encoded: EncodedEvent, topic: i
 
 def read_id(block: bytes | memoryview, sequence: int) -> str | None:
     """The id of the event in `block`, or None when another event, or none, is there."""
+    if len(block) < HEADER_BYTES:
+        return None
     magic, _, there, _, _, id_bytes, _, _, _, _ = HEADER.unpack_from(block)
     if magic != MAGIC or there != sequence:
         return None
@@ -78,10 +80,12 @@ def read_id(block: bytes | memoryview, sequence: int) -> str | None:
 
 def read_event(block: bytes | memoryview, sequence: int, topic: str) -> Event | None:
     """The event in `block`, its data not yet decoded; None when another event, or none, is there."""
-    magic, _, there, _, _, id_bytes, _, envelope_bytes, data_bytes, _ = HEADER.unpack_from(block)
-    if magic != MAGIC or there != sequence:
+    if len(block) < HEADER_BYTES:
         return None
+    magic, _, there, _, _, id_bytes, _, envelope_bytes, data_bytes, _ = HEADER.unpack_from(block)
     envelope_at = HEADER_BYTES + id_bytes
     data_at = envelope_at + envelope_bytes
+    if magic != MAGIC or there != sequence or data_at + data_bytes > len(block):
+        return None
     name = str(block[HEADER_BYTES:envelope_at], "utf-8")
     return Event._fetched(name, topic, block[envelope_at:data_at], block[data_at : data_at + data_bytes], codec.decode)

@@ -8,6 +8,7 @@ of the lease. (The idea of a view whose exporter owns the lifetime: numpy issue 
 from __future__ import annotations
 
 import ctypes
+import threading
 import weakref
 from collections import deque
 
@@ -64,30 +65,35 @@ class LeaseBook:
         """By sequence."""
         self.ended: deque[_Lease] = deque()
         """Leases whose views are gone. Filled by weakref callbacks, in any thread at any moment: append only."""
+        self._lock = threading.Lock()
+        """Guards `open`. A callback never takes it: it may run while this thread has it."""
 
     def view(self, mapping: memoryview, place: Place, told: bool) -> memoryview:
         """A read-only view of the payload whose lifetime is noted; `told`: the manager knows of it already."""
         exporter = (ctypes.c_char * place.length).from_buffer(mapping, place.offset)
         lease = _Lease(place, told, weakref.ref(exporter, lambda _: self.ended.append(lease)))
-        self.open.setdefault(place.sequence, []).append(lease)
+        with self._lock:
+            self.open.setdefault(place.sequence, []).append(lease)
         return memoryview(exporter).cast("B").toreadonly()
 
     def outliving(self, sequence: int) -> list[Place]:
         """Leases to tell the manager before the delivery is settled; they count as told from now on."""
-        leases = [lease for lease in self.open.get(sequence, ()) if not lease.told and lease.exporter() is not None]
-        for lease in leases:
-            lease.told = True
+        with self._lock:
+            leases = [item for item in self.open.get(sequence, ()) if not item.told and item.exporter() is not None]
+            for lease in leases:
+                lease.told = True
         return [lease.place for lease in leases]
 
     def collect_ended(self) -> list[Place]:
         """Forget leases whose views are gone; the places of those that the manager has to be told of."""
         places = []
-        while self.ended:
-            lease = self.ended.popleft()
-            leases = self.open[lease.place.sequence]
-            leases.remove(lease)
-            if not leases:
-                del self.open[lease.place.sequence]
-            if lease.told:
-                places.append(lease.place)
+        with self._lock:
+            while self.ended:
+                lease = self.ended.popleft()
+                leases = self.open[lease.place.sequence]
+                leases.remove(lease)
+                if not leases:
+                    del self.open[lease.place.sequence]
+                if lease.told:
+                    places.append(lease.place)
         return places

@@ -37,6 +37,7 @@ def start_manager(run_dir: RunDir, config: BusConfig, timeout_s: float) -> None:
     ready, says_ready = os.pipe()
     try:
         with open(run_dir.log, "ab") as log:
+            log_bytes = log.tell()
             process = subprocess.Popen(
                 [sys.executable, "-m", "eventbus_mp.manager", str(run_dir.root), run_dir.bus, str(says_ready)],
                 stdin=subprocess.PIPE,
@@ -49,27 +50,31 @@ def start_manager(run_dir: RunDir, config: BusConfig, timeout_s: float) -> None:
             )
         os.close(says_ready)
         says_ready = -1
-        assert process.stdin is not None
-        with process.stdin as stdin:
-            stdin.write(msgpack.packb(config.bus_wide()))
         # What we started forks the manager and ends: the manager is nobody's child, and never a zombie of ours.
-        process.wait()
-        _await_ready(ready, run_dir, deadline)
+        try:
+            process.communicate(msgpack.packb(config.bus_wide()), timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        _await_ready(ready, run_dir, log_bytes, deadline)
     finally:
         os.close(ready)
         if says_ready >= 0:
             os.close(says_ready)
 
 
-def _await_ready(ready: int, run_dir: RunDir, deadline: float) -> None:
-    readable, _, _ = select.select([ready], [], [], max(0.0, deadline - time.monotonic()))
+def _await_ready(ready: int, run_dir: RunDir, log_bytes: int, deadline: float) -> None:
+    poll = select.poll()  # and not select(), which refuses descriptors over 1023
+    poll.register(ready, select.POLLIN)
+    readable = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
     said = os.read(ready, len(READY)) if readable else None
     if said == READY:
         return
     # A manager that is only late finds our end of the pipe closed, and leaves.
     what = "did not come up in time" if said is None else "ended at once"
     raise ManagerLost(
-        f"the manager of bus {run_dir.bus!r} {what}; its last words ({run_dir.log}):\n{run_dir.log_tail() or '(none)'}"
+        f"the manager of bus {run_dir.bus!r} {what}; its last words ({run_dir.log}):\n"
+        f"{run_dir.log_tail(log_bytes) or '(none)'}"
     )
 
 
@@ -81,8 +86,10 @@ def manager_end(pid: int) -> Iterator[Callable[[float], bool]]:
     except ProcessLookupError:
         yield lambda timeout_s: True
         return
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
     try:
-        yield lambda timeout_s: bool(select.select([pidfd], [], [], timeout_s)[0])
+        yield lambda timeout_s: bool(poll.poll(timeout_s * 1000))
     finally:
         os.close(pidfd)
 

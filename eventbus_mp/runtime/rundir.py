@@ -40,7 +40,8 @@ class RunDir:
     """The directory of one bus."""
 
     def __init__(self, root: str | os.PathLike[str] | None, bus: str) -> None:
-        self.root = Path(root) if root is not None else default_root()
+        # Absolute: the manager runs in another working directory.
+        self.root = (Path(root) if root is not None else default_root()).absolute()
         self.bus = bus
         self.path = self.root / bus
 
@@ -64,8 +65,13 @@ class RunDir:
         Raises:
             EventBusError: It exists and belongs to somebody else, or others may enter it.
         """
-        for path in (self.root, self.path):
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            for path in (self.root, self.path):
+                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as cause:
+            raise EventBusError(
+                f"the run directory {self.path} cannot be made: {cause}; set BusConfig.run_dir to another one"
+            ) from cause
         status = os.lstat(self.path)
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
             raise EventBusError(
@@ -80,10 +86,10 @@ class RunDir:
     def manager_lock(self, timeout_s: float) -> FileLock:
         return FileLock(self.path / "manager.lock", timeout=timeout_s)
 
-    def log_tail(self) -> str:
-        """The end of the manager's log; empty when there is none."""
+    def log_tail(self, since: int = 0) -> str:
+        """The end of the manager's log, of what was written after its first `since` bytes; empty when there is none."""
         try:
-            return self.log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip()
+            return self.log.read_bytes()[since:][-LOG_TAIL_BYTES:].decode(errors="replace").strip()
         except FileNotFoundError:
             return ""
 
@@ -95,13 +101,18 @@ class RunDir:
         return names
 
     def remove_files(self) -> None:
-        """Remove the directory. Only for whoever holds the manager lock; a start that waits makes it anew."""
-        for name in _FILES:
-            (self.path / name).unlink(missing_ok=True)
+        """Remove the directory, unless somebody is starting this bus at this moment. Only under the manager lock.
+
+        Both locks are held while their files go, so nobody is left with a lock on a file that is no more.
+        """
+        start_lock = self.start_lock(0)
         try:
-            self.path.rmdir()
-        except (FileNotFoundError, OSError):
-            return  # Somebody is starting this bus at this moment: the directory is theirs.
+            with start_lock:
+                for name in _FILES:
+                    (self.path / name).unlink(missing_ok=True)
+                self.path.rmdir()
+        except (Timeout, OSError):
+            return  # It is theirs.
 
     def clean(self) -> list[str] | None:
         """Remove what a killed run left; None when a manager lives and there is nothing to clean."""

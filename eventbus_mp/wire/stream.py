@@ -153,7 +153,7 @@ def decode_request(link: int, kind: int, number: int, body: bytes) -> Request:
     wanted = REQUESTS[kind]
     try:
         values = msgpack.unpackb(body)
-    except (ValueError, msgpack.UnpackException) as cause:
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as cause:
         raise ProtocolError(f"a {wanted.__name__} is not msgpack: {cause}") from cause
     if not isinstance(values, list) or len(values) != len(wanted.WIRE):
         raise ProtocolError(f"a {wanted.__name__} has {len(wanted.WIRE)} fields")

@@ -18,8 +18,8 @@ import dill
 import multiprocess
 import multiprocess.connection
 
-from eventbus_mp.client.bus import EventBus, check_credit, check_patterns
-from eventbus_mp.client.naming import listener_of, pack_config
+from eventbus_mp.client.bus import EventBus
+from eventbus_mp.client.naming import check_credit, check_patterns, listener_of, pack_config
 from eventbus_mp.errors import EventBusError, UsageError
 from eventbus_mp.model import SubscriberKey
 from eventbus_mp.worker.process import READY, HandlerSpec, WorkerLimits, run_worker
@@ -90,9 +90,13 @@ class WorkerPool:
     ) -> Callable[[Function], Function]:
         """Like `EventBus.on`, for the pool's processes."""
 
+        wanted = check_patterns(patterns)
+        if not wanted:
+            raise UsageError("on() needs a pattern: @pool.on('order_.*')")
+
         def add(function: Function) -> Function:
             key = SubscriberKey(name) if name else listener_of(function).key
-            self._add(HandlerSpec(function, key, tuple(check_patterns(patterns)), check_credit(credit), retries))
+            self._add(HandlerSpec(function, key, tuple(wanted), check_credit(credit), retries))
             return function
 
         return add

@@ -1,26 +1,20 @@
-"""Random messages to the core, compared with the naive model of model.py after each of them."""
+"""Random messages to the core, compared with the naive model of model.py after each of them.
 
-import itertools
-import re
+Hypothesis prints the steps of a failure, and a line that plays it again.
+"""
 
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.properties.model import Model, ModelEvent, ModelSubscriber, ModelTopic
+from hypothesis.stateful import initialize, precondition, rule
 
 from eventbus_mp import messages as m
-from eventbus_mp.config import BusConfig
-from eventbus_mp.core.bus import BusCore
 from eventbus_mp.core.ledger import BUCKET_SHIFT
-from eventbus_mp.core.watcher import QUEUED, SENT
-from eventbus_mp.effects import CloseLink, Deliver, GrantSpan, Refuse, Reply
+from eventbus_mp.core.watcher import SENT
 from eventbus_mp.messages import BLOCK_BYTES, Outcome
 from eventbus_mp.wire.records import RECORD
+from tests.properties.harness import CoreHarness
+from tests.properties.model import ModelEvent, ModelSubscriber, ModelTopic
 
-MEMORY_BYTES = 16 * BLOCK_BYTES
-DELIVERIES_MAX = 2
-GRACE_NS = 1_000_000_000
 EVENT_BYTES = 64
 TOPICS = ("a", "ab", "b", "dead")
 PATTERNS = (["a"], ["a$"], ["b", "ab"], [".*"], ["dead"], ["nothing"])
@@ -30,27 +24,14 @@ pick = st.integers(0, 1 << 16)
 """An index into whatever there is: taken modulo its length, so that every draw fits."""
 
 
-class CoreMachine(RuleBasedStateMachine):
+events = st.lists(st.tuples(st.sampled_from(TOPICS), st.booleans(), st.integers(0, 3)), min_size=1, max_size=5)
+"""(topic, awaited, ttl in buckets) of each event of a batch."""
+
+
+class CoreMachine(CoreHarness):
     @initialize(letters=st.booleans(), links=st.integers(2, 3))
     def start(self, letters, links):
-        dead_letter_topic = "dead" if letters else None
-        config = BusConfig(
-            memory_bytes_max=MEMORY_BYTES,
-            deliveries_max=DELIVERIES_MAX,
-            grace_s=GRACE_NS / 1e9,
-            dead_letter_topic=dead_letter_topic,
-            check_invariants=True,
-        )
-        self.now_ns = 1
-        self.calls = 0
-        """Makes rules that tear down rarer than rules that build up."""
-        self.core = BusCore(config, self.now_ns)
-        self.model = Model(DELIVERIES_MAX, GRACE_NS, dead_letter_topic)
-        self.serials = itertools.count(1)
-        self.requests = itertools.count(1)
-        self.link_numbers = itertools.count(1)
-        self.links, self.sequences, self.spans, self.leases = [], {}, [], []
-        self.awaited, self.drains, self.wanted, self.first_sent = {}, [], [], {}
+        self.begin("dead" if letters else None)
         for _ in range(links):
             self.open_link()
         if letters:
@@ -63,113 +44,6 @@ class CoreMachine(RuleBasedStateMachine):
         self.subscribe(1, 2, PATTERNS[3], 0, False)
         self.subscribe(2, 3, PATTERNS[4], 3, True)
         self.want_span(2, 1, m.SPAN_NEEDED)
-
-    # --- the core and what it answers ---
-
-    def tell(self, message):
-        """Hand a message to the core; the effects are checked by `settle_up`, once the model has had it too."""
-        self.now_ns += 1
-        self.calls += type(message) is not m.WatchEvent
-        self.effects = self.core.handle(message, self.now_ns)
-        assert not [effect for effect in self.effects if type(effect) is CloseLink]
-
-    def ask(self, kind, *fields, link=None):
-        """The answer to a request; None when it is not answered in the same step."""
-        link = link or self.links[0]
-        request = next(self.requests)
-        self.tell(kind(link, request, *fields))
-        answers = [item for item in self.effects if type(item) in (Reply, Refuse) and item.request == request]
-        self.effects = [item for item in self.effects if item not in answers]
-        assert len(answers) <= 1
-        if answers:
-            assert type(answers[0]) is Reply, answers
-            return answers[0].value
-        return None
-
-    def settle_up(self):
-        """Check the effects of the last message against the model, which has had it by now."""
-        for effect in self.effects:
-            if type(effect) is Deliver:
-                self.on_deliver(effect)
-            elif type(effect) is GrantSpan:
-                self.on_grant(effect)
-            elif type(effect) is Reply:
-                self.on_reply(effect)
-        for sequence in self.awaited:
-            assert any(not event.letter for event in self.events_of(sequence)), "an awaited event got no reply"
-        for _, _, pattern in self.drains:
-            assert self.matching(pattern), "a drain got no reply"
-        self.model.events = [
-            event
-            for event in self.model.events
-            if not event.settled or any(item in held for item in event.deliveries for held in self.model.held.values())
-        ]
-
-    def events_of(self, sequence):
-        return [event for event in self.model.unsettled() if event.sequence == sequence]
-
-    def matching(self, pattern):
-        visible = [topic for topic in self.model.topics.values() if re.match(pattern, topic.name)]
-        return [event for topic in visible for event in self.model.unsettled(topic)]
-
-    def on_deliver(self, effect):
-        assert effect.link in self.links
-        held = self.model.held.get((effect.link, effect.subscriber))
-        assert held is not None, "delivered to a process that does not host the subscriber"
-        for raw in effect.raws:
-            sequence = RECORD.unpack(raw)[6]
-            delivery = self.model.delivery(sequence, effect.subscriber)
-            assert delivery.state == QUEUED, "delivered twice at once"
-            assert self.model.subscribers[delivery.subscriber.key] is delivery.subscriber
-            assert effect.attempt == delivery.crashes + 1
-            assert not any(item.crashes and not item.settled for item in held), "beside a suspect"
-            assert not (delivery.crashes and held), "a suspect beside others"
-            delivery.step("dispatched")
-            held.append(delivery)
-            if not delivery.returned and not delivery.event.letter:
-                key = effect.subscriber, sequence >> m.SEQUENCE_LINK_SHIFT
-                assert self.first_sent.get(key, 0) < sequence, "out of order"
-                self.first_sent[key] = sequence
-        assert len(held) <= self.endpoint(effect.link, effect.subscriber).credit
-
-    def endpoint(self, link, subscriber):
-        return self.core.ledger.links[link].endpoints[subscriber]
-
-    def on_grant(self, effect):
-        assert effect.link in self.links
-        found = [item for item in self.wanted if item[:2] == (effect.link, effect.length)]
-        assert found, "a span that nobody asked for"
-        if not effect.segment:
-            assert found[-1][2] == m.SPAN_AHEAD
-            self.wanted.remove(found[-1])
-            return
-        self.wanted.remove(found[0])
-        begin, end = effect.offset, effect.offset + effect.length
-        for segment, start, stop in self.pinned():
-            assert (segment != effect.segment) or stop <= begin or end <= start, "memory was given away twice"
-        self.spans.append([effect.link, (effect.segment, begin, end), begin])
-
-    def on_reply(self, effect):
-        if effect.request >> m.SEQUENCE_LINK_SHIFT:
-            assert self.awaited.pop(effect.request) == effect.link
-            self.check_watcher(effect.value, self.last_watcher.pop(effect.request))
-            return
-        waiter = next(item for item in self.drains if item[:2] == (effect.link, effect.request))
-        assert not self.matching(waiter[2]), "drained too early"
-        self.drains.remove(waiter)
-
-    def pinned(self):
-        """Every span that has a writer, an unsettled event, a late reader or a lease."""
-        return {span for _, span, _ in self.spans} | self.model.pinned_spans() | {span for _, span in self.leases}
-
-    @staticmethod
-    def check_watcher(told, expected):
-        assert [{tuple(key) for key in part} for part in told] == expected
-
-    @property
-    def last_watcher(self):
-        """The watcher of every awaited event, as it is now; settled ones are still in the model at this point."""
-        return {event.sequence: event.watcher() for event in self.model.events if not event.letter}
 
     # --- processes ---
 
@@ -200,10 +74,23 @@ class CoreMachine(RuleBasedStateMachine):
         self.model.give_up_orphans(self.now_ns)
         self.settle_up()
 
-    def hosted_by(self, link):
-        """In the order that the link began to host them."""
-        numbers = [number for owner, number in self.model.held if owner == link]
-        return [self.by_number[number] for number in numbers]
+    @rule(which=pick, times=st.integers(1, 3))
+    def crash_loop(self, which, times):
+        for _ in range(times):
+            self.replace_worker(which)
+
+    def replace_worker(self, which):
+        """The way a pool does it: the crashed process's successor hosts what it hosted."""
+        busy = sorted({link for (link, _), held in self.model.held.items() if held})
+        if not busy or len(self.links) > 4:
+            return
+        link = busy[which % len(busy)]
+        hosted = [item for item in self.hosted_by(link) if self.model.subscribers.get(item.key) is item]
+        self.open_link()
+        for subscriber in hosted:
+            who = SUBSCRIBERS.index(subscriber.key)
+            self.subscribe(len(self.links) - 1, who, subscriber.patterns, 2, subscriber.broadcast)
+        self.lose_link(self.links.index(link), crashed=True, goodbye=False)
 
     # --- the registry ---
 
@@ -224,8 +111,6 @@ class CoreMachine(RuleBasedStateMachine):
         if name in self.model.topics:
             self.model.forget_topic(name)
         self.settle_up()
-
-    by_number = property(lambda self: self.__dict__.setdefault("_by_number", {}))
 
     @rule(
         which=pick,
@@ -261,13 +146,6 @@ class CoreMachine(RuleBasedStateMachine):
             self.model.unsubscribe(subscriber)
             self.drop_empty_hands(subscriber)
         self.settle_up()
-
-    def drop_empty_hands(self, subscriber):
-        """A process no longer hosts an unsubscribed subscriber of which it holds nothing."""
-        if self.model.subscribers.get(subscriber.key) is subscriber:
-            return
-        for key in [key for key, held in self.model.held.items() if key[1] == subscriber.number and not held]:
-            del self.model.held[key]
 
     @rule(which=pick)
     def stop_hosting(self, which):
@@ -318,19 +196,6 @@ class CoreMachine(RuleBasedStateMachine):
             self.leases.append((link, event.span))
         self.settle_up()
 
-    def origin(self, event):
-        """The topic number in the event's record: a dead letter keeps that of its event."""
-        return self.origins[event.sequence]
-
-    origins = property(lambda self: self.__dict__.setdefault("_origins", {}))
-
-    def can_be_found(self, event):
-        return bool(self.findable(event.sequence))
-
-    def findable(self, sequence):
-        live = [item for item in self.events_of(sequence) if self.model.topics.get(item.topic.name) is item.topic]
-        return [item for item in live if not item.letter] + [item for item in live if item.letter]
-
     @rule(which=pick)
     @precondition(lambda self: self.leases)
     def release(self, which):
@@ -340,10 +205,7 @@ class CoreMachine(RuleBasedStateMachine):
 
     # --- events ---
 
-    @rule(
-        which=pick,
-        names=st.lists(st.tuples(st.sampled_from(TOPICS), st.booleans(), st.integers(0, 3)), min_size=1, max_size=5),
-    )
+    @rule(which=pick, names=events)
     def notify(self, which, names):
         if not self.spans:
             self.want_span(which, 1, m.SPAN_NEEDED)
@@ -351,7 +213,7 @@ class CoreMachine(RuleBasedStateMachine):
             return  # Memory is full.
         place = self.spans[which % len(self.spans)]
         link, span, _ = place
-        raws, events = [], []
+        raws, notified = [], []
         for name, awaited, ttl in names:
             topic = self.model.topics.get(name)
             sequence = self.sequences[link] = self.sequences[link] + 1
@@ -366,11 +228,11 @@ class CoreMachine(RuleBasedStateMachine):
             subscribers = self.model.route(topic) if topic else []
             event = ModelEvent(sequence, topic, subscribers, span, end_ns)
             self.origins[sequence] = number
-            events.append((event, awaited))
+            notified.append((event, awaited))
         if not raws:
             return
         self.tell(m.EventsNotified(link, raws, [RECORD.unpack(raw) for raw in raws]))
-        for event, awaited in events:
+        for event, awaited in notified:
             self.model.events.append(event)
             if awaited:
                 self.awaited[event.sequence] = link
@@ -386,7 +248,9 @@ class CoreMachine(RuleBasedStateMachine):
         chosen = held[first % len(held) :][:count] if held else []
         foreign = [item for other, items in self.model.held.items() if other != key for item in items][:1]
         numbers = [item.event.sequence for item in chosen] * (1 + repeated)
-        numbers += [item.event.sequence for item in foreign if item.event.sequence not in [d.event.sequence for d in held]]
+        numbers += [
+            item.event.sequence for item in foreign if item.event.sequence not in [d.event.sequence for d in held]
+        ]
         numbers.append(7)
         self.tell(m.DeliveriesSettled(key[0], key[1], outcome, numbers))
         subscriber = self.by_number[key[1]]
@@ -402,6 +266,11 @@ class CoreMachine(RuleBasedStateMachine):
             self.model.skip_waiting(subscriber)
         self.drop_empty_hands(subscriber)
         self.settle_up()
+
+    @rule(which=pick, names=events, outcome=st.sampled_from(Outcome), first=pick)
+    def notify_and_settle(self, which, names, outcome, first):
+        self.notify(which, names)
+        self.settle(first, outcome, first, 4, False)
 
     @rule(which=pick, who=pick, completed=st.booleans())
     def mark(self, which, who, completed):
@@ -446,60 +315,12 @@ class CoreMachine(RuleBasedStateMachine):
         self.model.expire(self.now_ns)
         self.settle_up()
 
-    # --- always ---
 
-    @invariant()
-    def memory_is_exactly_what_is_pinned(self):
-        used = sum(end - begin for _, begin, end in self.pinned())
-        assert self.core.ledger.spans.used_bytes == used
-
-    @invariant()
-    def every_watcher_agrees(self):
-        for topic in self.model.topics.values():
-            told = {RECORD.unpack(raw)[6]: watcher for raw, watcher in self.ask(m.ListEvents, topic.name, True)}
-            expected = {event.sequence: event for event in self.model.unsettled(topic)}
-            assert set(told) == set(expected)
-            for sequence, event in expected.items():
-                self.check_watcher(told[sequence], event.watcher())
-                first = self.findable(sequence)[0]
-                self.check_watcher(self.ask(m.WatchEvent, self.origin(event), sequence), first.watcher())
-
-    @invariant()
-    def nobody_waits_beside_free_credit(self):
-        for subscriber in self.model.subscribers.values():
-            waiting = self.model.waiting(subscriber)
-            suspected = any(delivery.crashes for delivery in waiting)
-            for link in subscriber.hosts if waiting else ():
-                held = self.model.held[link, subscriber.number]
-                if suspected:
-                    assert held, "a suspect waits beside an idle process"
-                elif not any(delivery.crashes and not delivery.settled for delivery in held):
-                    assert len(held) >= self.endpoint(link, subscriber.number).credit, "waits beside free credit"
-
-    @invariant()
-    def nobody_waits_for_memory_that_is_free(self):
-        assert not (self.wanted and not self.core.ledger.spans.used_bytes)
-
-    def teardown(self):
-        """When everybody is gone and every grace is over, nothing is left."""
-        if not hasattr(self, "core"):
-            return
-        for link in self.links:
-            self.core.handle(m.LinkLost(link, crashed=False), self.now_ns)
-        self.core.handle(m.TimePassed(), self.now_ns + 10 * GRACE_NS)
-        ledger = self.core.ledger
-        assert ledger.spans.used_bytes == 0
-        assert not any(topic.events for topic in ledger.registry.topics.values())
-        assert not (ledger.links or ledger.awaited or ledger.lettered or ledger.drains or ledger.span_requests)
-        assert not (ledger.registry.subscribers or ledger.registry.subscriber_by_number or ledger.orphans)
-        assert ledger.expiry.next_due_ns() is None
-
-
-CoreMachine.TestCase.settings = settings(
+TestCoreMachine = CoreMachine.TestCase
+TestCoreMachine.settings = settings(
     max_examples=250,
-    stateful_step_count=80,
+    stateful_step_count=60,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     print_blob=True,
 )
-TestCoreMachine = pytest.mark.filterwarnings("default")(CoreMachine.TestCase)

@@ -1,0 +1,138 @@
+"""The supply of spans: ordering memory from the manager, ahead of need where possible, and waiting for it.
+
+A listener that publishes may use the memory reserve, because what it has in hand is what the others wait for. So its
+thread has an arena of its own from the first time it runs short: spans out of the reserve must not be filled by another
+thread, whose waiting then would keep the listener waiting.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from eventbus_mp.client.connection import Connection
+from eventbus_mp.errors import BusFull, EventTooLarge
+from eventbus_mp.memory.arena import Arena, LentSpan
+from eventbus_mp.memory.reader import Mappings
+from eventbus_mp.messages import SPAN_AHEAD, SPAN_CANCELLED, SPAN_NEEDED, SPAN_RESERVE
+from eventbus_mp.wire import records
+from eventbus_mp.wire.stream import SpanGranted
+
+__all__ = ["Supply"]
+
+
+class Supply:
+    """Args:
+    connection: The link to order on.
+    mappings: Where segments are mapped.
+    in_listener: Whether the calling thread is running a listener.
+    before_waiting: Called before a wait for memory, which settles of this process may have to end.
+    describe_holders: Who holds the memory, for the text of `BusFull`.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        mappings: Mappings,
+        in_listener: Callable[[], bool],
+        before_waiting: Callable[[], None],
+        describe_holders: Callable[[], str],
+    ) -> None:
+        self._connection = connection
+        self._mappings = mappings
+        self._in_listener = in_listener
+        self._before_waiting = before_waiting
+        self._describe_holders = describe_holders
+        self.arena = Arena(mappings, connection.welcome.span_bytes)
+        """Everybody's, while memory is plenty."""
+        self.listener_arena: Arena | None = None
+        """Of the thread that runs listeners, once it had to wait for memory."""
+        self._ordered: dict[tuple[Arena, int], int] = {}
+        """(for which arena, span length) -> how many are on order."""
+        self._impossible: set[int] = set()
+        self._lock = threading.Lock()
+        connection.on_span_granted = self._on_span_granted
+
+    def choose(self) -> Arena:
+        """The arena that the calling thread appends to."""
+        arena = self.listener_arena
+        return arena if arena is not None and self._in_listener() else self.arena
+
+    def get(self, length: int) -> Arena:
+        """Wait until a span for an event of `length` bytes is in stock; the arena that has it.
+
+        Raises:
+            BusFull: None became free within `full_timeout_s`.
+            EventTooLarge: None of this size ever can.
+        """
+        arena, urgency = self.arena, SPAN_NEEDED
+        if self._in_listener():
+            if self.listener_arena is None:
+                self.listener_arena = Arena(self._mappings, self.arena.span_bytes)
+            arena, urgency = self.listener_arena, SPAN_RESERVE
+        key = arena, arena.span_length(length)
+        deadline = time.monotonic() + self._connection.config.full_timeout_s
+        self._before_waiting()
+        while not arena.stocked(key[1]):
+            self._check_possible(length, key[1])
+            with self._lock:
+                if not self._ordered.get(key):
+                    self._order(key, urgency)
+            left_s = max(0.0, deadline - time.monotonic())
+            if not self._connection.wait(lambda: arena.stocked(key[1]) or not self._ordered.get(key), left_s):
+                self._give_up(key[1])
+        return arena
+
+    def order_ahead(self) -> None:
+        """Ask for the next span of small events now, so that it lies ready when this one is full."""
+        key = self.arena, self.arena.span_bytes
+        with self._lock:
+            if not self._ordered.get(key) and not self.arena.stocked(key[1]):
+                self._order(key, SPAN_AHEAD)
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        self.arena.close()
+        if self.listener_arena is not None:
+            self.listener_arena.close()
+
+    def _order(self, key: tuple[Arena, int], urgency: int) -> None:
+        self._ordered[key] = self._ordered.get(key, 0) + 1
+        self._connection.send(records.span_wanted(key[1], urgency))
+
+    def _check_possible(self, length: int, span_length: int) -> None:
+        if span_length in self._impossible:
+            raise EventTooLarge(
+                f"an event of {length} bytes needs {span_length} bytes of shared memory in one piece, "
+                "which the bus's memory does not have; raise BusConfig.memory_bytes_max"
+            )
+
+    def _give_up(self, span_length: int) -> None:
+        with self._lock:
+            for key in [key for key in self._ordered if key[1] == span_length]:
+                self._ordered[key] = 0  # The other thread that waits, if one does, orders again.
+            self._connection.send(records.span_wanted(span_length, SPAN_CANCELLED))
+        raise BusFull(
+            f"no {span_length} bytes of the bus's memory became free within "
+            f"{self._connection.config.full_timeout_s:g} s: {self._describe_holders()}. "
+            "Settle events faster, or raise BusConfig.memory_bytes_max"
+        )
+
+    def _on_span_granted(self, grant: SpanGranted) -> None:
+        with self._lock:
+            arena = self._orderer(grant)
+            if grant.segment and arena is not None:
+                arena.add(LentSpan(*grant))
+            if arena is not None:
+                self._ordered[arena, grant.length] -= 1
+        if grant.segment and arena is None:
+            # Granted just when we gave up waiting.
+            self._connection.send(records.span_note(records.SPAN_SEALED, grant.segment, grant.offset))
+        elif not grant.segment and grant.backed:
+            self._impossible.add(grant.length)
+
+    def _orderer(self, grant: SpanGranted) -> Arena | None:
+        """Who gets it: listeners first, as the manager has it, too. A no for now answers an order ahead."""
+        arenas = [self.listener_arena, self.arena] if grant.segment or grant.backed else [self.arena]
+        return next((arena for arena in arenas if arena and self._ordered.get((arena, grant.length))), None)

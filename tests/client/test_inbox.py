@@ -1,0 +1,101 @@
+"""Inboxes: taking, settling, waiting from several threads and from select."""
+
+import select
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from eventbus_mp import BusClosed, Event, EventBus, EventShadow, NotSubscribed
+
+Make = Callable[..., EventBus]
+
+
+def test_many_are_taken_in_order(bus: EventBus) -> None:
+    inbox = bus.inbox("one", ["a"], credit=100)
+    bus.notify_many(Event(str(index), "a", index) for index in range(50))
+    taken: list[str] = []
+    while len(taken) < 50:
+        for shadow in inbox.get_many(20, 10):
+            taken.append(shadow.id)
+            inbox.complete(shadow)
+            inbox.complete(shadow)  # again: it changes nothing
+    assert taken == [str(index) for index in range(50)]
+    bus.drain(timeout_s=10)
+    assert bus.statistics().subscribers[0].completed == 50
+
+
+def test_a_look_and_a_short_wait_give_nothing(bus: EventBus) -> None:
+    inbox = bus.inbox("one", ["a"])
+    assert inbox.get(0) is None
+    assert inbox.get(0.01) is None
+    assert inbox.get_many(5, 0) == []
+
+
+def test_a_skip_tells_its_reason(bus: EventBus) -> None:
+    inbox = bus.inbox("one", ["a"])
+    bus.notify(Event("1", "a", 1))
+    shadow = inbox.get(10)
+    assert shadow is not None
+    inbox.skip(shadow, "too small")
+    bus.drain(timeout_s=10)
+    assert bus.statistics().subscribers[0].recent_skips == (("1", "too small"),)
+
+
+def test_a_shadow_from_elsewhere_is_refused(bus: EventBus) -> None:
+    with pytest.raises(NotSubscribed, match="settle what get"):
+        bus.inbox("one", ["a"]).complete(EventShadow("a", "made up"))
+
+
+def test_iteration_ends_when_another_thread_closes(bus: EventBus) -> None:
+    inbox = bus.inbox("one", ["a"])
+    bus.notify(Event("1", "a", 1))
+    seen: list[EventShadow] = []
+    got_one = threading.Event()
+
+    def consume() -> None:
+        for shadow in inbox:
+            seen.append(shadow)
+            inbox.complete(shadow)
+            got_one.set()
+
+    thread = threading.Thread(target=consume)
+    thread.start()
+    assert got_one.wait(30)
+    inbox.close()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert seen == [("a", "1")]
+    with pytest.raises(BusClosed):
+        inbox.get(0)
+
+
+def test_what_is_in_hand_goes_to_another_inbox_at_close(make_bus: Make) -> None:
+    bus, other = make_bus(topics=["a"]), make_bus()
+    first = bus.inbox("shared", ["a"])
+    bus.notify_many(Event(str(index), "a", index) for index in range(4))
+    taken = first.get(10)
+    assert taken == ("a", "0")
+    second = other.inbox("shared", ["a"])
+    first.close()
+    ids = []
+    while len(ids) < 4:
+        for shadow in second.get_many(10, 10):
+            ids.append(shadow.id)
+            second.complete(shadow)
+    assert sorted(ids) == ["0", "1", "2", "3"]
+    assert bus.statistics().subscribers[0].completed == 4
+
+
+def test_fileno_is_readable_while_something_waits(bus: EventBus) -> None:
+    inbox = bus.inbox("one", ["a"])
+    fd = inbox.fileno()
+    assert select.select([fd], [], [], 0)[0] == []
+    for index in range(3):
+        bus.notify(Event(str(index), "a", index))
+        assert select.select([fd], [], [], 10)[0] == [fd]
+        shadow = inbox.get(0)
+        assert shadow is not None
+        inbox.complete(shadow)
+        assert select.select([fd], [], [], 0)[0] == []
+    inbox.close()

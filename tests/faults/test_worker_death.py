@@ -1,0 +1,118 @@
+"""Workers that are killed in the middle: what they held goes to others, and nothing is lost."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eventbus_mp import Event, EventBus, WorkerPool
+
+Make = Callable[..., EventBus]
+
+
+def statistics_of(bus: EventBus, name: str) -> Any:
+    return next(item for item in bus.statistics().subscribers if item.name == name)
+
+
+def next_data(bus: EventBus, inbox: Any) -> Any:
+    shadow = inbox.get(30)
+    assert shadow is not None
+    data = bus.fetch_event_data(shadow)
+    inbox.complete(shadow)
+    return data
+
+
+def test_a_killed_worker_is_replaced_and_its_event_redelivered(
+    bus: EventBus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = bus.inbox("out", ["b"])
+    marker = str(tmp_path / "was here")
+    pool = WorkerPool(bus, 1)
+
+    @pool.on("a", name="victim")
+    def die_once(event: Event) -> None:
+        bus.notify(Event("pid", "b", os.getpid()))
+        if not os.path.exists(marker):
+            open(marker, "w").close()
+            signal.pause()
+
+    with pool:
+        shadow = bus.notify(Event("1", "a", 1))
+        first = next_data(bus, out)
+        os.kill(first, signal.SIGKILL)
+        second = next_data(bus, out)
+        bus.drain(timeout_s=20)
+        assert any("attempt 2" in line for line in bus.story(shadow))
+    assert second != first
+    assert pool.restarts == 1
+    assert f"worker {first} died with exit code -9" in caplog.text
+    found = statistics_of(bus, "victim")
+    assert (found.completed, found.skipped, found.redelivered) == (1, 0, 1)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_poison_event_is_given_up_and_its_neighbours_are_handled(make_bus: Make, processes: int) -> None:
+    bus = make_bus(topics=["a", "dead"], deliveries_max=2, dead_letter_topic="dead")
+    dead = bus.inbox("undertaker", ["dead"])
+    pool = WorkerPool(bus, processes)
+
+    @pool.on("a", name="taster")
+    def taste(event: Event) -> None:
+        if event.data == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pool:
+        bus.notify_many(Event(str(index), "a", index) for index in range(10))
+        assert next_data(bus, dead) == 3
+        bus.drain(timeout_s=30)
+        assert pool.restarts == 2
+    found = statistics_of(bus, "taster")
+    assert (found.completed, found.skipped) == (9, 1)
+    assert "crashed 2 times" in found.recent_skips[-1][1]
+
+
+def test_a_killed_consumer_gives_back_its_views(make_bus: Make, fork: Callable[..., Any]) -> None:
+    bus = make_bus(topics=["a"])
+    inbox = bus.inbox("one", ["a"])
+
+    def hold_a_view(to_parent: Any) -> None:
+        event = bus.fetch_event(("a", "1"))
+        assert event is not None
+        view = event.raw
+        to_parent.send(len(view))
+        signal.pause()
+
+    bus.notify(Event("1", "a", bytes(1 << 20)))
+    child = fork(hold_a_view)
+    assert child.hear() > 1 << 20
+    shadow = inbox.get(10)
+    assert shadow is not None
+    inbox.complete(shadow)
+    bus.drain(timeout_s=10)
+    assert bus.statistics().memory_bytes_leased > 0
+    child.kill()
+    while bus.statistics().links > 1:
+        pass
+    assert bus.statistics().memory_bytes_leased == 0
+
+
+def test_a_killed_producer_loses_nothing_that_it_notified(make_bus: Make, fork: Callable[..., Any]) -> None:
+    bus = make_bus(topics=["a"])
+    inbox = bus.inbox("one", ["a"], credit=1000)
+
+    def notify_and_die(to_parent: Any) -> None:
+        bus.notify_many(Event(str(index), "a", index) for index in range(200))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert fork(notify_and_die).wait() == -signal.SIGKILL
+    taken: list[Any] = []
+    while len(taken) < 200:
+        for shadow in inbox.get_many(200, 10):
+            taken.append(bus.fetch_event_data(shadow))
+            inbox.complete(shadow)
+    assert taken == list(range(200))
+    bus.drain(timeout_s=10)
+    assert bus.statistics().memory_bytes_used == 0

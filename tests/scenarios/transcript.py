@@ -1,0 +1,234 @@
+"""The language of the transcripts: lines that become messages to the core, and effects that become lines.
+
+Processes, subscribers and events go by name; an event is `topic/name` when it is notified and `name` from then on.
+A line that begins with `memory` is no effect: it tells that the memory in use changed, in blocks of 256 KiB.
+"""
+
+import itertools
+import re
+
+from eventbus_mp import messages as m
+from eventbus_mp.config import BusConfig
+from eventbus_mp.core.bus import BusCore
+from eventbus_mp.effects import (
+    CloseLink,
+    CreateSegment,
+    Deliver,
+    GrantSpan,
+    Refuse,
+    RemoveSegment,
+    Reply,
+    Stop,
+    TellTopicStale,
+    Warn,
+)
+from eventbus_mp.messages import BLOCK_BYTES, Outcome
+from eventbus_mp.wire.records import RECORD
+
+MS = 1_000_000
+EVENT_BYTES = 64
+
+
+def rewritten(text):
+    """The transcript with the effects that the core has now."""
+    play = Play()
+    blocks = []
+    for block in re.split(r"\n\n+", text.strip()):
+        commands = block.partition("\n----")[0]
+        lines = [line for command in commands.splitlines() for line in play.perform(command)]
+        silent = all(line.startswith("#") for line in commands.splitlines())
+        blocks.append(commands if silent else "\n".join([commands, "----", *lines]))
+    return "\n\n".join(blocks) + "\n"
+
+
+class Play:
+    def __init__(self):
+        self.core = None
+        self.now_ns = 0
+        self.requests = itertools.count(1)
+        self.links, self.subscribers, self.topics = {}, {}, {}
+        self.events, self.records, self.serials = {}, {}, {}
+        self.spans = {}
+        self.used_bytes = 0
+
+    def perform(self, line):
+        """Do what a line says; the lines that tell what came of it."""
+        if line.startswith("#"):
+            return []
+        command, *words = line.split()
+        options = dict(word.split("=", 1) for word in words if "=" in word)
+        self.flags = [word for word in words if word.startswith("--")]
+        words = [word for word in words if "=" not in word and not word.startswith("--")]
+        if command == "bus":
+            self.core = BusCore(BusConfig(**self.settings(options), check_invariants=True), 0)
+            return []
+        effects = getattr(self, "do_" + command.replace("-", "_"))(*words, **options)
+        lines = [told for effect in effects if (told := self.tell(effect)) is not None]
+        used_bytes, self.used_bytes = self.used_bytes, self.core.ledger.spans.used_bytes
+        if used_bytes != self.used_bytes:
+            lines.append(f"memory {used_bytes // BLOCK_BYTES} -> {self.used_bytes // BLOCK_BYTES}")
+        return lines
+
+    @staticmethod
+    def settings(options):
+        numbers = {"memory_blocks": "memory_bytes_max", "deliveries_max": "deliveries_max", "grace_s": "grace_s"}
+        settings = {numbers[name]: int(value) for name, value in options.items() if name in numbers}
+        settings["memory_bytes_max"] = settings.get("memory_bytes_max", 16) * BLOCK_BYTES
+        return {**settings, "dead_letter_topic": options.get("dead_letter_topic")}
+
+    def send(self, message):
+        self.now_ns += 1
+        return self.core.handle(message, self.now_ns)
+
+    def ask(self, kind, link, *fields):
+        return self.send(kind(self.links[link], next(self.requests), *fields))
+
+    # --- commands ---
+
+    def do_open(self, link):
+        self.links[link] = len(self.links) + 1
+        self.serials[link] = itertools.count((self.links[link] << m.SEQUENCE_LINK_SHIFT) + 1)
+        return self.send(m.LinkOpened(self.links[link], 100 + self.links[link]))
+
+    def do_crash(self, link):
+        return self.send(m.LinkLost(self.links[link], crashed=True))
+
+    def do_leave(self, link):
+        return self.ask(m.Goodbye, link) + self.send(m.LinkLost(self.links[link], crashed=True))
+
+    def do_register(self, link, topic):
+        effects = self.ask(m.RegisterTopic, link, topic)
+        self.topics[topic] = self.core.ledger.registry.topics[topic].number
+        return effects
+
+    def do_unregister(self, link, topic):
+        return self.ask(m.UnregisterTopic, link, topic)
+
+    def do_subscribe(self, link, name, patterns, credit="1"):
+        broadcast = "--broadcast" in self.flags
+        number = 0 if credit == "auto" else int(credit)
+        effects = self.ask(m.Subscribe, link, name, b"", patterns.split(","), number, broadcast)
+        if type(effects[0]) is Reply:
+            self.subscribers[name] = effects[0].value
+        return effects
+
+    def do_unsubscribe(self, link, name):
+        return self.ask(m.Unsubscribe, link, name, b"")
+
+    def do_stop_hosting(self, link, name):
+        return self.ask(m.StopHosting, link, self.subscribers[name])
+
+    def do_want(self, link, blocks, urgency="needed"):
+        urgencies = {"ahead": m.SPAN_AHEAD, "needed": m.SPAN_NEEDED, "reserve": m.SPAN_RESERVE}
+        number = {**urgencies, "cancelled": m.SPAN_CANCELLED}[urgency]
+        return self.send(m.SpanWanted(self.links[link], int(blocks) * BLOCK_BYTES, number))
+
+    def do_seal(self, link):
+        segment, offset, _ = self.spans[link].pop(0)
+        return self.send(m.SpanSealed(self.links[link], segment, offset))
+
+    def do_notify(self, link, *events, ttl_ms=None):
+        raws = []
+        for event in events:
+            topic, name = event.split("/")
+            sequence = next(self.serials[link])
+            span = self.spans[link][-1]
+            deadline_ns = self.now_ns + int(ttl_ms) * MS if ttl_ms else 0
+            kind = m.NOTIFIED_AWAITED if "--awaited" in self.flags else m.NOTIFIED
+            place = span[0], span[1] + span[2]
+            span[2] += EVENT_BYTES
+            raws.append(RECORD.pack(kind, self.topics[topic], *place, EVENT_BYTES, deadline_ns, sequence))
+            self.events[name] = sequence
+            self.records[sequence] = (self.topics[topic], *place)
+        return self.send(m.EventsNotified(self.links[link], raws, [RECORD.unpack(raw) for raw in raws]))
+
+    def _settle(self, outcome, link, name, *events):
+        sequences = [self.events[event] for event in events]
+        return self.send(m.DeliveriesSettled(self.links[link], self.subscribers[name], outcome, sequences))
+
+    def do_completed(self, *words):
+        return self._settle(Outcome.COMPLETED, *words)
+
+    def do_skipped(self, *words):
+        return self._settle(Outcome.SKIPPED, *words)
+
+    def do_returned(self, *words):
+        return self._settle(Outcome.RETURNED, *words)
+
+    def do_failed(self, *words):
+        return self._settle(Outcome.FAILED, *words)
+
+    def do_mark(self, link, name, event, outcome):
+        sequence = self.events[event]
+        number = Outcome[outcome.upper()]
+        return self.ask(m.MarkEvent, link, self.records[sequence][0], sequence, name, b"", number)
+
+    def do_watch(self, link, event):
+        sequence = self.events[event]
+        return self.ask(m.WatchEvent, link, self.records[sequence][0], sequence)
+
+    def do_lease(self, link, event):
+        sequence = self.events[event]
+        return self.ask(m.LeaseEvent, link, self.records[sequence][0], sequence)
+
+    def do_release(self, link, event):
+        _, segment, offset = self.records[self.events[event]]
+        return self.send(m.SpanReleased(self.links[link], segment, offset))
+
+    def do_drain(self, link, pattern):
+        return self.ask(m.Drain, link, pattern)
+
+    def do_pass(self, ms):
+        self.now_ns += int(ms.removesuffix("ms")) * MS
+        return self.send(m.TimePassed())
+
+    # --- effects ---
+
+    def tell(self, effect):
+        return self._TOLD[type(effect)](self, effect)
+
+    def _link(self, number):
+        return next(name for name, found in self.links.items() if found == number)
+
+    def _subscriber(self, number):
+        return next(name for name, found in self.subscribers.items() if found == number)
+
+    def _named(self, text):
+        """The text, with events by name instead of by sequence."""
+        names = {f"{sequence:#x}": name for name, sequence in self.events.items()}
+        return re.sub("0x[0-9a-f]+", lambda found: names.get(found[0], found[0]), text)
+
+    def _tell_deliver(self, effect):
+        names = {sequence: name for name, sequence in self.events.items()}
+        events = " ".join(names[RECORD.unpack(raw)[6]] for raw in effect.raws)
+        attempt = f" attempt={effect.attempt}" if effect.attempt > 1 else ""
+        return f"deliver {self._link(effect.link)} {self._subscriber(effect.subscriber)} {events}{attempt}"
+
+    def _tell_reply(self, effect):
+        names = {sequence: name for name, sequence in self.events.items()}
+        about = f" {names[effect.request]}" if effect.request in names else ""
+        value = effect.value
+        if isinstance(value, list):
+            parts = zip(("subscribers", "completed", "skipped"), value, strict=True)
+            value = " ".join(f"{what}={','.join(key[0] for key in part) or '-'}" for what, part in parts)
+        return f"reply {self._link(effect.link)}{about}: {value}"
+
+    def _tell_grant(self, effect):
+        link = self._link(effect.link)
+        if not effect.segment:
+            return f"grant {link} nothing: {'it never fits' if effect.backed else 'not now'}"
+        self.spans.setdefault(link, []).append([effect.segment, effect.offset, 0])
+        return f"grant {link} {effect.length // BLOCK_BYTES} {'warm' if effect.backed else 'cold'}"
+
+    _TOLD = {  # noqa: RUF012
+        Deliver: _tell_deliver,
+        Reply: _tell_reply,
+        GrantSpan: _tell_grant,
+        Refuse: lambda self, fx: f"refuse {self._link(fx.link)} {fx.error}: {self._named(fx.text)}",
+        TellTopicStale: lambda self, fx: f"tell {self._link(fx.link)} topic {fx.topic} is stale",
+        CloseLink: lambda self, fx: f"close {self._link(fx.link)}: {self._named(fx.reason)}",
+        Warn: lambda self, fx: f"warn {self._named(fx.text)}",
+        CreateSegment: lambda self, fx: f"create segment of {fx.length // BLOCK_BYTES}",
+        RemoveSegment: lambda self, fx: "remove segment",
+        Stop: lambda self, fx: "stop",
+    }

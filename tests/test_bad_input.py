@@ -1,0 +1,164 @@
+"""What bad input gets: an error that names the value and says what to do, and nothing stored."""
+
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from eventbus_mp import (
+    BusClosed,
+    BusConfig,
+    BusFull,
+    EncodeError,
+    Event,
+    EventBus,
+    EventTooLarge,
+    InvalidPattern,
+    InvalidTopic,
+    ManagerLost,
+    NotSubscribed,
+    UnknownTopic,
+    UsageError,
+    WorkerPool,
+)
+
+Make = Callable[..., EventBus]
+
+
+def nothing_is_stored(bus: EventBus) -> bool:
+    statistics = bus.statistics()
+    return statistics.events_notified == statistics.events_unsettled == 0
+
+
+def test_unknown_topic_when_strict(make_bus: Make) -> None:
+    bus = make_bus(strict=True)
+    with pytest.raises(UnknownTopic, match=r"'nowhere' is not registered; call register_topic\('nowhere'\) first"):
+        bus.notify(Event("1", "nowhere", 1))
+    assert nothing_is_stored(bus)
+
+
+@pytest.mark.parametrize("topic", ["", "x" * 256, "tab\there", "bell\x07", "\ud800"])
+def test_bad_topic_name(bus: EventBus, topic: str) -> None:
+    with pytest.raises(InvalidTopic):
+        bus.register_topic(topic)
+    assert bus.topics() == ["a", "b"]
+
+
+def test_pattern_that_does_not_compile_is_named(bus: EventBus) -> None:
+    with pytest.raises(InvalidPattern, match=r"pattern '\(unclosed' does not compile"):
+        bus.subscribe(print, ["fine", "(unclosed"])
+    with pytest.raises(UsageError, match=r"write \['a'\]"):
+        bus.subscribe(print, "a")
+    assert bus.subscribers() == []
+
+
+def test_data_that_cannot_be_encoded_names_the_path(bus: EventBus) -> None:
+    inbox = bus.inbox("one", ["a"])
+    with socket.socket() as culprit, pytest.raises(EncodeError, match=r"data\['items'\]\[3\]: <class 'socket"):
+        bus.notify(Event("1", "a", {"items": [1, 2, 3, culprit]}))
+    with pytest.raises(EncodeError, match="event '2' of topic 'a'"):
+        bus.notify_many([Event("1", "a", 1), Event("2", "a", object())])
+    assert inbox.get(0) is None
+    assert nothing_is_stored(bus)
+
+
+def test_event_over_the_limit(make_bus: Make) -> None:
+    bus = make_bus(topics=["a"], event_bytes_max=1000)
+    bus.inbox("one", ["a"])
+    with pytest.raises(EventTooLarge, match="event_bytes_max allows 1000"):
+        bus.notify(Event("1", "a", b"x" * 1001))
+    assert nothing_is_stored(bus)
+
+
+def test_event_that_the_memory_can_never_hold(bus: EventBus) -> None:
+    bus.inbox("one", ["a"])
+    with pytest.raises(EventTooLarge, match=r"raise BusConfig\.memory_bytes_max"):
+        bus.notify(Event("1", "a", b"x" * (17 << 20)))
+    assert nothing_is_stored(bus)
+
+
+def test_memory_full_names_the_holder(make_bus: Make) -> None:
+    bus = make_bus(topics=["a"], full_timeout_s=0.2)
+    inbox = bus.inbox("slow one", ["a"])
+    with pytest.raises(BusFull, match=r"slow one has \d+ events in hand and \d+ queued"):
+        for index in range(40):
+            bus.notify(Event(str(index), "a", b"x" * (1 << 20)))
+    shadow = inbox.get(10)
+    assert shadow is not None
+    inbox.complete(shadow)
+    bus.notify(Event("fits again", "a", b"x" * (1 << 20)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"id": "", "topic": "a", "data": 1}, "needs an id"),
+        ({"id": None, "topic": "a", "data": 1}, "needs an id"),
+        ({"id": "1", "topic": "", "data": 1}, "needs a topic"),
+        ({"id": "1", "topic": "a", "data": None}, "needs data"),
+        ({"id": "1", "topic": "a", "data": 1, "ttl": 5}, "counts from occurred_at"),
+    ],
+)
+def test_incomplete_events(fields: dict[str, object], text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        Event(**fields)  # type: ignore[arg-type]
+
+
+def test_a_closed_handle(bus: EventBus) -> None:
+    bus.topics()
+    bus.close()
+    bus.close()
+    with pytest.raises(BusClosed, match="open another EventBus"):
+        bus.notify(Event("1", "a", 1))
+
+
+def test_marking_what_one_is_not_subscribed_to(bus: EventBus) -> None:
+    inbox = bus.inbox("one", ["a"])
+    bus.inbox("of b", ["b"])
+    shadow = bus.notify(Event("1", "a", 1))
+    with pytest.raises(NotSubscribed, match="nobody is not subscribed"):
+        bus.mark_as_completed("nobody", shadow)
+    with pytest.raises(NotSubscribed, match="of b is not subscribed to 'a'"):
+        bus.mark_as_completed("of b", shadow)
+    assert inbox.get(10) == shadow
+
+
+def test_the_same_id_twice_is_two_events(bus: EventBus) -> None:
+    inbox = bus.inbox("one", ["a"])
+    bus.notify_many([Event("1", "a", "first"), Event("1", "a", "second")])
+    assert bus.fetch_event_data(("a", "1")) == "second"
+    shadows = inbox.get_many(2, 10)
+    assert [bus.fetch_event_data(shadow) for shadow in shadows] == ["first", "second"]
+
+
+def test_a_manager_that_cannot_start_says_why(make_bus: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"memory_bytes_max=100 is"):
+        make_bus(memory_bytes_max=100)
+    bus = make_bus()
+    with monkeypatch.context() as broken:
+        broken.setenv("PYTHONHOME", "/nonexistent")
+        with pytest.raises(ManagerLost, match="/nonexistent"):
+            bus.topics()
+    assert bus.topics() == []
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", "x" * 65, ".hidden"])
+def test_bad_bus_name(name: str) -> None:
+    with pytest.raises(UsageError, match="bus name"):
+        EventBus(name)
+
+
+def test_bad_settings() -> None:
+    with pytest.raises(UsageError, match="EVENTBUS_MP_GRACE_S='soon'"):
+        BusConfig.from_environment({"EVENTBUS_MP_GRACE_S": "soon"})
+    with pytest.raises(UsageError, match="time_unit='week'"):
+        BusConfig(time_unit="week")
+
+
+def test_bad_pools(bus: EventBus) -> None:
+    with pytest.raises(UsageError, match="at least one process"):
+        WorkerPool(bus, 0)
+    with pytest.raises(UsageError, match="start_method 'magic'"):
+        WorkerPool(bus, start_method="magic")
+    with pytest.raises(InvalidPattern, match="'\\['"):
+        WorkerPool(bus, 1).on("[")(print)

@@ -1,0 +1,188 @@
+"""Streams: however the bytes are cut, the same messages come out; garbage is a ProtocolError and nothing else."""
+
+import itertools
+from dataclasses import fields
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventbus_mp import messages as m
+from eventbus_mp.errors import ProtocolError
+from eventbus_mp.wire import records
+from eventbus_mp.wire.records import RECORD, RECORD_BYTES
+from eventbus_mp.wire.stream import (
+    REQUEST_BYTES_MAX,
+    Delivered,
+    FromManager,
+    FromProcess,
+    Replied,
+    SpanGranted,
+    TopicStale,
+    encode_request,
+    unpack,
+)
+
+LINK = 9
+RAWS = [records.notified(1, 2, 300, 64, 0, number, number == 3) for number in range(1, 5)]
+REQUESTS = [
+    m.RegisterTopic(LINK, 1, "topic"),
+    m.ListTopics(LINK, 2),
+    m.Subscribe(LINK, 3, "s", b"\xff", ["a", "b"], 0, False),
+    m.ListSubscribers(LINK, 4, None),
+    m.ListSubscribers(LINK, 5, "a"),
+    m.MarkEvent(LINK, 6, 1, (9 << 40) + 5, "s", b"", 2),
+    m.ExplainSkip(LINK, 7, 1, "id", "because " * 50),
+    m.Goodbye(LINK, 8),
+]
+
+TO_MANAGER = b"".join(
+    [
+        *RAWS[:3],
+        records.settled(4, m.Outcome.COMPLETED, [7, 8, 9, 10, 11, 12]),
+        records.settled(4, m.Outcome.SKIPPED, [13]),
+        *map(encode_request, REQUESTS),
+        records.span_wanted(1 << 20, m.SPAN_NEEDED),
+        records.span_note(records.SPAN_SEALED, 1, 2),
+        RAWS[3],
+        records.span_note(records.SPAN_LEASED, 3, 4),
+        records.span_note(records.SPAN_RELEASED, 5, 6),
+    ]
+)
+TO_PROCESS = b"".join(
+    [
+        records.delivered(1, 2, RAWS),
+        records.replied(records.REPLIED, 1, msgpack.packb({"a": [1, None]})),
+        records.replied(records.REFUSED, 2, msgpack.packb(["UnknownTopic", "text" * 20])),
+        records.span_granted(1, 1 << 18, 1 << 20, True),
+        records.topic_stale(3, 4),
+    ]
+)
+
+
+def flat(messages):
+    """The messages, with runs of notified records taken apart: where a run is cut depends on the pieces."""
+    for message in messages:
+        if type(message) is m.EventsNotified:
+            yield from zip(message.raws, message.records, strict=True)
+        else:
+            yield message
+
+
+def fed(stream, pieces):
+    return [message for piece in pieces for message in flat(stream.feed(piece))]
+
+
+def test_everything_that_a_process_sends():
+    assert fed(FromProcess(LINK), [TO_MANAGER]) == [
+        *((raw, RECORD.unpack(raw)) for raw in RAWS[:3]),
+        m.DeliveriesSettled(LINK, 4, 1, (7, 8, 9, 10, 11, 12)),
+        m.DeliveriesSettled(LINK, 4, 2, (13,)),
+        *REQUESTS,
+        m.SpanWanted(LINK, 1 << 20, m.SPAN_NEEDED),
+        m.SpanSealed(LINK, 1, 2),
+        (RAWS[3], RECORD.unpack(RAWS[3])),
+        m.SpanLeased(LINK, 3, 4),
+        m.SpanReleased(LINK, 5, 6),
+    ]
+
+
+def test_everything_that_the_manager_sends():
+    messages = fed(FromManager(), [TO_PROCESS])
+    assert messages == [
+        Delivered(1, 2, b"".join(RAWS)),
+        Replied(1, False, msgpack.packb({"a": [1, None]})),
+        Replied(2, True, msgpack.packb(["UnknownTopic", "text" * 20])),
+        SpanGranted(1, 1 << 18, 1 << 20, True),
+        TopicStale(3, 4),
+    ]
+    assert unpack(messages[1].body) == {"a": [1, None]}
+
+
+@pytest.mark.parametrize(
+    ("make", "data"),
+    [(lambda: FromProcess(LINK), TO_MANAGER), (FromManager, TO_PROCESS)],
+    ids=["to manager", "to process"],
+)
+def test_cut_at_any_byte_it_is_the_same(make, data):
+    whole = fed(make(), [data])
+    for cut in range(len(data) + 1):
+        assert fed(make(), [data[:cut], data[cut:]]) == whole
+    assert fed(make(), [data[index : index + 1] for index in range(len(data))]) == whole
+
+
+@given(st.lists(st.integers(0, len(TO_MANAGER)), max_size=12))
+def test_cut_anywhere_any_number_of_times_it_is_the_same(cuts):
+    marks = [0, *sorted(cuts), len(TO_MANAGER)]
+    pieces = [TO_MANAGER[begin:end] for begin, end in itertools.pairwise(marks)]
+    assert fed(FromProcess(LINK), pieces) == fed(FromProcess(LINK), [TO_MANAGER])
+
+
+kinds = st.integers(0, 25)
+u32 = st.one_of(st.integers(0, 80), st.integers(0, (1 << 32) - 1))
+u64 = st.integers(0, (1 << 64) - 1)
+random_records = st.lists(st.builds(RECORD.pack, kinds, u32, u32, u32, u32, u64, u64), max_size=8).map(b"".join)
+
+
+@given(st.one_of(st.binary(max_size=400), random_records, st.tuples(random_records, st.binary()).map(b"".join)))
+def test_random_bytes_parse_or_raise_a_protocol_error(data):
+    for stream in (FromProcess(LINK), FromManager()):
+        try:
+            stream.feed(data)
+        except ProtocolError:
+            pass
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 64) - 1) | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@given(st.integers(0, len(m.REQUESTS) + 3), values.map(msgpack.packb) | st.binary(max_size=60))
+def test_random_requests_are_of_the_right_types_or_a_protocol_error(kind, body):
+    try:
+        [message] = FromProcess(LINK).feed(records.request(kind, 1, body))
+    except ProtocolError:
+        return
+    for field, expected in zip(fields(message)[2:], type(message).WIRE, strict=True):
+        assert isinstance(getattr(message, field.name), expected)
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (RECORD.pack(200, 0, 0, 0, 0, 0, 0), "kind 200 does not exist"),
+        (RECORD.pack(0, 0, 0, 0, 0, 0, 0), "kind 0 does not exist"),
+        (RECORD.pack(records.SETTLED, 9, 0, 0, 0, 0, 0), "outcome 9"),
+        (RECORD.pack(records.SETTLED, 1, 0, 1 << 30, 0, 0, 0), "is over"),
+        (RECORD.pack(records.REQUEST, 0, 0, 0, REQUEST_BYTES_MAX + 1, 0, 0), "is over"),
+        (records.request(99, 1, b"\x90"), "request 99 does not exist"),
+        (records.request(0, 1, b"\xc1"), "not msgpack"),
+        (records.request(0, 1, b"\x91" * 5000), "not msgpack"),
+        (records.request(0, 1, msgpack.packb([])), "has 1 fields"),
+        (records.request(0, 1, msgpack.packb({})), "has 1 fields"),
+        (records.request(0, 1, msgpack.packb([5])), "a RegisterTopic has a int where"),
+    ],
+)
+def test_what_is_not_the_protocol(data, text):
+    with pytest.raises(ProtocolError, match=text):
+        FromProcess(LINK).feed(data)
+
+
+def test_a_kind_that_only_newer_managers_send():
+    with pytest.raises(ProtocolError, match="same version"):
+        FromManager().feed(RECORD.pack(99, 0, 0, 0, 0, 0, 0))
+
+
+def test_the_largest_request_passes():
+    body = msgpack.packb(["x" * (REQUEST_BYTES_MAX - 6)])
+    assert len(body) == REQUEST_BYTES_MAX
+    [message] = FromProcess(LINK).feed(records.request(0, 1, body))
+    assert len(message.name) == REQUEST_BYTES_MAX - 6
+
+
+def test_a_record_begins_at_a_multiple_of_36():
+    assert len(TO_MANAGER) % RECORD_BYTES == len(TO_PROCESS) % RECORD_BYTES == 0

@@ -1,0 +1,240 @@
+"""Worker pools: start methods, what is shipped, orderly ends, and who replaces whom."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eventbus_mp import Event, EventBus, EventBusError, Inbox, Skip, SubscriberKey, UsageError, WorkerPool
+
+Make = Callable[..., EventBus]
+
+START_METHODS = ("fork", "forkserver", "spawn")
+
+
+@pytest.fixture
+def out(bus: EventBus) -> Inbox:
+    """Where the workers' answers, events of topic "b", arrive."""
+    return bus.inbox("out", ["b"])
+
+
+def take(bus: EventBus, inbox: Inbox, count: int) -> list[Any]:
+    """The data of the next `count` events, completed."""
+    found = []
+    for _ in range(count):
+        shadow = inbox.get(30)
+        assert shadow is not None, f"only {found} arrived"
+        found.append(bus.fetch_event_data(shadow))
+        inbox.complete(shadow)
+    return found
+
+
+def events(count: int) -> list[Event]:
+    return [Event(str(index), "a", index) for index in range(count)]
+
+
+def statistics_of(bus: EventBus, name: str) -> Any:
+    return next(item for item in bus.statistics().subscribers if item.name == name)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("start_method", START_METHODS)
+def test_closures_run_in_the_workers(bus: EventBus, out: Inbox, start_method: str) -> None:
+    factor = 3
+    pool = WorkerPool(bus, 2, start_method=start_method)
+
+    @pool.on("a", name="triple")
+    def triple(event: Event) -> None:
+        bus.notify(Event(event.id, "b", [event.data * factor, os.getpid()]))
+
+    with pool:
+        bus.notify_many(events(20))
+        answers = take(bus, out, 20)
+        assert {pid for _, pid in answers} <= set(pool.pids)
+        assert os.getpid() not in pool.pids
+        bus.drain(timeout_s=20)
+    assert sorted(value for value, _ in answers) == [3 * index for index in range(20)]
+    assert pool.pids == []
+    assert statistics_of(bus, "triple").completed == 20
+
+
+def test_a_listener_that_settles_itself(bus: EventBus) -> None:
+    pool = WorkerPool(bus, 1)
+    keys: list[SubscriberKey] = []
+
+    def listen(shadow: Any, config: dict[str, str]) -> None:
+        settle = bus.mark_as_skipped if config["region"] == "us" else bus.mark_as_completed
+        settle(SubscriberKey(keys[0].name, config), shadow)
+
+    keys.append(pool.subscribe((listen, {"region": "eu"}), ["a"]))
+    keys.append(pool.subscribe((listen, {"region": "us"}), ["a"]))
+    with pool:
+        watcher = bus.notify_and_wait(Event("1", "a", 1), timeout_s=20)
+    assert (watcher.completers, watcher.skippers) == ((keys[0],), (keys[1],))
+
+
+def test_retries_skips_and_failures(bus: EventBus) -> None:
+    pool = WorkerPool(bus, 1)
+
+    @pool.on("a", retries=2, name="picky")
+    def picky(event: Event) -> None:
+        if event.data == "skip":
+            raise Skip("not today")
+        if event.data == "exit":
+            sys.exit("a listener's exit is its failure")
+
+    with pool:
+        for data in ("skip", "exit", "fine"):
+            bus.notify(Event(data, "a", data))
+        bus.drain(timeout_s=20)
+        assert pool.restarts == 0
+    found = statistics_of(bus, "picky")
+    assert (found.completed, found.skipped) == (1, 2)
+    assert found.recent_skips == (
+        ("skip", "not today"),
+        ("exit", "SystemExit: a listener's exit is its failure"),
+    )
+
+
+def test_a_pool_may_run_again(bus: EventBus) -> None:
+    pool = WorkerPool(bus, 1)
+    pool.on("a", name="one")(print_nothing)
+    pool.stop()
+    for _ in range(2):
+        pool.start()
+        with pytest.raises(UsageError, match="running"):
+            pool.start()
+        with pytest.raises(UsageError, match="before the pool starts"):
+            pool.on("b")(print_nothing)
+        bus.notify(Event("1", "a", 1))
+        bus.drain(timeout_s=20)
+        pool.stop()
+        pool.stop()
+    assert statistics_of(bus, "one").completed == 2
+
+
+def print_nothing(event: Event) -> None:
+    """A handler that is done at once."""
+
+
+# --- leaving in good order ---
+
+
+def test_max_events_recycles_workers(bus: EventBus, out: Inbox, caplog: pytest.LogCaptureFixture) -> None:
+    pool = WorkerPool(bus, 1, max_events=3)
+
+    @pool.on("a", name="counted")
+    def tell_pid(event: Event) -> None:
+        bus.notify(Event(event.id, "b", os.getpid()))
+
+    with caplog.at_level(logging.WARNING, "eventbus_mp"), pool:
+        bus.notify_many(events(10))
+        pids = take(bus, out, 10)
+    assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [3, 3, 3, 1]
+    assert caplog.records == []
+
+
+def test_max_rss_recycles_workers(bus: EventBus, out: Inbox) -> None:
+    pool = WorkerPool(bus, 1, max_rss_bytes=1)
+
+    @pool.on("a", name="fat")
+    def tell_pid(event: Event) -> None:
+        bus.notify(Event(event.id, "b", os.getpid()))
+
+    with pool:
+        bus.notify_many(events(3))
+        assert len(set(take(bus, out, 3))) == 3
+
+
+def test_sigterm_finishes_what_is_in_hand_and_hands_back_the_rest(bus: EventBus, out: Inbox, tmp_path: Path) -> None:
+    fifo = str(tmp_path / "go on")
+    os.mkfifo(fifo)
+    pool = WorkerPool(bus, 1)
+
+    @pool.on("a", name="slow", credit=5)
+    def wait_once(event: Event) -> None:
+        bus.notify(Event(event.id, "b", [event.data, os.getpid()]))
+        if event.data == 0:
+            with open(fifo) as told:
+                told.read()
+
+    with pool:
+        shadows = bus.notify_many(events(5))
+        ((_, first_pid),) = take(bus, out, 1)
+        os.kill(first_pid, signal.SIGTERM)
+        with open(fifo, "w"):
+            pass
+        rest = take(bus, out, 4)
+        bus.drain(timeout_s=20)
+    assert [data for data, _ in rest] == [1, 2, 3, 4]
+    assert first_pid not in {pid for _, pid in rest}
+    assert statistics_of(bus, "slow").completed == 5
+    for shadow in shadows:
+        assert not [line for line in bus.story(shadow) if "crash" in line or "attempt" in line]
+
+
+PARENT = """
+    import os, signal, sys
+    from eventbus_mp import EventBus, WorkerPool
+
+    if __name__ == "__main__":
+        bus = EventBus("test", ["a"], run_dir=sys.argv[1], memory_bytes_max=16 << 20, linger_s=0.5)
+        pool = WorkerPool(bus, 2, start_method=sys.argv[2])
+        pool.on("a", name="nothing")(lambda event: None)
+        with pool:
+            print(*pool.pids, flush=True)
+            signal.pause()
+"""
+
+
+@pytest.mark.parametrize("start_method", START_METHODS)
+def test_workers_leave_when_their_parent_is_killed(
+    tmp_path: Path, run_dir: Path, wait_for_end: Callable[..., None], start_method: str
+) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(textwrap.dedent(PARENT))
+    command = [sys.executable, "-W", "ignore", str(script), str(run_dir), start_method]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pids = [int(word) for word in parent.stdout.readline().split()]
+        parent.kill()
+    assert len(pids) == 2
+    for pid in pids:
+        wait_for_end(pid)
+
+
+# --- what cannot be ---
+
+
+def test_a_handler_that_cannot_be_shipped(bus: EventBus) -> None:
+    pool = WorkerPool(bus, 1)
+    unshippable = (number for number in range(3))
+    pool.on("a", name="attached")(lambda event: next(unshippable))
+    with pytest.raises(UsageError, match=r"handlers \(attached\) cannot be sent to a forkserver process"):
+        pool.start()
+    assert pool.pids == []
+
+
+class FailsAtStart:
+    """A listener that travels as a call that fails."""
+
+    def __call__(self, shadow: Any) -> None:
+        raise AssertionError
+
+    def __reduce__(self) -> Any:
+        return int, ("not a number",)
+
+
+def test_a_worker_that_does_not_come_up(bus: EventBus, capfd: pytest.CaptureFixture[str]) -> None:
+    pool = WorkerPool(bus, 2)
+    pool.subscribe(FailsAtStart(), ["a"])
+    with pytest.raises(EventBusError, match="ended with exit code 1 before it was ready"):
+        pool.start()
+    assert pool.pids == []
