@@ -81,8 +81,7 @@ def test_memory_full_names_the_holder(make_bus: Make) -> None:
     bus = make_bus(topics=["a"], full_timeout_s=0.2)
     inbox = bus.inbox("slow one", ["a"])
     with pytest.raises(BusFull, match=r"slow one has \d+ events in hand and \d+ queued"):
-        for index in range(40):
-            bus.notify(Event(str(index), "a", b"x" * (1 << 20)))
+        bus.notify_many(Event(str(index), "a", b"x" * (1 << 20)) for index in range(40))
     shadow = inbox.get(10)
     assert shadow is not None
     inbox.complete(shadow)

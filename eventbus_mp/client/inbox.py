@@ -23,8 +23,8 @@ class Inbox:
     """The shadows of one subscriber, taken when you want them. Made by `EventBus.inbox`.
 
     Every shadow that was taken must be completed or skipped, also one at a time. No more than `credit` of them are in
-    hand at once: with "auto" two at first, and more when they are settled fast; give a number to take larger batches. `for shadow in inbox` waits for the
-    next one and ends when the inbox is closed. Usable from several threads.
+    hand at once: with "auto" two at first, and more when they are settled fast; give a number to take larger batches.
+    `for shadow in inbox` waits for the next one and ends when the inbox is closed. Usable from several threads.
     """
 
     def __init__(self, session: Session, subscription: Subscription, key: SubscriberKey) -> None:

@@ -128,7 +128,7 @@ class Publisher:
     def _write(
         self, arena: Arena, encoded: EncodedEvent, topic: int, event: Event, awaited: bool
     ) -> tuple[bytes, Place, bool] | None:
-        """Put the event into shared memory: (records to send, place, whether a shared span was filled); None: no room."""
+        """Put the event into shared memory: (records, place, whether a shared span was filled); None: no room."""
         try:
             room = arena.reserve(encoded.length)
         except OSError as cause:

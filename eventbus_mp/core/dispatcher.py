@@ -65,12 +65,14 @@ def dispatch(subscriber: SubscriberState, story: Story, now_ns: int, effects: li
             _send(subscriber, endpoints[0], free, story, now_ns, effects)
         return
     ready = [endpoint for endpoint in endpoints if endpoint.credit > len(endpoint.held)]
-    ready.sort(key=lambda endpoint: len(endpoint.held) - endpoint.credit)
+    ready.sort(key=lambda endpoint: endpoint.credit - len(endpoint.held))
+    # Even shares, from the least free credit up: what one cannot take, those with more take instead.
+    waiting, counts = len(queue) - subscriber.stale, []
     for index, endpoint in enumerate(ready):
-        share = -(-len(queue) // (len(ready) - index))
-        if not share:
-            return
-        _send(subscriber, endpoint, min(share, endpoint.credit - len(endpoint.held)), story, now_ns, effects)
+        counts.append(min(waiting // (len(ready) - index), endpoint.credit - len(endpoint.held)))
+        waiting -= counts[-1]
+    while ready and counts[-1]:
+        _send(subscriber, ready.pop(), counts.pop(), story, now_ns, effects)
 
 
 def _send(

@@ -1,0 +1,178 @@
+"""Handles and processes: forks, dropped handles, exits, and what a listener may do to its process."""
+
+import gc
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eventbus_mp import Event, EventBus, EventSource, UsageError
+
+Make = Callable[..., EventBus]
+
+
+def test_a_dropped_handle_leaves_the_bus(make_bus: Make, run_dir: Path) -> None:
+    bus = make_bus(topics=["a"])
+    for _ in range(5):
+        EventBus("test", run_dir=str(run_dir)).topics()
+    gc.collect()
+    assert bus.statistics().links == 1
+
+
+def test_a_listener_goes_on_without_its_handle(make_bus: Make, run_dir: Path, fork: Callable[..., Any]) -> None:
+    bus = make_bus(topics=["a"])
+
+    def work(to_parent: Any) -> None:
+        handled = threading.Event()
+        handle = EventBus("test", run_dir=str(run_dir))
+        handle.on("a", name="one")(lambda event: handled.set())
+        del handle
+        gc.collect()
+        to_parent.send("ready")
+        assert handled.wait(20)
+        to_parent.send("handled")
+
+    child = fork(work)
+    assert child.hear() == "ready"
+    watcher = bus.notify_and_wait(Event("1", "a", 1), timeout_s=20)
+    assert len(watcher.completers) == 1
+    assert child.hear() == "handled"
+    assert child.wait() == 0
+
+
+def test_a_fork_beside_a_listener_and_a_busy_thread(bus: EventBus, fork: Callable[..., Any]) -> None:
+    handled: list[int] = []
+    bus.on("a", name="one")(lambda event: handled.append(event.data))
+    stop = threading.Event()
+
+    def publish() -> None:
+        while not stop.is_set():
+            bus.notify(Event("thread", "a", 0))
+
+    source = EventSource(bus, "a")
+
+    def work(to_parent: Any) -> None:
+        with source.notify() as block:
+            block.data = os.getpid()
+        bus.close()
+        to_parent.send(os.getpid())
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    pids = set()
+    for _ in range(5):
+        child = fork(work)
+        pids.add(child.hear())
+        assert child.wait() == 0
+    stop.set()
+    thread.join()
+    bus.drain(timeout_s=20)
+    assert pids <= set(handled)
+
+
+EXITS = """
+    import sys
+    from eventbus_mp import Event, EventBus
+
+    bus = EventBus("test", run_dir=sys.argv[1])
+    bus.on("a", name="one")(lambda event: bus.notify(Event(event.id, "b", "told")))
+    bus.subscribe(lambda shadow: None, ["a"])
+    print("ready", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_the_end_of_a_program_is_no_crash(make_bus: Make, run_dir: Path) -> None:
+    bus = make_bus(topics=["a", "b"])
+    out = bus.inbox("out", ["b"])
+    command = [sys.executable, "-c", textwrap.dedent(EXITS), str(run_dir)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert program.stdin is not None
+        assert program.stdout.readline() == "ready\n"
+        shadow = bus.notify(Event("1", "a", 1))
+        told = out.get(20)
+        assert told is not None
+        out.complete(told)
+        program.stdin.close()
+        assert program.wait(20) == 0
+    while bus.statistics().links > 1:
+        pass
+    story = bus.story(shadow)
+    assert any("handed back" in line for line in story), story
+    assert not any("crashed" in line for line in story), story
+
+
+def test_sys_exit_in_a_listener_is_its_failure(bus: EventBus, caplog: pytest.LogCaptureFixture) -> None:
+    bus.on("a", name="quits")(lambda event: sys.exit("enough"))
+    bus.subscribe(lambda shadow: sys.exit("enough, too"), ["a"])
+    for event_id in "12":
+        watcher = bus.notify_and_wait(Event(event_id, "a", 1), timeout_s=20)
+        assert watcher.skippers == watcher.subscribers
+    assert "SystemExit: enough, too" in caplog.text
+
+
+def test_a_listener_that_uses_a_closed_handle_fails_alone(bus: EventBus, make_bus: Make) -> None:
+    closed = make_bus()
+    closed.close()
+    bus.on("a", name="confused")(lambda event: closed.topics())
+    for event_id in "12":
+        assert bus.notify_and_wait(Event(event_id, "a", 1), timeout_s=20).skippers
+
+
+def test_a_listener_may_close_and_unsubscribe(bus: EventBus, make_bus: Make) -> None:
+    handle = make_bus()
+    closed = threading.Event()
+
+    def leave(event: Event) -> None:
+        handle.close()
+        closed.set()
+
+    def once(event: Event) -> None:
+        bus.unsubscribe(once)
+
+    bus.on("b")(once)
+    bus.notify_and_wait(Event("1", "b", 1), timeout_s=20)
+    assert bus.subscribers("b") == []
+    handle.on("a", name="leaver")(leave)
+    bus.notify(Event("1", "a", 1))
+    assert closed.wait(20)
+
+
+def test_on_needs_a_pattern(bus: EventBus) -> None:
+    with pytest.raises(UsageError, match="on\\(\\) needs a pattern"):
+        bus.on()
+    with pytest.raises(UsageError, match="is a function, not a str"):
+        bus.on(lambda event: None)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"write \['a'\]"):
+        bus.subscribe(lambda shadow: None, "a")
+
+
+def test_a_listener_publishes_while_its_own_process_fills_the_memory(make_bus: Make) -> None:
+    """The listener's thread must not wait behind the main thread's order for memory."""
+    bus = make_bus(topics=["a", "b"], memory_bytes_max=4 << 20, full_timeout_s=10)
+    payload = bytes(100_000)
+    bus.on("a", name="stage")(lambda event: bus.notify(Event(event.id, "b", payload)))
+    bus.on("b", name="end")(lambda event: None)
+    for index in range(300):
+        bus.notify(Event(str(index), "a", payload))
+    bus.drain(timeout_s=20)
+    assert [item.completed for item in bus.statistics().subscribers] == [300, 300]
+
+
+@pytest.mark.parametrize("length", [10, 1000])
+def test_a_pipeline_of_small_events_in_a_small_memory(make_bus: Make, length: int) -> None:
+    bus = make_bus(topics=["a", "b"], memory_bytes_max=1 << 20, full_timeout_s=10)
+    payload = bytes(length)
+    bus.on("a", name="stage")(lambda event: bus.notify(Event(event.id, "b", payload)))
+    bus.on("b", name="end")(lambda event: None)
+    for _ in range(30):
+        bus.notify_many(Event(str(index), "a", payload) for index in range(200))
+    bus.drain(timeout_s=20)
+    assert [item.completed for item in bus.statistics().subscribers] == [6000, 6000]

@@ -1,0 +1,206 @@
+"""The manager as others see it: exactly one, gone when it should be, and deaf to garbage."""
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+from eventbus_mp import Event, EventBus, EventBusError, ManagerLost
+from eventbus_mp.errors import ProtocolError
+from eventbus_mp.manager import reception
+from eventbus_mp.runtime import handshake
+from eventbus_mp.runtime.rundir import RunDir
+
+Make = Callable[..., EventBus]
+WaitForEnd = Callable[..., None]
+
+
+@contextmanager
+def connected(run_dir: Path) -> Iterator[socket.socket]:
+    """A connection to the manager of bus "test", as any process may open it."""
+    with handshake.connect(RunDir(run_dir, "test").socket, 10.0) as connection:
+        yield connection
+
+
+def log_of(run_dir: Path) -> str:
+    return RunDir(run_dir, "test").log.read_text()
+
+
+def test_sixteen_processes_that_race_start_one_manager(make_bus: Make, fork: Callable[..., Any]) -> None:
+    bus = make_bus(topics=["a"])
+
+    def connect(to_parent: Any) -> None:
+        to_parent.recv()
+        to_parent.send(bus.statistics().manager_pid)
+        to_parent.recv()
+
+    children = [fork(connect) for _ in range(16)]
+    for child in children:
+        child.tell()
+    pids = {child.hear() for child in children}
+    assert pids == {bus.statistics().manager_pid}
+    assert bus.statistics().links == 17
+
+
+def test_the_manager_leaves_after_the_last_process(make_bus: Make, wait_for_end: WaitForEnd, run_dir: Path) -> None:
+    bus = make_bus(topics=["a"], linger_s=0.1)
+    bus.inbox("one", ["a"])
+    bus.notify(Event("1", "a", 1))
+    pid = bus.statistics().manager_pid
+    assert RunDir(run_dir, "test").clean() is None
+    bus.close()
+    wait_for_end(pid)
+    assert not RunDir(run_dir, "test").path.exists()
+
+
+def test_one_bus_after_the_other(make_bus: Make) -> None:
+    """A start while the manager before is leaving waits for it, or finds nothing of it."""
+    for index in range(10):
+        bus = make_bus(topics=["a"], linger_s=0)
+        assert bus.topics() == ["a"]
+        if index % 2:
+            bus.shutdown()
+        bus.close()
+
+
+def test_what_a_killed_manager_left_is_removed_at_the_next_start(make_bus: Make, run_dir: Path) -> None:
+    bus = make_bus(topics=["a"])
+    inbox = bus.inbox("one", ["a"])
+    bus.notify(Event("1", "a", 1))
+    assert inbox.get(10) is not None
+    found = RunDir(run_dir, "test")
+    os.kill(bus.statistics().manager_pid, 9)
+    with pytest.raises(ManagerLost, match="manager of bus 'test' is gone"):
+        inbox.get(10)
+    left = set(Path("/dev/shm").glob(f"{found.segment_prefix}*"))
+    assert left
+    assert make_bus().topics() == []
+    assert not left & set(Path("/dev/shm").glob(f"{found.segment_prefix}*"))
+
+
+def test_everybody_who_waits_is_told_when_the_manager_is_killed(make_bus: Make) -> None:
+    bus = make_bus(topics=["a"])
+    inbox = bus.inbox("one", ["a"])
+    bus.inbox("two", ["a"])
+    bus.notify(Event("1", "a", 1))
+    assert inbox.get(10) is not None
+    errors: list[BaseException] = []
+
+    def expect_an_error(call: Callable[[], object]) -> None:
+        try:
+            call()
+        except EventBusError as error:
+            errors.append(error)
+
+    calls = (inbox.get, bus.drain, lambda: bus.notify_and_wait(Event("2", "a", 2)))
+    threads = [threading.Thread(target=expect_an_error, args=(call,)) for call in calls]
+    pid = bus.statistics().manager_pid
+    for thread in threads:
+        thread.start()
+    os.kill(pid, 9)
+    for thread in threads:
+        thread.join(20)
+    # The inbox may have got event 2 before.
+    assert [type(error) for error in errors] in ([ManagerLost] * 3, [ManagerLost] * 2)
+    for call in (bus.topics, lambda: bus.notify(Event("3", "a", 3)), lambda: inbox.get(1)):
+        with pytest.raises(ManagerLost):
+            call()
+
+
+def test_two_buses_side_by_side(make_bus: Make) -> None:
+    bus, other = make_bus("test", ["a"]), make_bus("other", ["b"])
+    assert (bus.topics(), other.topics()) == (["a"], ["b"])
+    assert bus.statistics().manager_pid != other.statistics().manager_pid
+
+
+# --- bad input ---
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"\xff" * 4096, bytes(4096), b"\x01" * 41, os.urandom(100_000), b"GET / HTTP/1.1\r\n\r\n" * 10],
+    ids=["ff", "zeros", "ones", "random", "http"],
+)
+def test_garbage_on_a_pipe_ends_that_link_only(bus: EventBus, run_dir: Path, garbage: bytes) -> None:
+    inbox = bus.inbox("one", ["a"])
+    with connected(run_dir) as connection:
+        connection.sendall(handshake.hello())
+        welcome, incoming, outgoing = handshake.receive_welcome(connection)
+    assert welcome.manager_pid == bus.statistics().manager_pid
+    os.write(outgoing, garbage)
+    os.close(outgoing)
+    assert os.read(incoming, 1) == b""
+    os.close(incoming)
+    bus.notify(Event("1", "a", 1))
+    assert inbox.get(10) == ("a", "1")
+    assert bus.statistics().links == 1
+    assert "broke the protocol and is cut off" in log_of(run_dir)
+
+
+@pytest.mark.parametrize("garbage", [b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 9000, b"\x02\x00\x00\x00\xc1\xc1"])
+def test_garbage_on_the_socket_is_refused(bus: EventBus, run_dir: Path, garbage: bytes) -> None:
+    bus.topics()
+    with connected(run_dir) as connection:
+        connection.sendall(garbage)
+        with pytest.raises((EventBusError, ConnectionError)):
+            handshake.receive_welcome(connection)
+    assert bus.topics() == ["a", "b"]
+    assert bus.statistics().links == 1
+
+
+def test_another_version_is_told_which_one_this_is(bus: EventBus, run_dir: Path) -> None:
+    bus.topics()
+    body = msgpack.packb([handshake.MAGIC, 99, os.getpid()])
+    with connected(run_dir) as connection:
+        connection.sendall(len(body).to_bytes(4, "little") + body)
+        with pytest.raises(EventBusError, match="it speaks version 99, this side"):
+            handshake.receive_welcome(connection)
+
+
+def test_a_hello_in_pieces_is_a_hello(bus: EventBus, run_dir: Path) -> None:
+    bus.topics()
+    with connected(run_dir) as connection:
+        for byte in handshake.hello():
+            connection.sendall(bytes([byte]))
+        _, *fds = handshake.receive_welcome(connection)
+    for fd in fds:
+        os.close(fd)
+
+
+def test_a_silent_connection_keeps_nobody_waiting(bus: EventBus, run_dir: Path, make_bus: Make) -> None:
+    bus.topics()
+    with connected(run_dir), connected(run_dir) as half:
+        half.sendall(handshake.hello()[:5])
+        assert make_bus().topics() == ["a", "b"]
+
+
+def test_who_stays_silent_is_sent_away(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(reception, "SILENCE_NS_MAX", 0)
+    watched: dict[int, Callable[[], None]] = {}
+    path = tmp_path / "socket"
+    with handshake.listen(path) as listener:
+        found = reception.Reception(listener, watched.__setitem__, watched.__delitem__, lambda *_: None)
+        assert found.next_due_ns() is None
+        with handshake.connect(path, 10.0) as silent:
+            found.accept()
+            assert found.next_due_ns() is not None
+            found.drop_silent()
+            assert silent.recv(1) == b""
+        found.accept()  # nobody is there
+        assert watched == {}
+        found.close()
+
+
+def test_a_manager_of_another_version_is_an_error_for_the_client() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        body = msgpack.packb([handshake.MAGIC, 99, 1, "x", 1, 1, 1])
+        theirs.sendall(len(body).to_bytes(4, "little") + body)
+        with pytest.raises(ProtocolError, match="it speaks version 99"):
+            handshake.receive_welcome(ours)
