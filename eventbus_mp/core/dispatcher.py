@@ -64,7 +64,7 @@ def dispatch(subscriber: SubscriberState, story: Story, now_ns: int, effects: li
         if free > 0:
             _send(subscriber, endpoints[0], free, story, now_ns, effects)
         return
-    ready = [endpoint for endpoint in endpoints if endpoint.credit > len(endpoint.held)]
+    ready = [endpoint for endpoint in reversed(endpoints) if endpoint.credit > len(endpoint.held)]
     ready.sort(key=lambda endpoint: endpoint.credit - len(endpoint.held))
     # Even shares, from the least free credit up: what one cannot take, those with more take instead.
     waiting, counts = len(queue) - subscriber.stale, []

@@ -114,3 +114,10 @@ def test_fixed_credit_stays():
     endpoint = subscriber_with(3).endpoints[0]
     endpoint.learn(1, 10**9)
     assert endpoint.credit == 3
+
+
+def test_what_one_cannot_take_goes_to_those_with_more_credit():
+    subscriber = subscriber_with(1, 8, 2)
+    queue(subscriber, 9)
+    assert [(effect.link, len(effect.raws)) for effect in sent(subscriber)] == [(2, 6), (3, 2), (1, 1)]
+    assert not subscriber.queue
