@@ -12,8 +12,8 @@ __all__ = ["Endpoint", "dispatch", "note_stale"]
 CREDIT_FIRST = 2
 """What an endpoint with automatic credit begins with: one to work on, one to go on with."""
 QUEUED_WORK_NS = 4_000_000
-"""Automatic credit aims at this much queued work an endpoint. The manager rests for a tenth of a millisecond under load
-and a worker settles every half: less than a few milliseconds runs dry in between (1 ms costs a third one-to-one)."""
+"""Automatic credit aims at this much queued work an endpoint: some rounds of the manager, which rests for a tenth of a
+millisecond under load, and of a worker, which settles every half. Whether 1 ms would do as well is not measured yet."""
 SLOW_NS = 10_000_000
 """From this cost on, a second shadow waits longer behind the first than a free process would need to take it."""
 
