@@ -89,7 +89,6 @@ class WorkerPool:
         self, *patterns: str, retries: int = 0, name: str | None = None, credit: int | str = "auto"
     ) -> Callable[[Function], Function]:
         """Like `EventBus.on`, for the pool's processes."""
-
         wanted = check_patterns(patterns)
         if not wanted:
             raise UsageError("on() needs a pattern: @pool.on('order_.*')")

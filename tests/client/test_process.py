@@ -37,12 +37,14 @@ def test_a_listener_goes_on_without_its_handle(make_bus: Make, run_dir: Path, fo
         to_parent.send("ready")
         assert handled.wait(20)
         to_parent.send("handled")
+        to_parent.recv()  # until the listener's thread has told how it went
 
     child = fork(work)
     assert child.hear() == "ready"
     watcher = bus.notify_and_wait(Event("1", "a", 1), timeout_s=20)
     assert len(watcher.completers) == 1
     assert child.hear() == "handled"
+    child.tell()
     assert child.wait() == 0
 
 

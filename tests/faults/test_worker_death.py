@@ -34,9 +34,10 @@ def test_a_killed_worker_is_replaced_and_its_event_redelivered(
 
     @pool.on("a", name="victim")
     def die_once(event: Event) -> None:
+        was_here = os.path.exists(marker)
+        open(marker, "w").close()
         bus.notify(Event("pid", "b", os.getpid()))
-        if not os.path.exists(marker):
-            open(marker, "w").close()
+        if not was_here:
             signal.pause()
 
     with pool:
