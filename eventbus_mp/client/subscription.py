@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from eventbus_mp.client.connection import Connection
 from eventbus_mp.memory.reader import LeaseBook
@@ -17,13 +17,6 @@ from eventbus_mp.wire.stream import Delivered, encode_request
 __all__ = ["Subscription"]
 
 REASON_LENGTH_MAX = 500
-
-
-class Arrival(NamedTuple):
-    """A delivery that arrived: the fields of its record, and how many times it was tried with this one."""
-
-    record: Record
-    attempt: int
 
 
 class Subscription:
@@ -42,17 +35,13 @@ class Subscription:
         self.pending: deque[Record] = deque()
         self.in_hand: dict[int, Record] = {}
         self.on_arrival: Callable[[], None] | None = None
-        self._attempts: dict[int, int] = {}
         self._connection = connection
         self._leases = leases
         self._unflushed: deque[tuple[int, int]] = deque()
 
     def arrive(self, message: Delivered) -> None:
         """Take in a batch; called by whoever reads the pipe."""
-        arrived = list(RECORD.iter_unpack(message.raws))
-        if message.attempt > 1:
-            self._attempts.update((record[6], message.attempt) for record in arrived)
-        self.pending.extend(arrived)
+        self.pending.extend(RECORD.iter_unpack(message.raws))
         if self.on_arrival is not None:
             self.on_arrival()
 
@@ -65,28 +54,15 @@ class Subscription:
         self.in_hand[record[6]] = record
         return record
 
-    @property
-    def is_lost(self) -> bool:
-        """Whether the connection has ended."""
-        return self._connection.lost
-
-    def attempt(self, sequence: int) -> int:
-        """1 for the first try; more when a process died with this delivery in hand."""
-        return self._attempts.get(sequence, 1)
-
     def settle(self, sequence: int, outcome: int) -> bool:
         """Note how a delivery in hand ended; False when it is not in hand (settled before). `flush` tells it."""
         if self.in_hand.pop(sequence, None) is None:
             return False
-        if self._attempts:
-            self._attempts.pop(sequence, None)
-        self._unflushed.append((outcome, sequence))
+        self.note(sequence, outcome)
         return True
 
     def note(self, sequence: int, outcome: int) -> None:
         """Note how a delivery that was never in hand ended. `flush` tells it."""
-        if self._attempts:
-            self._attempts.pop(sequence, None)
         self._unflushed.append((outcome, sequence))
 
     def explain(self, event_id: str, reason: str) -> None:
@@ -102,7 +78,7 @@ class Subscription:
     def hand_back(self) -> None:
         """Return what was not begun: another process gets it, and no attempt is counted."""
         for sequence in [record[6] for record in self.pending]:
-            self._unflushed.append((Outcome.RETURNED, sequence))
+            self.note(sequence, Outcome.RETURNED)
         self.pending.clear()
         for sequence in list(self.in_hand):
             self.settle(sequence, Outcome.RETURNED)
