@@ -79,14 +79,14 @@ class ShadowHandler(Handler):
         if shadow is None:
             return self._skip(record, "its payload is not where the shadow says", Outcome.FAILED)
         in_hand = self.subscription.in_hand
-        in_hand[record[6]] = record
+        in_hand[record[7]] = record
         try:
             self._call(shadow, *self._arguments)
         except Skip as skip:
-            if in_hand.pop(record[6], None) is not None:
+            if in_hand.pop(record[7], None) is not None:
                 return self._skip(record, str(skip), Outcome.SKIPPED)
         except BaseException as error:
-            if in_hand.pop(record[6], None) is not None:
+            if in_hand.pop(record[7], None) is not None:
                 return self._fail(record, "raised on", error)
             log.error("%s raised on %r, which it had settled", self.subscription.key.name, shadow, exc_info=error)
         return 0
@@ -167,10 +167,10 @@ class ListenerLoop:
             if self._stopping or not pending:
                 break
             record = pending.popleft()
-            # record[5] is its deadline; most have none.
-            outcome = run(record) if not record[5] or record[5] > monotonic_ns() else handler.expire(record)
+            # record[6] is its deadline; most have none.
+            outcome = run(record) if not record[6] or record[6] > monotonic_ns() else handler.expire(record)
             if outcome:
-                note(record[6], outcome)
+                note(record[7], outcome)
             self.events_handled += 1
             if after_each is not None:
                 after_each()

@@ -51,7 +51,7 @@ class Subscription:
             record = self.pending.popleft()
         except IndexError:
             return None
-        self.in_hand[record[6]] = record
+        self.in_hand[record[7]] = record
         return record
 
     def settle(self, sequence: int, outcome: int) -> bool:
@@ -77,7 +77,7 @@ class Subscription:
 
     def hand_back(self) -> None:
         """Return what was not begun: another process gets it, and no attempt is counted."""
-        for sequence in [record[6] for record in self.pending]:
+        for sequence in [record[7] for record in self.pending]:
             self.note(sequence, Outcome.RETURNED)
         self.pending.clear()
         for sequence in list(self.in_hand):
@@ -90,33 +90,38 @@ class Subscription:
         Raises:
             ManagerLost, BusClosed: There is nobody to tell.
         """
-        by_outcome: dict[int, list[int]] = {}
+        told: list[tuple[int, int]] = []
         for _ in range(len(self._unflushed)):
             try:
-                outcome, sequence = self._unflushed.popleft()
+                told.append(self._unflushed.popleft())
             except IndexError:
                 break  # Another thread flushes, too.
-            by_outcome.setdefault(outcome, []).append(sequence)
-        if not by_outcome:
+        if not told:
             return
-        parts = lease_records(self._leases, by_outcome)
-        parts += [records.settled(self.number, outcome, sequences) for outcome, sequences in by_outcome.items()]
-        self._connection.send(b"".join(parts))
+        parts = lease_records(self._leases, [sequence for _, sequence in told])
+        self._connection.send(b"".join(parts + self._settled_records(told)))
+
+    def _settled_records(self, told: list[tuple[int, int]]) -> list[bytes]:
+        """One record for all that follow each other with one outcome."""
+        parts = []
+        start = 0
+        for index in range(1, len(told) + 1):
+            outcome, first = told[start]
+            if index == len(told) or told[index] != (outcome, first + index - start):
+                parts.append(records.settled(self.number, outcome, first, index - start))
+                start = index
+        return parts
 
 
-def lease_records(leases: LeaseBook, by_outcome: dict[int, list[int]]) -> list[bytes]:
+def lease_records(leases: LeaseBook, sequences: list[int]) -> list[bytes]:
     """The records that keep what is still viewed, and give back what no longer is."""
     if not leases.open:
         return []
-    parts: list[bytes] = []
-    for sequences in by_outcome.values():
-        for sequence in sequences:
-            for place in leases.outliving(sequence):
-                parts.append(records.span_note(records.SPAN_LEASED, place.segment, place.offset))
-    return parts + release_records(leases)
+    places = [place for sequence in sequences for place in leases.outliving(sequence)]
+    return [records.span_leased(*place) for place in places] + release_records(leases)
 
 
 def release_records(leases: LeaseBook) -> list[bytes]:
     """The records for told leases whose views are gone."""
     ended: list[Any] = leases.collect_ended()
-    return [records.span_note(records.SPAN_RELEASED, place.segment, place.offset) for place in ended]
+    return [records.span_released(place.sequence) for place in ended]

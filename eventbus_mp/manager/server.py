@@ -20,7 +20,11 @@ from eventbus_mp.core.bus import BusCore
 from eventbus_mp.errors import EventBusError, ProtocolError
 from eventbus_mp.manager.reception import Reception
 from eventbus_mp.memory import segment
+from eventbus_mp.memory.layout import HEADER_BYTES
+from eventbus_mp.memory.payload import read_id
+from eventbus_mp.memory.reader import Mappings
 from eventbus_mp.messages import BLOCK_BYTES, LinkLost, LinkOpened, Message, TimePassed
+from eventbus_mp.model import ID_BYTES_MAX
 from eventbus_mp.runtime.handshake import Welcome
 from eventbus_mp.runtime.pipe import PipeEnds
 from eventbus_mp.runtime.rundir import RunDir
@@ -72,6 +76,8 @@ class Server:
         assert config.memory_bytes_max is not None
         self._core = BusCore(config, time.monotonic_ns())
         self._prefix = f"{run_dir.segment_prefix}{os.urandom(4).hex()}-"
+        self._mappings = Mappings(self._prefix)
+        """For the ids in warnings only."""
         self._span_bytes = min(SPAN_BYTES_MAX, _power_of_two(config.memory_bytes_max // SPANS_MIN))
         self._links: dict[int, Link] = {}
         self._link_serial = 0
@@ -275,6 +281,19 @@ class Server:
     def _warn(self, effect: fx.Warn) -> None:
         log.warning("%s", effect.text)
 
+    def _warn_of_lease(self, effect: fx.WarnOfLease) -> None:
+        view = self._mappings[effect.segment]
+        head = bytes(view[effect.offset : effect.offset + min(effect.length, HEADER_BYTES + ID_BYTES_MAX)])
+        event_id = read_id(head, effect.sequence)
+        log.warning(
+            "process %d has kept a view of event %r of topic %r, %d bytes, for %d s: drop it, or keep event.copy()",
+            effect.pid,
+            event_id if event_id is not None else f"{effect.sequence:#x}",
+            effect.topic,
+            effect.length,
+            effect.age_s,
+        )
+
     def _stop(self, effect: fx.Stop) -> None:
         self._stopping = True
 
@@ -288,6 +307,7 @@ class Server:
         fx.RemoveSegment: _remove_segment,
         fx.CloseLink: _close_link,
         fx.Warn: _warn,
+        fx.WarnOfLease: _warn_of_lease,
         fx.Stop: _stop,
     }
 
