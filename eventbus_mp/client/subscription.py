@@ -37,7 +37,10 @@ class Subscription:
         self.on_arrival: Callable[[], None] | None = None
         self._connection = connection
         self._leases = leases
-        self._unflushed: deque[tuple[int, int]] = deque()
+        self._noted: dict[int, deque[int]] = {int(outcome): deque() for outcome in Outcome}
+        """Outcome -> sequences that are settled and not told yet. Any thread appends, any thread takes out."""
+        self.note_completed = self._noted[Outcome.COMPLETED].append
+        """Like `note` with COMPLETED, in a single call."""
 
     def arrive(self, message: Delivered) -> None:
         """Take in a batch; called by whoever reads the pipe."""
@@ -63,7 +66,7 @@ class Subscription:
 
     def note(self, sequence: int, outcome: int) -> None:
         """Note how a delivery that was never in hand ended. `flush` tells it."""
-        self._unflushed.append((outcome, sequence))
+        self._noted[outcome].append(sequence)
 
     def explain(self, event_id: str, reason: str) -> None:
         """Tell the manager why a delivery is skipped; not answered."""
@@ -90,33 +93,45 @@ class Subscription:
         Raises:
             ManagerLost, BusClosed: There is nobody to tell.
         """
-        told: list[tuple[int, int]] = []
-        for _ in range(len(self._unflushed)):
-            try:
-                told.append(self._unflushed.popleft())
-            except IndexError:
-                break  # Another thread flushes, too.
-        if not told:
-            return
-        parts = lease_records(self._leases, [sequence for _, sequence in told])
-        self._connection.send(b"".join(parts + self._settled_records(told)))
+        parts: list[bytes] = []
+        for outcome, noted in self._noted.items():
+            if noted:
+                sequences = _taken(noted)
+                parts += lease_records(self._leases, sequences) if self._leases.open else []
+                parts += [records.settled(self.number, outcome, first, count) for first, count in ranges(sequences)]
+        if parts:
+            self._connection.send(b"".join(parts))
 
-    def _settled_records(self, told: list[tuple[int, int]]) -> list[bytes]:
-        """One record for all that follow each other with one outcome."""
-        parts = []
-        start = 0
-        for index in range(1, len(told) + 1):
-            outcome, first = told[start]
-            if index == len(told) or told[index] != (outcome, first + index - start):
-                parts.append(records.settled(self.number, outcome, first, index - start))
-                start = index
-        return parts
+
+def _taken(noted: deque[int]) -> list[int]:
+    """Everything that is there now; another thread may be taking, too."""
+    taken = []
+    for _ in range(len(noted)):
+        try:
+            taken.append(noted.popleft())
+        except IndexError:
+            break
+    return taken
+
+
+def ranges(sequences: list[int]) -> list[tuple[int, int]]:
+    """The numbers as (first, how many follow each other)."""
+    if not sequences:
+        return []
+    if sequences == list(range(sequences[0], sequences[0] + len(sequences))):
+        return [(sequences[0], len(sequences))]  # As it mostly is.
+    found = []
+    first = following = sequences[0]
+    for sequence in sequences:
+        if sequence != following:
+            found.append((first, following - first))
+            first = sequence
+        following = sequence + 1
+    return [*found, (first, following - first)]
 
 
 def lease_records(leases: LeaseBook, sequences: list[int]) -> list[bytes]:
     """The records that keep what is still viewed, and give back what no longer is."""
-    if not leases.open:
-        return []
     places = [place for sequence in sequences for place in leases.outliving(sequence)]
     return [records.span_leased(*place) for place in places] + release_records(leases)
 

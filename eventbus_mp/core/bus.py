@@ -102,9 +102,11 @@ class BusCore:
 
     def next_due_ns(self) -> int | None:
         """When `TimePassed` has something to do; None: never, until another message comes."""
-        dues = [*self.ledger.orphans.values(), self.linger_deadline_ns, self.lease_check_ns]
-        dues.append(self.ledger.expiry.next_due_ns())
-        return min((due for due in dues if due is not None), default=None)
+        dues = [*self.ledger.orphans.values()] if self.ledger.orphans else []
+        for due in (self.linger_deadline_ns, self.lease_check_ns, self.ledger.expiry.next_due_ns()):
+            if due is not None:
+                dues.append(due)
+        return min(dues, default=None)
 
     def check_invariants(self) -> None:
         """Raise `InternalError` when something that must always be true is not (design: ARCHITECTURE.md)."""

@@ -109,37 +109,38 @@ class Server:
 
     def run(self) -> None:
         """Serve. When it returns, every link is closed and every segment removed."""
+        due_ns = self._next_due_ns()
         while not self._stopping:
-            self._pace()
-            ready = self._poll.poll(self._timeout_s())
-            for fd, _ in ready:
+            now_ns = time.monotonic_ns()
+            self._pace(now_ns)
+            for fd, _ in self._poll.poll(None if due_ns is None else max(0.0, (due_ns - now_ns) / 1e9)):
                 on_ready = self._on_ready.get(fd)
                 if on_ready is not None:  # else: closed by an earlier one of this round
                     on_ready()
-            self._reception.drop_silent()
-            due_ns = self._core.next_due_ns()
+            due_ns = self._next_due_ns()
             if due_ns is not None and due_ns <= time.monotonic_ns():
+                self._reception.drop_silent()
                 self._decide(TimePassed())
+                due_ns = self._next_due_ns()
             self._flush()
         self._leave()
 
-    def _pace(self) -> None:
+    def _next_due_ns(self) -> int | None:
+        dues = [due for due in (self._core.next_due_ns(), self._reception.next_due_ns()) if due is not None]
+        return min(dues, default=None)
+
+    def _pace(self, now_ns: int) -> None:
         """Under load, rest a moment so that batches grow: a cycle costs the same for one event as for thirty.
 
         While the manager rests, writing to it wakes nobody, which is the larger part of what a write costs. A bus
         with fewer than `BUSY_BYTES_MIN` a millisecond never rests: its latency is that of two wake-ups.
         """
-        now_ns = time.monotonic_ns()
         if now_ns - self._window_start_ns > WINDOW_NS:
             elapsed_windows = (now_ns - self._window_start_ns) / WINDOW_NS
             self._busy = self._window_bytes >= BUSY_BYTES_MIN * elapsed_windows
             self._window_start_ns, self._window_bytes = now_ns, 0
         if self._busy:
-            select.select([self._wake], [], [], REST_S)
-
-    def _timeout_s(self) -> float | None:
-        dues = [due for due in (self._core.next_due_ns(), self._reception.next_due_ns()) if due is not None]
-        return max(0.0, (min(dues) - time.monotonic_ns()) / 1e9) if dues else None
+            time.sleep(REST_S)
 
     def _leave(self) -> None:
         self._reception.close()
