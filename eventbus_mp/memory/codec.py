@@ -133,12 +133,19 @@ def decode(data: bytes | memoryview, raw: memoryview | bytes = b"") -> Any:
     Raises:
         DecodeError: A registered type is not registered here, or does not make the value; a package is missing.
     """
-    return unpackb(data, ext_hook=_decoder(raw) if raw else _decode_ext, strict_map_key=False)
+    return unpackb(data, ext_hook=_Decoder(raw).ext if raw else _decode_ext, strict_map_key=False)
 
 
-def _decoder(raw: memoryview | bytes) -> Callable[[int, bytes], Any]:
-    def decode_ext(code: int, body: bytes) -> Any:
-        value = unpackb(body, ext_hook=decode_ext, strict_map_key=False)
+class _Decoder:
+    """Decodes ext types. Not a closure: one that calls itself would keep `raw`, a lease, until the collector comes."""
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: memoryview | bytes) -> None:
+        self._raw = raw
+
+    def ext(self, code: int, body: bytes) -> Any:
+        value = unpackb(body, ext_hook=self.ext, strict_map_key=False)
         if code < len(_VALUE_DECODERS):
             return _VALUE_DECODERS[code](value)
         if code == REGISTERED:
@@ -146,12 +153,10 @@ def _decoder(raw: memoryview | bytes) -> Callable[[int, bytes], Any]:
         make = BUFFER_DECODERS.get(code)
         if make is None:
             raise DecodeError(f"the data holds an ext type {code}, which this version does not know")
-        return make(value, memoryview(raw))
-
-    return decode_ext
+        return make(value, memoryview(self._raw))
 
 
-_decode_ext = _decoder(b"")
+_decode_ext = _Decoder(b"").ext
 
 
 # --- what is wrong, and where ---
