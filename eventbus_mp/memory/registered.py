@@ -1,24 +1,24 @@
 """Types that the user registers: what is put in is what comes out, and nothing is imported because of wire data.
 
 On the wire a value is its type's name and what `encode` made of it. A process that has not registered the name cannot
-decode it, and says so. The registry is the process's, not a bus's: a forked child has it, any other process registers
-for itself (at the module level, beside the class, is the place). A `WorkerPool` ships it to its workers.
+decode it, and says so. The registry is the process's, not a bus's. A forked child has it; any other process registers
+for itself, which happens by itself when it is done at the level of the class's module.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from eventbus_mp.errors import DecodeError, UsageError
 from eventbus_mp.memory.values import VALUE_TYPES
 
-__all__ = ["RegisteredType", "find_registered", "make_registered", "register_type", "registered_types", "restore_types"]
+__all__ = ["find_registered", "make_registered", "register_type", "registered_class", "registered_name"]
 
 
-class RegisteredType(NamedTuple):
+class _Registered(NamedTuple):
     """`encode` and `decode` are None when they are derived."""
 
     cls: Any
@@ -27,8 +27,8 @@ class RegisteredType(NamedTuple):
     decode: Callable[[Any], Any] | None
 
 
-_by_class: dict[type, RegisteredType] = {}
-_by_name: dict[str, RegisteredType] = {}
+_by_class: dict[type, _Registered] = {}
+_by_name: dict[str, _Registered] = {}
 _TRAVELS_BY_ITSELF = {type(None), bool, float, str, bytes, dict, list, memoryview, bytearray} | {
     kind for kind, _, _ in VALUE_TYPES
 }
@@ -66,20 +66,30 @@ def register_type(
         raise UsageError(f"register_type({cls.__name__}): only an Enum or a dataclass goes without encode and decode")
     # A worker process knows the parent's `__main__` as `__mp_main__`.
     module = "__main__" if cls.__module__ == "__mp_main__" else cls.__module__
-    entry = RegisteredType(cls, name or f"{module}.{cls.__qualname__}", encode, decode)
+    entry = _Registered(cls, name or f"{module}.{cls.__qualname__}", encode, decode)
     _by_class[cls] = _by_name[entry.name] = entry
     return cls
 
 
-def registered_types() -> tuple[RegisteredType, ...]:
-    """All of them, for a process that is to know the same."""
-    return tuple(_by_name.values())
+def registered_name(cls: Any) -> str | None:
+    """The name on the wire of a class; None when it is not registered."""
+    entry = _by_class.get(cls)
+    return entry.name if entry is not None else None
 
 
-def restore_types(types: Sequence[RegisteredType]) -> None:
-    """Register what another process had registered."""
-    for entry in types:
-        register_type(entry.cls, entry.encode, entry.decode, name=entry.name)
+def registered_class(name: str) -> Any:
+    """The class of that name, in this process.
+
+    Raises:
+        UsageError: It is not registered here.
+    """
+    entry = _by_name.get(name)
+    if entry is None:
+        raise UsageError(
+            f"{name} is not registered in this process; call register_type at the level of its module, "
+            "not under `if __name__ == '__main__':`"
+        )
+    return entry.cls
 
 
 def find_registered(value: Any) -> list[Any] | None:
