@@ -28,6 +28,7 @@ __all__ = [
     "Encoder",
     "check_envelope",
     "decode",
+    "decode_ext",
     "encode",
     "explain_event",
     "idle_encoders",
@@ -133,7 +134,7 @@ def decode(data: bytes | memoryview, raw: memoryview | bytes = b"") -> Any:
     Raises:
         DecodeError: A registered type is not registered here, or does not make the value; a package is missing.
     """
-    return unpackb(data, ext_hook=_Decoder(raw).ext if raw else _decode_ext, strict_map_key=False)
+    return unpackb(data, ext_hook=_Decoder(raw).ext if raw else decode_ext, strict_map_key=False)
 
 
 class _Decoder:
@@ -156,7 +157,7 @@ class _Decoder:
         return make(value, memoryview(self._raw))
 
 
-_decode_ext = _Decoder(b"").ext
+decode_ext = _Decoder(b"").ext
 
 
 # --- what is wrong, and where ---
