@@ -222,7 +222,10 @@ def _decode_array(body: Any, raw: memoryview) -> Any:
     numpy = _package("numpy", "a numpy.ndarray")
     offset, dtype, shape, by_columns = body
     order = "F" if by_columns else "C"
-    return numpy.ndarray(shape, _make_dtype(numpy, dtype), buffer=raw, offset=offset, order=order)
+    # Over an array that is read-only for good: for a bare memoryview, numpy looks through to the writable mapping below
+    # it, and lets the user set `writeable`.
+    buffer = numpy.asarray(raw)
+    return numpy.ndarray(shape, _make_dtype(numpy, dtype), buffer=buffer, offset=offset, order=order)
 
 
 def _encode_scalar(value: Any, add: AddBuffer) -> Any:

@@ -2,6 +2,7 @@
 
 import array
 import ctypes
+import itertools
 import subprocess
 import sys
 
@@ -103,7 +104,7 @@ def test_buffers_are_aligned_and_in_place():
     event = through(arrays)
     addresses = [part.ctypes.data for part in event.data]
     assert [where % ALIGNMENT for where in addresses] == [0] * 5
-    assert [later - first for first, later in zip(addresses, addresses[1:], strict=False)] == [64, 64, 128, 0]
+    assert [later - first for first, later in itertools.pairwise(addresses)] == [64, 64, 128, 0]
     assert event.data[0].base is not None
 
 
