@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from eventbus_mp import EncodeError, Event
+from eventbus_mp import DecodeError, EncodeError, Event, UsageError
+from eventbus_mp.memory.buffers import numpy_for_loans
 from eventbus_mp.memory.layout import ALIGNMENT, HEADER
 from eventbus_mp.memory.payload import encode_event, read_event, write_payload
 
@@ -217,7 +218,7 @@ def test_what_cannot_travel_is_named(value, text):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_an_array_of_text():
-    with pytest.raises(EncodeError, match="<class 'array.array'> of format '[uw]' cannot travel; cast it to a native"):
+    with pytest.raises(EncodeError, match=r"<class 'array\.array'> of format '[uw]' cannot travel; cast"):
         encode_event(Event("id", "topic", array.array("u", "ab")))
 
 
@@ -236,6 +237,16 @@ def test_numpy_is_not_imported_for_those_who_do_not_use_it():
         "assert not {'numpy', 'pyarrow'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_reading_arrays_where_numpy_is_not_installed(monkeypatch):
+    events = [through([np.zeros(3)]), through([np.int8(3)])]
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    for event in events:
+        with pytest.raises(DecodeError, match="and numpy cannot be imported here: pip install numpy"):
+            event.data  # noqa: B018
+    with pytest.raises(UsageError, match=r"needs numpy: pip install 'eventbus_mp\[numpy\]'"):
+        numpy_for_loans()
 
 
 def test_pyarrow():
