@@ -32,6 +32,7 @@ __all__ = [
     "encode",
     "explain_event",
     "idle_encoders",
+    "take_encoder",
 ]
 
 Buffers = tuple[memoryview, ...]
@@ -113,6 +114,14 @@ class Encoder:
 idle_encoders: list[Encoder] = []
 
 
+def take_encoder() -> Encoder:
+    """One out of `idle_encoders`, or a new one."""
+    try:
+        return idle_encoders.pop()
+    except IndexError:
+        return Encoder()
+
+
 def encode(value: Any) -> bytes:
     """A small value as msgpack, of value types only: nothing beside it, nothing that has to be registered.
 
@@ -184,6 +193,8 @@ def explain_event(envelope: list[Any], data: Any, cause: Exception) -> str:
 def check_envelope(envelope: list[Any]) -> None:
     """Raise `EncodeError` for a buffer in it: there is nothing beside an envelope."""
     for field, value in zip(ENVELOPE_FIELDS, envelope, strict=True):
+        if value is None or type(value) in (str, int):
+            continue
         encoder = Encoder()
         encoder.pack(wrap_buffers(value))
         if encoder.buffers:

@@ -10,7 +10,7 @@ from msgpack import unpackb
 from eventbus_mp.errors import EncodeError, UsageError
 from eventbus_mp.memory import codec
 from eventbus_mp.memory.buffers import holds_buffers, wrap_buffers
-from eventbus_mp.memory.codec import Buffers, Encoder, decode_ext, idle_encoders
+from eventbus_mp.memory.codec import Buffers, Encoder, decode_ext, idle_encoders, take_encoder
 from eventbus_mp.memory.layout import ALIGNMENT, HEADER, HEADER_BYTES, MAGIC
 from eventbus_mp.model import ENVELOPE_FIELDS, ID_BYTES_MAX, NOT_READ, Event
 
@@ -52,7 +52,7 @@ def encode_event(event: Event) -> EncodedEvent:
         UsageError: The id is too long.
     """
     try:
-        encoder = idle_encoders.pop()
+        encoder = idle_encoders.pop()  # written out: a call would cost 4 % of a small event's encoding
     except IndexError:
         encoder = Encoder()
     if event._block is not None:
@@ -77,7 +77,8 @@ def _encode_more(
     """The rest of `encode_event` for an event that is not small, or has something beside its data, or may have."""
     # msgpack takes memoryviews and bytearrays for bytes: they can be there only where one of its marks for bytes is.
     if not wrapped and (0xC4 in data or 0xC5 in data or 0xC6 in data) and holds_buffers(event.data):
-        encoder.drop()
+        encoder.take_buffers()
+        idle_encoders.append(encoder)
         return _encode_wrapped(event, None)
     buffers = encoder.take_buffers() if encoder.buffers else ()
     if len(data) <= KEPT_BYTES_MAX:
@@ -95,7 +96,7 @@ def _encode_more(
 
 def _encode_wrapped(event: Event, cause: Exception | None) -> EncodedEvent:
     """Encode an event with its memoryviews and bytearrays wrapped; `cause` is what went wrong without."""
-    encoder = Encoder()
+    encoder = take_encoder()
     try:
         name = event.id.encode()
         wrapped = wrap_buffers(event.data)
