@@ -1,7 +1,8 @@
 """Spans: which process writes where, and when a piece of shared memory may be used again.
 
-A segment is cut into blocks; a span is 2^k neighbouring blocks, found by a buddy allocator. Its writer appends events
-until it is sealed; it is recycled whole when it is sealed, none of its events is unsettled, and nobody leases it.
+A segment is cut into blocks; a span is some neighbouring blocks, found by a buddy allocator: what it does not need of
+2^k blocks is free for others. Its writer appends events until it is sealed; it is recycled whole when it is sealed,
+none of its events is unsettled, and nobody leases it.
 
 Recycled spans keep their pages ("backed"), which is where the speed is: a warm span takes a copy in a fifth of the
 time of a fresh one. So a backed span is never merged with an unbacked neighbour unless nothing else fits.
@@ -26,13 +27,12 @@ Place = tuple[int, int]  # segment number, index of the first block
 class Span:
     """A piece of a segment that one process writes. `live` counts runs that somebody has still to settle or to read."""
 
-    __slots__ = ("backed", "end", "leases", "live", "order", "sealed", "segment", "start", "writer")
+    __slots__ = ("backed", "end", "leases", "live", "sealed", "segment", "start", "writer")
 
-    def __init__(self, segment: int, start: int, end: int, order: int, writer: int, backed: bool) -> None:
+    def __init__(self, segment: int, start: int, end: int, writer: int, backed: bool) -> None:
         self.segment = segment
         self.start = start
         self.end = end
-        self.order = order
         self.writer = writer
         self.backed = backed
         self.live = 0
@@ -69,7 +69,6 @@ class SpanTable:
         self.used_bytes = 0
         self._segments: dict[int, _Segment] = {}
         self._segment_bytes = 0
-        """What the segments offer; their tables not counted."""
         self._segment_serial = 0
         orders = (SHARED_SPAN_BYTES_MAX // BLOCK_BYTES).bit_length()
         # Insertion-ordered, so that popitem() gives the one freed last: its pages are the likeliest in the cache.
@@ -102,8 +101,8 @@ class SpanTable:
         limit = self.memory_bytes_max + (self._reserve_bytes if reserve else 0)
         if not self._is_shared(length):
             return self._allocate_own(length, writer, limit, effects)
-        order = _order(length)
-        if self.used_bytes + (BLOCK_BYTES << order) > limit:
+        order, size = _order(length), _whole_blocks(length)
+        if self.used_bytes + size > limit:
             return None
         found = self._take(order)
         if found is None and self._grow(order, effects):
@@ -114,19 +113,18 @@ class SpanTable:
             # Free, but in pieces.
             return self._allocate_own(length, writer, limit, effects)
         (segment, block), backed = found
-        start = block * BLOCK_BYTES
-        return self._use(Span(segment, start, start + (BLOCK_BYTES << order), order, writer, backed))
+        stop = block + size // BLOCK_BYTES
+        self._put_all(segment, stop, block + (1 << order), self._warm if backed else self._cold)
+        return self._use(Span(segment, block * BLOCK_BYTES, stop * BLOCK_BYTES, writer, backed))
 
     def fits(self, length: int) -> bool:
         """Whether a span of `length` bytes could be had if all memory were free."""
-        if not self._is_shared(length):
-            return _own_bytes(length) - BLOCK_BYTES <= self.memory_bytes_max
-        return (BLOCK_BYTES << _order(length)) <= self.memory_bytes_max
+        return _whole_blocks(length) <= self.memory_bytes_max
 
     def _is_shared(self, length: int) -> bool:
         """Whether a span of this length lies among others; if not, it gets a segment of its own."""
         blocks = _segment_blocks(self.memory_bytes_max + self._reserve_bytes)
-        return length <= SHARED_SPAN_BYTES_MAX and blocks - 1 >= 1 << _order(length)
+        return length <= SHARED_SPAN_BYTES_MAX and blocks >= 1 << _order(length)
 
     def recycle(self, span: Span, effects: list[Effect]) -> None:
         """Make a recyclable span's memory free; a segment of its own goes away."""
@@ -138,7 +136,7 @@ class SpanTable:
             self._drop_segment(span.segment, effects)
             return
         # A span that nobody wrote may have no memory behind it: the next writer has to back it.
-        self._put(span.segment, first, span.order, self._warm if span.backed else self._cold)
+        self._put_all(span.segment, first, last, self._warm if span.backed else self._cold)
 
     # --- the buddy allocator ---
 
@@ -162,12 +160,20 @@ class SpanTable:
 
     def _put(self, segment: int, block: int, order: int, free: list[dict[Place, None]]) -> None:
         """Add a free span, merged with its buddy as long as that is free and just as warm."""
-        index = block - 1  # Buddies are counted from the block after the table: a segment has no odd end.
-        while order + 1 < len(free) and (segment, (index ^ (1 << order)) + 1) in free[order]:
-            del free[order][segment, (index ^ (1 << order)) + 1]
-            index &= ~(1 << order)
+        while order + 1 < len(free) and (segment, block ^ (1 << order)) in free[order]:
+            del free[order][segment, block ^ (1 << order)]
+            block &= ~(1 << order)
             order += 1
-        free[order][segment, index + 1] = None
+        free[order][segment, block] = None
+
+    def _put_all(self, segment: int, block: int, stop: int, free: list[dict[Place, None]]) -> None:
+        """Add the blocks up to `stop` as the free spans they make: 2^k blocks at a multiple of 2^k."""
+        while block < stop:
+            fit = (stop - block).bit_length()
+            aligned = (block & -block).bit_length() if block else len(free)
+            order = min(fit, aligned, len(free)) - 1
+            self._put(segment, block, order, free)
+            block += 1 << order
 
     def _coalesce(self) -> bool:
         """Merge warm with cold: the last resort against fragments. Whether there was anything warm to merge."""
@@ -184,36 +190,31 @@ class SpanTable:
     def _grow(self, order: int, effects: list[Effect]) -> bool:
         room = self.memory_bytes_max + self._reserve_bytes - self._segment_bytes
         blocks = _segment_blocks(room)
-        if blocks - 1 < 1 << order:
+        if blocks < 1 << order:
             return False
-        number = self._add_segment(blocks, own=False, effects=effects)
-        block = 1
-        while block < blocks:
-            fit = min((blocks - block).bit_length(), len(self._cold)) - 1
-            self._cold[fit][number, block] = None
-            block += 1 << fit
+        self._put_all(self._add_segment(blocks, own=False, effects=effects), 0, blocks, self._cold)
         return True
 
     def _allocate_own(self, length: int, writer: int, limit: int, effects: list[Effect]) -> Span | None:
-        whole = _own_bytes(length)
-        if self.used_bytes + whole - BLOCK_BYTES > limit:
+        whole = _whole_blocks(length)
+        if self.used_bytes + whole > limit:
             return None
-        if self._segment_bytes + whole - BLOCK_BYTES > self.memory_bytes_max + self._reserve_bytes:
+        if self._segment_bytes + whole > self.memory_bytes_max + self._reserve_bytes:
             # Segments that cannot go hold little: `used_bytes` is what is bounded, or one small span in each of them
             # would keep every large event out for ever.
             self._drop_empty_segments(effects)
         number = self._add_segment(whole // BLOCK_BYTES, own=True, effects=effects)
-        return self._use(Span(number, BLOCK_BYTES, whole, 0, writer, backed=False))
+        return self._use(Span(number, 0, whole, writer, backed=False))
 
     def _add_segment(self, blocks: int, *, own: bool, effects: list[Effect]) -> int:
         self._segment_serial += 1
         self._segments[self._segment_serial] = _Segment(blocks, own)
-        self._segment_bytes += (blocks - 1) * BLOCK_BYTES
+        self._segment_bytes += blocks * BLOCK_BYTES
         effects.append(CreateSegment(self._segment_serial, blocks * BLOCK_BYTES))
         return self._segment_serial
 
     def _drop_segment(self, number: int, effects: list[Effect]) -> None:
-        self._segment_bytes -= (self._segments.pop(number).blocks - 1) * BLOCK_BYTES
+        self._segment_bytes -= self._segments.pop(number).blocks * BLOCK_BYTES
         effects.append(RemoveSegment(number))
 
     def _drop_empty_segments(self, effects: list[Effect]) -> None:
@@ -240,10 +241,10 @@ class SpanTable:
                 assert (span.segment, index) not in covered, f"block {index} of {span.segment} is used and free"
                 covered[span.segment, index] = "used"
         for number, segment in self._segments.items():
-            for index in range(1, segment.blocks):
+            for index in range(segment.blocks):
                 assert (number, index) in covered, f"block {index} of segment {number} is lost"
-        assert len(covered) == sum(segment.blocks - 1 for segment in self._segments.values()), "a block of no segment"
-        assert self._segment_bytes == sum(segment.blocks - 1 for segment in self._segments.values()) * BLOCK_BYTES
+        assert len(covered) == sum(segment.blocks for segment in self._segments.values()), "a block of no segment"
+        assert self._segment_bytes == sum(segment.blocks for segment in self._segments.values()) * BLOCK_BYTES
         assert self.used_bytes == sum(span.length for span in self.in_use())
 
 
@@ -252,10 +253,11 @@ def _order(length: int) -> int:
     return max(0, (length - 1) // BLOCK_BYTES).bit_length()
 
 
-def _own_bytes(length: int) -> int:
-    return -(-length // BLOCK_BYTES) * BLOCK_BYTES + BLOCK_BYTES
+def _whole_blocks(length: int) -> int:
+    """The bytes of the blocks that hold `length` bytes."""
+    return -(-length // BLOCK_BYTES) * BLOCK_BYTES
 
 
 def _segment_blocks(room_bytes: int) -> int:
-    """The blocks of a segment that offers up to `room_bytes`; its table comes on top."""
-    return min(SEGMENT_BYTES, room_bytes + BLOCK_BYTES) // BLOCK_BYTES
+    """The blocks of a segment that offers up to `room_bytes`."""
+    return min(SEGMENT_BYTES, room_bytes) // BLOCK_BYTES

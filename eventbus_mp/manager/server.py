@@ -43,6 +43,7 @@ SPAN_BYTES_MAX = 1 << 20
 SPANS_MIN = 16
 """The spans that small events share are cut so that at least this many fit."""
 
+WAIT_S_MAX = 86_400.0
 TAKEOVERS_MAX = 5
 """So many managers in a row that died while they took over end the bus: the next one would die of the same."""
 
@@ -123,7 +124,7 @@ class Server:
         due_ns = self._next_due_ns()
         while not self._stopping:
             self._pace.rest()
-            for fd, _ in self._poll.poll(None if due_ns is None else max(0.0, (due_ns - time.monotonic_ns()) / 1e9)):
+            for fd, _ in self._poll.poll(_timeout_s(due_ns)):
                 on_ready = self._on_ready.get(fd)
                 if on_ready is not None:  # else: closed by an earlier one of this round
                     on_ready()
@@ -359,6 +360,11 @@ class Server:
             self.watch(link.ends.outgoing, lambda: None, select.EPOLLOUT)
         else:
             self.unwatch(link.ends.outgoing)
+
+
+def _timeout_s(due_ns: int | None) -> float | None:
+    """How long to wait for something that is due; epoll takes no more than 24 days."""
+    return None if due_ns is None else min(max(0.0, (due_ns - time.monotonic_ns()) / 1e9), WAIT_S_MAX)
 
 
 def _memory_bytes_max(config: BusConfig) -> int:

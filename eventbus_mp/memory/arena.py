@@ -12,7 +12,7 @@ from typing import NamedTuple
 from eventbus_mp.memory import segment
 from eventbus_mp.memory.payload import new_tuple
 from eventbus_mp.memory.reader import Mappings
-from eventbus_mp.messages import BLOCK_BYTES, SHARED_SPAN_BYTES_MAX
+from eventbus_mp.messages import BLOCK_BYTES
 
 __all__ = ["Arena", "LentSpan", "Room"]
 
@@ -56,10 +56,7 @@ class Arena:
         """The size of the span that an event of `length` bytes goes to."""
         if length <= self.large_bytes:
             return self.span_bytes
-        blocks = -(-length // BLOCK_BYTES)
-        if length <= SHARED_SPAN_BYTES_MAX:
-            return BLOCK_BYTES << (blocks - 1).bit_length()
-        return blocks * BLOCK_BYTES
+        return -(-length // BLOCK_BYTES) * BLOCK_BYTES
 
     def stocked(self, span_length: int) -> int:
         return len(self._stock.get(span_length, ()))
