@@ -21,15 +21,15 @@ from eventbus_mp.messages import (
     SPAN_CANCELLED,
     SPAN_NEEDED,
     SPAN_RESERVE,
-    GetStatistics,
 )
 from eventbus_mp.wire import records
 from eventbus_mp.wire.stream import SpanGranted
 
 __all__ = ["Supply"]
 
-LARGE_AHEAD = 2
-"""So many spans for large events lie ready: one to write into while the next is on its way."""
+LARGE_AHEAD, LARGE_AHEAD_BYTES = 2, 8 << 20
+"""So many spans for large events lie ready, or more, up to so many bytes: to write into while others are on their way,
+and until the readers of the first have settled."""
 AHEAD_DIVISOR = 8
 """What lies ready in one process is at most this fraction of the bus's memory: others need it, too."""
 
@@ -67,7 +67,7 @@ class Supply:
         """Lengths of the spans that threads wait for."""
         self._large_length = self._large_run = 0
         """The span of the latest large event, and how many in a row took one like it."""
-        self._memory_bytes_max = 0
+        self._memory_bytes_max = connection.welcome.memory_bytes_max
         self._lock = threading.Lock()
         connection.on_span_granted = self._on_span_granted
 
@@ -148,9 +148,8 @@ class Supply:
         self._large_run += 1
         if self._large_run == 1 or span_length > SHARED_SPAN_BYTES_MAX:
             return 0
-        if not self._memory_bytes_max:
-            self._memory_bytes_max = self._connection.request(GetStatistics)["memory_bytes_max"]
-        return min(LARGE_AHEAD, self._memory_bytes_max // AHEAD_DIVISOR // span_length)
+        wanted = max(LARGE_AHEAD, LARGE_AHEAD_BYTES // span_length)
+        return min(wanted, self._large_run, self._memory_bytes_max // AHEAD_DIVISOR // span_length)
 
     def _give_back_unused(self, kept: set[int]) -> None:
         with self._lock:  # What `begin_anew` does not find here, the manager knows to be sealed.

@@ -165,13 +165,11 @@ class Server:
         """Have a standby with every link there is, then greet those who wait for that. In the standby: take over."""
         self._standby_wanted = False
         mark = self._journal.mark
-        if self._standby.pidfd >= 0:
-            self.unwatch(self._standby.pidfd)
         if self._standby.fork(self._forget_newcomers):
             self._take_over(mark)
             return
         self._journal.restart()
-        self.watch(self._standby.pidfd, self._on_standby_ended)
+        self._watch_standby()
         accepted, self._accepted = self._accepted, []
         for one in accepted:
             one.greet()
@@ -186,11 +184,16 @@ class Server:
         self._wake.close()
         self._wakes.close()
 
-    def _on_standby_ended(self) -> None:
-        log.warning("the standby of the manager died; another one takes its place")
-        self.unwatch(self._standby.pidfd)
-        self._standby.dismiss()
-        self._standby_wanted = True
+    def _watch_standby(self) -> None:
+        pidfd = self._standby.pidfd
+        self.watch(pidfd, lambda: self._on_standby_ended(pidfd))
+
+    def _on_standby_ended(self, pidfd: int) -> None:
+        """Any of them: the one that was dismissed, as it should, or the one that is needed."""
+        self.unwatch(pidfd)
+        if self._standby.reap(pidfd):
+            log.warning("the standby of the manager died; another one takes its place")
+            self._standby_wanted = True
 
     def _take_over(self, mark: Mark) -> None:
         """The manager before died: become it. Do again what it did since `mark`, then have each process compare."""
@@ -207,7 +210,7 @@ class Server:
         if self._standby.fork(self._forget_newcomers):
             self._take_over(mark)
             return
-        self.watch(self._standby.pidfd, self._on_standby_ended)
+        self._watch_standby()
         self._catch_up(mark)
         self._journal.takeovers = 0
         self._standby_wanted = True  # One that need not catch up with all that.
@@ -246,7 +249,8 @@ class Server:
         """Take in a process whose HELLO was fine; it is greeted when the standby has its pipes, too."""
         number = self._link_serial + 1
         device = os.stat(segment.SHM_DIR).st_dev
-        welcome = Welcome(number, self._prefix, self._span_bytes, device, os.getpid())
+        memory_bytes_max = self._core.ledger.spans.memory_bytes_max
+        welcome = Welcome(number, self._prefix, self._span_bytes, memory_bytes_max, device, os.getpid())
         opened = self._reception.make_pipes(connection, pid, welcome)
         if opened is None:
             return

@@ -12,12 +12,12 @@ from typing import NamedTuple
 from eventbus_mp.memory import segment
 from eventbus_mp.memory.payload import new_tuple
 from eventbus_mp.memory.reader import Mappings
-from eventbus_mp.messages import BLOCK_BYTES
+from eventbus_mp.messages import BLOCK_BYTES, SHARED_SPAN_BYTES_MAX
 
 __all__ = ["Arena", "LentSpan", "Room"]
 
-LARGE_BYTES = 1 << 16
-"""From here on an event gets a span of its own."""
+LARGE_BYTES = 1 << 18
+"""Beyond this an event gets a span of its own: four of this size fit into the span that smaller ones share."""
 
 
 class LentSpan(NamedTuple):
@@ -56,7 +56,12 @@ class Arena:
         """The size of the span that an event of `length` bytes goes to."""
         if length <= self.large_bytes:
             return self.span_bytes
-        return -(-length // BLOCK_BYTES) * BLOCK_BYTES
+        blocks = -(-length // BLOCK_BYTES)
+        if length > SHARED_SPAN_BYTES_MAX:
+            return blocks * BLOCK_BYTES
+        # Eight sizes from one power of two to the next: so events of about one size find spans of the same one ready.
+        step = max(1, (1 << blocks.bit_length()) // 16)
+        return -(-blocks // step) * step * BLOCK_BYTES
 
     def stocked(self, span_length: int) -> int:
         return len(self._stock.get(span_length, ()))

@@ -137,7 +137,7 @@ def test_an_unknown_topic_of_a_strict_bus(make_bus: Make) -> None:
 def test_memory_is_full(make_bus: Make) -> None:
     bus = make_bus(topics=["a"], full_timeout_s=0.05)
     inbox = bus.inbox("one", ["a"])
-    with bus.loan("a", 7 << 20), pytest.raises(BusFull, match="no 9699328 bytes"), bus.loan("a", 9 << 20):
+    with bus.loan("a", 7 << 20), pytest.raises(BusFull, match="no 10485760 bytes"), bus.loan("a", 9 << 20):
         pass
     take(bus, inbox)
     with bus.loan("a", 9 << 20):
