@@ -66,6 +66,8 @@ class BusConfig:
     """*bus*: how long a subscriber without a process stays before its deliveries are skipped."""
     linger_s: float = 2.0
     """*bus*: how long the manager stays after the last process left."""
+    lease_warning_s: float = 60.0
+    """*bus*: after so long an open view of an event is told in the manager's log, once."""
     dead_letter_topic: str | None = None
     """*bus*: deliveries that were given up are told here."""
     check_invariants: bool = False
@@ -148,6 +150,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "deliveries_max": (1, 1_000),
     "grace_s": (0, 86_400 * 365),
     "linger_s": (0, 86_400 * 365),
+    "lease_warning_s": (0, 86_400 * 365),
 }
 _OPTIONAL = {"ttl", "memory_bytes_max"}
 _BUS_WIDE = (
@@ -156,6 +159,7 @@ _BUS_WIDE = (
     "deliveries_max",
     "grace_s",
     "linger_s",
+    "lease_warning_s",
     "dead_letter_topic",
     "check_invariants",
 )
@@ -174,6 +178,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "deliveries_max": int,
     "grace_s": float,
     "linger_s": float,
+    "lease_warning_s": float,
     "dead_letter_topic": str,
     "check_invariants": _boolean,
 }

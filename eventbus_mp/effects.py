@@ -5,7 +5,6 @@ An effect never blocks and returns no value; what it causes comes back as a mess
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +20,7 @@ __all__ = [
     "Stop",
     "TellTopicStale",
     "Warn",
+    "WarnOfLease",
 ]
 
 
@@ -31,7 +31,8 @@ class Deliver:
     link: int
     subscriber: int
     attempt: int
-    raws: Sequence[bytes]
+    raws: bytes
+    """Their packed records."""
 
 
 @dataclass(slots=True)
@@ -98,8 +99,33 @@ class Warn:
 
 
 @dataclass(slots=True)
+class WarnOfLease:
+    """A process has kept a view of this event for very long: a line for the manager's log, with the event's id."""
+
+    pid: int
+    topic: str
+    segment: int
+    offset: int
+    length: int
+    sequence: int
+    age_s: float
+
+
+@dataclass(slots=True)
 class Stop:
     """The last process is gone, or somebody asked: leave, and leave nothing behind."""
 
 
-Effect = Deliver | Reply | Refuse | TellTopicStale | GrantSpan | CreateSegment | RemoveSegment | CloseLink | Warn | Stop
+Effect = (
+    Deliver
+    | Reply
+    | Refuse
+    | TellTopicStale
+    | GrantSpan
+    | CreateSegment
+    | RemoveSegment
+    | CloseLink
+    | Warn
+    | WarnOfLease
+    | Stop
+)

@@ -2,12 +2,11 @@
 
 Messages say what happened, in the past tense, or ask for something. On the data
 path there is one object per batch, not per event: a batch carries its events as packed records ("raws", opaque to the
-core) beside their unpacked fields.
+core) beside their fields, one list a field.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar
@@ -23,8 +22,10 @@ SEGMENT_BYTES = 64 * 1024 * 1024
 SHARED_SPAN_BYTES_MAX = SEGMENT_BYTES // 2
 """A larger event gets a segment of its own: the first block of each segment is its table."""
 
-Record = tuple[int, int, int, int, int, int, int]
-"""kind, topic, segment, offset, length, deadline_ns, sequence: as in wire/records.py."""
+RECORD_BYTES = 40
+"""What a packed record has: wire/records.py has the picture."""
+Record = tuple[int, int, int, int, int, int, int, int]
+"""kind, topic, segment, offset, length, reserved, deadline_ns, sequence: as in wire/records.py."""
 
 
 class Outcome(IntEnum):
@@ -43,11 +44,22 @@ class Outcome(IntEnum):
 
 @dataclass(slots=True)
 class EventsNotified:
-    """A producer wrote these events into its spans; `records` are the fields of `raws`, in the same order."""
+    """A producer wrote these events into its spans. Their sequence numbers follow each other, from `first` on.
+
+    The lists have one number an event.
+    """
 
     link: int
-    raws: Sequence[bytes]
-    records: Sequence[Record]
+    first: int
+    raws: bytes
+    topics: list[int]
+    segments: list[int]
+    offsets: list[int]
+    lengths: list[int]
+    deadlines: dict[int, int]
+    """Index of an event with a ttl -> when it is over, in nanoseconds of the monotonic clock."""
+    awaited: int
+    """Mask of the events whose producer waits for the final watcher."""
 
 
 @dataclass(slots=True)
@@ -57,7 +69,8 @@ class DeliveriesSettled:
     link: int
     subscriber: int
     outcome: int
-    sequences: Sequence[int]
+    ranges: list[tuple[int, int]]
+    """(first sequence, how many that follow each other, itself included)"""
 
 
 @dataclass(slots=True)
@@ -68,9 +81,6 @@ class SpanWanted:
     length: int
     urgency: int
 
-
-NOTIFIED, NOTIFIED_AWAITED = 1, 2
-"""Kinds of a notified record: plain, or its producer waits for the final watcher."""
 
 SPAN_AHEAD, SPAN_NEEDED, SPAN_RESERVE, SPAN_CANCELLED = range(4)
 """For later; waited for; waited for inside a listener (may use the reserve); no longer waited for."""
@@ -87,20 +97,22 @@ class SpanSealed:
 
 @dataclass(slots=True)
 class SpanLeased:
-    """A process keeps a view into the span that holds `offset`."""
+    """A process keeps a view into an event."""
 
     link: int
+    topic: int
     segment: int
     offset: int
+    length: int
+    sequence: int
 
 
 @dataclass(slots=True)
 class SpanReleased:
-    """The view of an earlier `SpanLeased` is gone."""
+    """The view of an earlier `SpanLeased`, or `LeaseEvent`, is gone."""
 
     link: int
-    segment: int
-    offset: int
+    sequence: int
 
 
 # --- messages: processes and time --------------------------------------------------------------------------------
@@ -254,8 +266,10 @@ class LeaseEvent(Request):
     """Keep an unsettled event's payload readable for this process -> whether it is there."""
 
     topic: int
+    offset: int
+    length: int
     sequence: int
-    WIRE = (int, int)
+    WIRE = (int, int, int, int)
 
 
 @dataclass(slots=True)

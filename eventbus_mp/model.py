@@ -309,3 +309,5 @@ class BusStatistics:
     segments: int
     span_holders: dict[int, int] = field(default_factory=dict)
     """pid -> bytes of spans it writes or wrote that are still in use."""
+    lease_holders: dict[int, int] = field(default_factory=dict)
+    """pid -> bytes of settled or foreign events that it has views into."""

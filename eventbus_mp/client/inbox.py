@@ -66,12 +66,12 @@ class Inbox:
     def _shadow(self, record: Record) -> EventShadow | None:
         """The shadow of a delivery just taken; None when its time is over, or its payload gone: then it is settled."""
         shadow = self._session.reader.shadow_in_hand(record)
-        if shadow is not None and record[5] and record[5] <= monotonic_ns():
+        if shadow is not None and record[6] and record[6] <= monotonic_ns():
             self._subscription.explain(shadow.id, "expired")
-            self._subscription.settle(record[6], Outcome.SKIPPED)
+            self._subscription.settle(record[7], Outcome.SKIPPED)
             return None
         if shadow is None:
-            self._subscription.settle(record[6], Outcome.FAILED)
+            self._subscription.settle(record[7], Outcome.FAILED)
         return shadow
 
     def complete(self, shadow: EventShadow) -> None:

@@ -79,14 +79,14 @@ class ShadowHandler(Handler):
         if shadow is None:
             return self._skip(record, "its payload is not where the shadow says", Outcome.FAILED)
         in_hand = self.subscription.in_hand
-        in_hand[record[6]] = record
+        in_hand[record[7]] = record
         try:
             self._call(shadow, *self._arguments)
         except Skip as skip:
-            if in_hand.pop(record[6], None) is not None:
+            if in_hand.pop(record[7], None) is not None:
                 return self._skip(record, str(skip), Outcome.SKIPPED)
         except BaseException as error:
-            if in_hand.pop(record[6], None) is not None:
+            if in_hand.pop(record[7], None) is not None:
                 return self._fail(record, "raised on", error)
             log.error("%s raised on %r, which it had settled", self.subscription.key.name, shadow, exc_info=error)
         return 0
@@ -101,22 +101,33 @@ class EventHandler(Handler):
         self._retries = retries
 
     def run(self, record: Record) -> int:
-        for attempt in range(self._retries + 1):
+        try:
+            return self._attempt(record)
+        except BaseException as error:
+            return self._run_again(record, error)
+
+    def _attempt(self, record: Record) -> int:
+        event = self.reader.event_in_hand(record)
+        if event is None:
+            return self._skip(record, "its payload is not where the shadow says", Outcome.FAILED)
+        self._call(event)
+        return COMPLETED
+
+    def _run_again(self, record: Record, error: BaseException) -> int:
+        """The first attempt raised: try again as often as may be."""
+        attempts = 1
+        while not isinstance(error, Skip):
+            # BaseException: `sys.exit()` in a listener is its failure, and not the end of the thread it runs on.
+            if isinstance(error, (BusClosed, ManagerLost)) and self.subscription.lost:
+                raise error  # There is nobody to tell.
+            if attempts > self._retries:
+                return self._fail(record, f"raised {attempts} times on", error)
+            attempts += 1
             try:
-                event = self.reader.event_in_hand(record)
-                if event is None:
-                    return self._skip(record, "its payload is not where the shadow says", Outcome.FAILED)
-                self._call(event)
-                return COMPLETED
-            except Skip as skip:
-                return self._skip(record, str(skip), Outcome.SKIPPED)
-            except BaseException as error:
-                # BaseException: `sys.exit()` in a listener is its failure, and not the end of the thread it runs on.
-                if isinstance(error, (BusClosed, ManagerLost)) and self.subscription.lost:
-                    raise  # There is nobody to tell.
-                if attempt == self._retries:
-                    return self._fail(record, f"raised {attempt + 1} times on", error)
-        raise AssertionError("the last attempt returns")
+                return self._attempt(record)
+            except BaseException as again:
+                error = again
+        return self._skip(record, str(error), Outcome.SKIPPED)
 
 
 class ListenerLoop:
@@ -161,16 +172,18 @@ class ListenerLoop:
 
     def _run_pending(self, handler: Handler, after_each: Callable[[], None] | None) -> None:
         subscription, run = handler.subscription, handler.run
-        pending, note = subscription.pending, subscription.note
+        pending, note_completed = subscription.pending, subscription.note_completed
         # Not for ever: the others' deliveries wait in the pipe meanwhile.
         for _ in range(len(pending)):
             if self._stopping or not pending:
                 break
             record = pending.popleft()
-            # record[5] is its deadline; most have none.
-            outcome = run(record) if not record[5] or record[5] > monotonic_ns() else handler.expire(record)
-            if outcome:
-                note(record[6], outcome)
+            # record[6] is its deadline; most have none.
+            outcome = run(record) if not record[6] or record[6] > monotonic_ns() else handler.expire(record)
+            if outcome == COMPLETED:
+                note_completed(record[7])
+            elif outcome:
+                subscription.note(record[7], outcome)
             self.events_handled += 1
             if after_each is not None:
                 after_each()

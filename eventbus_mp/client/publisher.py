@@ -145,7 +145,7 @@ class Publisher:
         deadline_ns = 0 if event.ttl is None else self._deadline_ns(event)
         data = records.notified(topic, room.segment, room.offset, encoded.length, deadline_ns, sequence, awaited)
         if room.filled is not None:
-            data += records.span_note(records.SPAN_SEALED, room.filled.segment, room.filled.offset)
+            data += records.span_sealed(room.filled.segment, room.filled.offset)
         place = new_tuple(Place, (topic, room.segment, room.offset, encoded.length, sequence))
         return data, place, room.filled is not None and room.filled.length == arena.span_bytes
 

@@ -47,7 +47,7 @@ class Reader:
 
     def event_in_hand(self, record: Record) -> Event | None:
         """The event of a delivery that this process holds: nobody recycles its memory meanwhile."""
-        _, topic, segment, offset, length, _, sequence = record
+        _, topic, segment, offset, length, _, _, sequence = record
         name = self._topic_names.get(topic) or self.topic_name(topic)
         view = self._mappings[segment]
         if length <= COPIED_BYTES_MAX:
@@ -56,7 +56,7 @@ class Reader:
 
     def shadow_in_hand(self, record: Record) -> EventShadow | None:
         """The shadow of a delivery that this process holds."""
-        _, topic, segment, offset, length, _, sequence = record
+        _, topic, segment, offset, length, _, _, sequence = record
         name = self._topic_names.get(topic) or self.topic_name(topic)
         head = bytes(self._mappings[segment][offset : offset + min(length, HEADER_BYTES + ID_BYTES_MAX)])
         event_id = read_id(head, sequence)
@@ -65,9 +65,9 @@ class Reader:
     def fetch(self, place: Place) -> Event | None:
         """The event at `place`, or None when it is settled."""
         if self._holds(place.sequence):
-            return self.event_in_hand((0, *place[:4], 0, place.sequence))
+            return self.event_in_hand((0, *place[:4], 0, 0, place.sequence))
         self.release_ended()
-        if not self._connection.request(LeaseEvent, place.topic, place.sequence):
+        if not self._connection.request(LeaseEvent, place.topic, place.offset, place.length, place.sequence):
             return None
         name = self.topic_name(place.topic)
         try:
@@ -78,7 +78,7 @@ class Reader:
             block = bytes(view[place.offset : place.offset + place.length])
         except FileNotFoundError:
             return None
-        self._connection.send(records.span_note(records.SPAN_RELEASED, place.segment, place.offset))
+        self._connection.send(records.span_released(place.sequence))
         return read_event(block, place.sequence, name)
 
     def release_ended(self) -> None:
@@ -126,4 +126,4 @@ class Reader:
 
 
 def _place(record: Record) -> Place:
-    return Place(record[1], record[2], record[3], record[4], record[6])
+    return Place(record[1], record[2], record[3], record[4], record[7])

@@ -151,9 +151,9 @@ class Session:
     def statistics(self) -> BusStatistics:
         told = self.connection.request(GetStatistics)
         subscribers = tuple(_subscriber_statistics(*row) for row in told.pop("subscribers"))
-        holders = dict(told.pop("span_holders"))
-        manager_pid = self.connection.welcome.manager_pid
-        return BusStatistics(subscribers=subscribers, span_holders=holders, manager_pid=manager_pid, **told)
+        for name in ("span_holders", "lease_holders"):
+            told[name] = dict(told[name])
+        return BusStatistics(subscribers=subscribers, manager_pid=self.connection.welcome.manager_pid, **told)
 
     def describe_holders(self) -> str:
         """Who holds the memory, in one line: for errors."""

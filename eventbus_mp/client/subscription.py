@@ -37,7 +37,10 @@ class Subscription:
         self.on_arrival: Callable[[], None] | None = None
         self._connection = connection
         self._leases = leases
-        self._unflushed: deque[tuple[int, int]] = deque()
+        self._noted: dict[int, deque[int]] = {int(outcome): deque() for outcome in Outcome}
+        """Outcome -> sequences that are settled and not told yet. Any thread appends, any thread takes out."""
+        self.note_completed = self._noted[Outcome.COMPLETED].append
+        """Like `note` with COMPLETED, in a single call."""
 
     def arrive(self, message: Delivered) -> None:
         """Take in a batch; called by whoever reads the pipe."""
@@ -51,7 +54,7 @@ class Subscription:
             record = self.pending.popleft()
         except IndexError:
             return None
-        self.in_hand[record[6]] = record
+        self.in_hand[record[7]] = record
         return record
 
     def settle(self, sequence: int, outcome: int) -> bool:
@@ -63,7 +66,7 @@ class Subscription:
 
     def note(self, sequence: int, outcome: int) -> None:
         """Note how a delivery that was never in hand ended. `flush` tells it."""
-        self._unflushed.append((outcome, sequence))
+        self._noted[outcome].append(sequence)
 
     def explain(self, event_id: str, reason: str) -> None:
         """Tell the manager why a delivery is skipped; not answered."""
@@ -77,7 +80,7 @@ class Subscription:
 
     def hand_back(self) -> None:
         """Return what was not begun: another process gets it, and no attempt is counted."""
-        for sequence in [record[6] for record in self.pending]:
+        for sequence in [record[7] for record in self.pending]:
             self.note(sequence, Outcome.RETURNED)
         self.pending.clear()
         for sequence in list(self.in_hand):
@@ -90,33 +93,50 @@ class Subscription:
         Raises:
             ManagerLost, BusClosed: There is nobody to tell.
         """
-        by_outcome: dict[int, list[int]] = {}
-        for _ in range(len(self._unflushed)):
-            try:
-                outcome, sequence = self._unflushed.popleft()
-            except IndexError:
-                break  # Another thread flushes, too.
-            by_outcome.setdefault(outcome, []).append(sequence)
-        if not by_outcome:
-            return
-        parts = lease_records(self._leases, by_outcome)
-        parts += [records.settled(self.number, outcome, sequences) for outcome, sequences in by_outcome.items()]
-        self._connection.send(b"".join(parts))
+        parts: list[bytes] = []
+        for outcome, noted in self._noted.items():
+            if noted:
+                sequences = _taken(noted)
+                parts += lease_records(self._leases, sequences) if self._leases.open else []
+                parts += [records.settled(self.number, outcome, first, count) for first, count in ranges(sequences)]
+        if parts:
+            self._connection.send(b"".join(parts))
 
 
-def lease_records(leases: LeaseBook, by_outcome: dict[int, list[int]]) -> list[bytes]:
-    """The records that keep what is still viewed, and give back what no longer is."""
-    if not leases.open:
+def _taken(noted: deque[int]) -> list[int]:
+    """Everything that is there now; another thread may be taking, too."""
+    taken = []
+    for _ in range(len(noted)):
+        try:
+            taken.append(noted.popleft())
+        except IndexError:
+            break
+    return taken
+
+
+def ranges(sequences: list[int]) -> list[tuple[int, int]]:
+    """The numbers as (first, how many follow each other)."""
+    if not sequences:
         return []
-    parts: list[bytes] = []
-    for sequences in by_outcome.values():
-        for sequence in sequences:
-            for place in leases.outliving(sequence):
-                parts.append(records.span_note(records.SPAN_LEASED, place.segment, place.offset))
-    return parts + release_records(leases)
+    if sequences == list(range(sequences[0], sequences[0] + len(sequences))):
+        return [(sequences[0], len(sequences))]  # As it mostly is.
+    found = []
+    first = following = sequences[0]
+    for sequence in sequences:
+        if sequence != following:
+            found.append((first, following - first))
+            first = sequence
+        following = sequence + 1
+    return [*found, (first, following - first)]
+
+
+def lease_records(leases: LeaseBook, sequences: list[int]) -> list[bytes]:
+    """The records that keep what is still viewed, and give back what no longer is."""
+    places = [place for sequence in sequences for place in leases.outliving(sequence)]
+    return [records.span_leased(*place) for place in places] + release_records(leases)
 
 
 def release_records(leases: LeaseBook) -> list[bytes]:
     """The records for told leases whose views are gone."""
     ended: list[Any] = leases.collect_ended()
-    return [records.span_note(records.SPAN_RELEASED, place.segment, place.offset) for place in ended]
+    return [records.span_released(place.sequence) for place in ended]

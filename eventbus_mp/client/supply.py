@@ -128,7 +128,7 @@ class Supply:
                 self._ordered[arena, grant.length] -= 1
         if grant.segment and arena is None:
             # Granted just when we gave up waiting.
-            self._connection.send(records.span_note(records.SPAN_SEALED, grant.segment, grant.offset))
+            self._connection.send(records.span_sealed(grant.segment, grant.offset))
         elif not grant.segment and grant.backed:
             self._impossible.add(grant.length)
 

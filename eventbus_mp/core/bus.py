@@ -9,22 +9,22 @@ then spans for those who waited, then the answers to drains.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from eventbus_mp.config import BusConfig
 from eventbus_mp.core.dispatcher import Endpoint, dispatch
+from eventbus_mp.core.intake import take_in
 from eventbus_mp.core.invariants import check_invariants
 from eventbus_mp.core.ledger import Ledger, SpanRequest
 from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.registry import SubscriberState
 from eventbus_mp.core.requests import REQUEST_HANDLERS, UNANSWERED
+from eventbus_mp.core.runs import BLOCK_SHIFT, Run, bits
 from eventbus_mp.core.spans import Span
-from eventbus_mp.core.watcher import EXPIRED, Unsettled
-from eventbus_mp.effects import CloseLink, Effect, GrantSpan, Refuse, Reply, Stop, TellTopicStale
+from eventbus_mp.effects import CloseLink, Effect, GrantSpan, Refuse, Reply, Stop, WarnOfLease
 from eventbus_mp.errors import InternalError, ProtocolError, UsageError
 from eventbus_mp.messages import (
-    NOTIFIED_AWAITED,
     SEQUENCE_LINK_SHIFT,
     SPAN_AHEAD,
     SPAN_CANCELLED,
@@ -47,7 +47,7 @@ __all__ = ["BusCore"]
 
 AHEAD_SHARE = 3 / 4
 """Spans are leased ahead only while less than this share of the memory is in use."""
-EMPTY_WATCHER: list[list[Any]] = [[], [], []]
+_OUTCOME_NAMES = {outcome.value: outcome.name.lower() for outcome in Outcome}
 
 
 class BusCore:
@@ -67,6 +67,9 @@ class BusCore:
         """The effects of the message in hand."""
         self.linger_deadline_ns: int | None = now_ns + int(max(config.linger_s, config.connect_timeout_s) * 1e9)
         """When to leave because nobody is connected; the first process gets the time it needs to come."""
+        self.lease_check_ns: int | None = None
+        """When to look for leases that are too old; None: there is none to look at."""
+        self._lease_warning_ns = int(config.lease_warning_s * 1e9)
         if config.dead_letter_topic is not None:
             self.ledger.registry.register(config.dead_letter_topic)
 
@@ -99,8 +102,11 @@ class BusCore:
 
     def next_due_ns(self) -> int | None:
         """When `TimePassed` has something to do; None: never, until another message comes."""
-        dues = [*self.ledger.orphans.values(), self.linger_deadline_ns, self.ledger.expiry.next_due_ns()]
-        return min((due for due in dues if due is not None), default=None)
+        dues = [*self.ledger.orphans.values()] if self.ledger.orphans else []
+        for due in (self.linger_deadline_ns, self.lease_check_ns, self.ledger.expiry.next_due_ns()):
+            if due is not None:
+                dues.append(due)
+        return min(dues, default=None)
 
     def check_invariants(self) -> None:
         """Raise `InternalError` when something that must always be true is not (design: ARCHITECTURE.md)."""
@@ -116,114 +122,64 @@ class BusCore:
     # --- the data path ---
 
     def _on_notified(self, message: EventsNotified, now_ns: int, effects: list[Effect]) -> None:
-        # hot loop: 0.7 us an event; splitting it into calls doubles that.
-        ledger = self.ledger
         link = self._link(message.link)
-        last = first = link.last_sequence
-        most = (link.number + 1) << SEQUENCE_LINK_SHIFT
-        topics = ledger.registry.topic_by_number
-        number, route = 0, None
-        subscribers: tuple[SubscriberState, ...] = ()
-        events: dict[int, Unsettled] = {}
-        segment, start, end, span = 0, 0, 0, None
-        for raw, (kind, topic_number, at, offset, length, deadline_ns, sequence) in zip(
-            message.raws, message.records, strict=True
-        ):
-            if not last < sequence < most:
-                raise ProtocolError(f"sequence {sequence:#x} does not follow {last:#x}")
-            last = link.last_sequence = sequence
-            if topic_number != number:
-                number = topic_number
-                topic = topics.get(number)
-                if topic is not None and topic.route.full:
-                    route, events, subscribers = topic.route, topic.events, topic.route.subscribers
-                    for subscriber in subscribers:
-                        ledger.dirty[subscriber] = None
-                else:
-                    route = None
-            if at != segment or not start <= offset or offset + length > end:
-                span = self._written_span(link, at, offset, length)
-                segment, start, end = at, span.start, span.end
-            if route is None:
-                self._drop(link, number, kind, sequence, effects)
-                continue
-            events[sequence] = event = Unsettled(sequence, raw, route, span, route.full)  # type: ignore[arg-type]
-            span.live += 1  # type: ignore[union-attr]
-            if deadline_ns:
-                ledger.expiry.add(event, deadline_ns)
-            if kind == NOTIFIED_AWAITED:
-                ledger.awaited[sequence] = link.number
-            for subscriber in subscribers:
-                subscriber.queue.append(event)
-        ledger.events_notified += len(message.raws)
-        ledger.story.tell_range(now_ns, f"notified by process {link.pid}", first + 1, last)
-
-    def _drop(self, link: LinkState, topic: int, kind: int, sequence: int, effects: list[Effect]) -> None:
-        self.ledger.events_dropped += 1
-        if not self.ledger.registry.was_registered(topic):
-            raise ProtocolError(f"topic number {topic} was never given out")
-        if kind == NOTIFIED_AWAITED:
-            effects.append(Reply(link.number, sequence, EMPTY_WATCHER))
-        if topic not in link.stale_told:
-            link.stale_told.add(topic)
-            effects.append(TellTopicStale(link.number, topic, 1))
-
-    def _written_span(self, link: LinkState, segment: int, offset: int, length: int) -> Span:
-        span = self.ledger.spans.find(segment, offset)
-        if span is None or span.writer != link.number or span.sealed or offset + length > span.end:
-            raise ProtocolError(f"an event at {segment}+{offset}, {length} bytes, is not in a span that it may write")
-        span.backed = True  # Its writer backs it before the first byte.
-        return span
+        count = len(message.topics)
+        last = message.first + count - 1
+        if not link.last_sequence < message.first or last >> SEQUENCE_LINK_SHIFT != link.number:
+            raise ProtocolError(f"sequence {message.first:#x} does not follow {link.last_sequence:#x}")
+        link.last_sequence = last
+        self.ledger.events_notified += count
+        start = 0
+        while start < count:
+            start = take_in(self.ledger, link, message, start, now_ns, effects)
 
     def _on_settled(self, message: DeliveriesSettled, now_ns: int, effects: list[Effect]) -> None:
-        # hot loop: 0.5 us a delivery; the common way through `settle_held` and `finish` is written out here.
         ledger = self.ledger
         link = self._link(message.link)
         endpoint = link.endpoints.get(message.subscriber)
         if endpoint is None:
             return  # A repeated settle of a subscriber that this process no longer hosts.
+        taken = [item for first, count in message.ranges for item in self._take_from(endpoint, first, count)]
         if message.outcome == Outcome.RETURNED:
-            self._return(endpoint, message.sequences, now_ns, effects)
+            self._return(endpoint, taken, now_ns, effects)
             return
-        subscriber, held, outcome = endpoint.subscriber, endpoint.held, message.outcome
-        number, completes, settled, attempts = subscriber.number, outcome == Outcome.COMPLETED, 0, subscriber.attempts
-        route, bit = None, 0
-        for sequence in message.sequences:
-            event = held.pop(sequence, None)
-            if event is None:
-                continue  # Repeated: it changes nothing.
-            if event.route is not route:
-                route = event.route
-                bit = route.bit_of[number]
-            if not event.unsettled & bit:
-                ledger.unpin(event.span, effects)
-                continue
-            settled += 1
-            if outcome == Outcome.FAILED:
-                ledger.dead_letter(event)
-            event.unsettled ^= bit
-            if completes:
-                event.completed |= bit
-            if attempts:
-                attempts.pop(sequence, None)
-            if not event.unsettled:
-                ledger.finish(event, effects)
-        if completes:
-            subscriber.completed += settled
-        else:
-            subscriber.skipped += settled
+        subscriber, outcome, settled = endpoint.subscriber, message.outcome, 0
+        what = f"{_OUTCOME_NAMES[outcome]} by {subscriber.name}"
+        for run, mask in taken:
+            late = mask & ~run.unsettled[run.route.row_of[subscriber.number]]
+            if late:
+                ledger.unpin(run, late, effects)
+                mask ^= late
+            if mask:
+                settled += mask.bit_count()
+                ledger.story.tell(now_ns, what, run.first, mask)
+                if outcome == Outcome.FAILED:
+                    ledger.dead_letter(run, mask)
+                ledger.settle_held(run, mask, subscriber, outcome, effects)
         if settled:
             endpoint.learn(settled, now_ns)
-            ledger.story.tell(now_ns, f"{Outcome(outcome).name.lower()} by {subscriber.name}", message.sequences)
         self.after_release(link, subscriber)
 
-    def _return(self, endpoint: Endpoint, sequences: Sequence[int], now_ns: int, effects: list[Effect]) -> None:
+    def _take_from(self, endpoint: Endpoint, first: int, count: int) -> list[tuple[Run, int]]:
+        """Take `count` events from `first` on out of the endpoint's hands; what is not there was settled before."""
+        taken = []
+        last = first + count - 1
+        for block in range(first >> BLOCK_SHIFT, (last >> BLOCK_SHIFT) + 1):
+            for run in self.ledger.runs.in_block(block):
+                if run in endpoint.held:
+                    mask = endpoint.let_go(run, run.between(first, last))
+                    if mask:
+                        taken.append((run, mask))
+        return taken
+
+    def _return(self, endpoint: Endpoint, taken: list[tuple[Run, int]], now_ns: int, effects: list[Effect]) -> None:
         """Deliveries handed back untouched go to the front again."""
         ledger, subscriber = self.ledger, endpoint.subscriber
-        held, named = endpoint.held, set(sequences)
-        # In the order they were sent in, however they come back.
-        taken = [held.pop(sequence) for sequence in [number for number in held if number in named]]
-        ledger.return_to_front(subscriber, taken, now_ns, effects)
+        # In the order they were notified in, however they come back.
+        merged: dict[Run, int] = {}
+        for run, mask in sorted(taken, key=lambda item: item[0].first):
+            merged[run] = merged.get(run, 0) | mask
+        ledger.return_to_front(subscriber, list(merged.items()), now_ns, effects)
         if not ledger.registry.is_subscribed(subscriber):
             ledger.skip_all_waiting(subscriber, "it was unsubscribed", now_ns, effects)
         self.after_release(self._link(endpoint.link), subscriber)
@@ -271,25 +227,45 @@ class BusCore:
     def _on_span_leased(self, message: SpanLeased, now_ns: int, effects: list[Effect]) -> None:
         link = self._link(message.link)
         span = self.ledger.spans.find(message.segment, message.offset)
-        if span is None:
+        if span is None or message.offset + message.length > span.end:
             raise ProtocolError(f"it leased {message.segment}+{message.offset}, where nothing is")
-        self.lease(link, span)
+        topic = self.ledger.registry.topic_by_number.get(message.topic)
+        name = topic.name if topic is not None else f"number {message.topic}"
+        self.lease(link, message.sequence, span, name, message.offset, message.length, now_ns)
 
-    def lease(self, link: LinkState, span: Span) -> None:
-        """Keep the span from recycling until the link has released it as often as it leased it."""
-        span.leases[link.number] = span.leases.get(link.number, 0) + 1
-        link.leases[span.segment, span.start] = span
+    def lease(
+        self, link: LinkState, sequence: int, span: Span, topic: str, offset: int, length: int, now_ns: int
+    ) -> None:
+        """Keep the span from recycling until the link has released the event as often as it leased it."""
+        self.ledger.lease(link, sequence, span, topic, offset, length, now_ns)
+        if self.lease_check_ns is None:
+            self.lease_check_ns = now_ns + self._lease_warning_ns
 
     def _on_span_released(self, message: SpanReleased, now_ns: int, effects: list[Effect]) -> None:
         link = self._link(message.link)
-        span = self.ledger.spans.find(message.segment, message.offset)
-        if span is None or not span.leases.get(link.number):
-            raise ProtocolError(f"it released {message.segment}+{message.offset}, which it does not lease")
-        span.leases[link.number] -= 1
-        if not span.leases[link.number]:
-            del span.leases[link.number]
-            del link.leases[span.segment, span.start]
-            self.ledger.recycle_if_free(span, effects)
+        lease = link.leases.get(message.sequence)
+        if lease is None:
+            raise ProtocolError(f"it released event {message.sequence:#x}, which it does not lease")
+        lease.views -= 1
+        if not lease.views:
+            del link.leases[message.sequence]
+            self.ledger.unlease(lease, effects)
+
+    def _warn_of_leases(self, now_ns: int, effects: list[Effect]) -> None:
+        """Tell once of each lease that is older than `lease_warning_s`."""
+        waiting = []
+        for link in self.ledger.links.values():
+            for sequence, lease in link.leases.items():
+                age_ns = now_ns - lease.since_ns
+                if lease.is_told:
+                    continue
+                if age_ns < self._lease_warning_ns:
+                    waiting.append(lease.since_ns + self._lease_warning_ns)
+                    break  # Those that follow are younger.
+                lease.is_told = True
+                at = lease.span.segment, lease.offset, lease.length
+                effects.append(WarnOfLease(link.pid, lease.topic, *at, sequence, age_ns / 1e9))
+        self.lease_check_ns = min(waiting, default=None)
 
     # --- processes and time ---
 
@@ -315,9 +291,8 @@ class BusCore:
         ledger.drains = [waiter for waiter in ledger.drains if waiter.link != link.number]
         for endpoint in link.endpoints.values():
             self.drop_endpoint(link, endpoint, crashed=crashed, now_ns=now_ns, effects=effects)
-        for span in link.leases.values():
-            del span.leases[link.number]
-            ledger.recycle_if_free(span, effects)
+        for lease in link.leases.values():
+            ledger.unlease(lease, effects)
         for span in link.spans.values():
             span.sealed = True
             ledger.recycle_if_free(span, effects)
@@ -344,9 +319,10 @@ class BusCore:
 
     def _on_time_passed(self, message: TimePassed, now_ns: int, effects: list[Effect]) -> None:
         ledger = self.ledger
-        for event in ledger.expiry.due(now_ns):
-            event.bucket = EXPIRED
-            self._expire(event, now_ns, effects)
+        for run, mask in ledger.expiry.due(now_ns):
+            self._expire(run, mask, now_ns, effects)
+        if self.lease_check_ns is not None and self.lease_check_ns <= now_ns:
+            self._warn_of_leases(now_ns, effects)
         self.give_up_orphans(now_ns, effects)
         if self.linger_deadline_ns is not None and self.linger_deadline_ns <= now_ns and not self.stopping:
             self.stopping = True
@@ -364,13 +340,12 @@ class BusCore:
             ledger.skip_all_waiting(subscriber, reason, now_ns, effects)
             self.forget_if_done(subscriber)
 
-    def _expire(self, event: Unsettled, now_ns: int, effects: list[Effect]) -> None:
-        self.ledger.story.tell(now_ns, "expired", [event.sequence])
-        for subscriber in event.route.subscribers:
-            waits = self.ledger.is_unsettled(event, subscriber)
-            if waits and self.ledger.holder(event, subscriber) is None:
-                subscriber.recent_skips.append((f"{event.sequence:#x}", "expired"))
-                self.ledger.settle_queued(event, subscriber, Outcome.SKIPPED, effects)
+    def _expire(self, run: Run, mask: int, now_ns: int, effects: list[Effect]) -> None:
+        run.expired |= mask
+        self.ledger.story.tell(now_ns, "expired", run.first, mask)
+        names = [(f"{run.first + index:#x}", "expired") for index in bits(mask)]
+        for subscriber in self.ledger.skip_waiting(run, mask, effects):
+            subscriber.recent_skips.extend(names)
 
     def _on_request(self, message: Request, now_ns: int, effects: list[Effect]) -> None:
         value = REQUEST_HANDLERS[type(message)](self, self._link(message.link), message, now_ns)

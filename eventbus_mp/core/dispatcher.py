@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from eventbus_mp.core.registry import SubscriberState
+from eventbus_mp.core.runs import Run, lowest
 from eventbus_mp.core.story import Story
-from eventbus_mp.core.watcher import Unsettled
 from eventbus_mp.effects import Deliver, Effect
 
 __all__ = ["Endpoint", "dispatch", "note_stale"]
@@ -19,19 +21,36 @@ SLOW_NS = 10_000_000
 
 
 class Endpoint:
-    """One process's place for one subscriber. `held` are the events it was sent and has not settled, oldest first."""
+    """One process's place for one subscriber. `held` is what it was sent and has not settled: run -> mask."""
 
-    __slots__ = ("cost_ns", "credit", "credit_max", "held", "link", "since_ns", "subscriber")
+    __slots__ = ("cost_ns", "credit", "credit_max", "held", "holding", "link", "since_ns", "subscriber")
 
     def __init__(self, link: int, subscriber: SubscriberState, credit: int, credit_max: int) -> None:
         self.link = link
         self.subscriber = subscriber
-        self.held: dict[int, Unsettled] = {}
+        self.held: dict[Run, int] = {}
+        self.holding = 0
+        """How many events are in `held`."""
         self.cost_ns = 0
         self.since_ns = 0
         self.credit_max = 0 if credit else credit_max
         """The bound of automatic credit; 0: the credit is fixed."""
         self.credit = credit or CREDIT_FIRST
+
+    def hold(self, run: Run, mask: int) -> None:
+        self.held[run] = self.held.get(run, 0) | mask
+        self.holding += mask.bit_count()
+
+    def let_go(self, run: Run, mask: int) -> int:
+        """Take these events of the run out of its hands, as far as they are there: the mask of those."""
+        held = self.held.get(run, 0)
+        hit = held & mask
+        if hit == held:
+            self.held.pop(run, None)
+        else:
+            self.held[run] = held ^ hit
+        self.holding -= hit.bit_count()
+        return hit
 
     def learn(self, settled: int, now_ns: int) -> None:
         """Set the credit to what the measured time per delivery makes about `QUEUED_WORK_NS`."""
@@ -55,21 +74,20 @@ def dispatch(subscriber: SubscriberState, story: Story, now_ns: int, effects: li
             # Fresh events wait, so that an endpoint runs empty soon and can take the next suspect.
             return
         # Who has a suspect in hand gets nothing beside it.
-        endpoints = [item for item in endpoints if next(iter(item.held), None) not in subscriber.attempts]
-    queue = subscriber.queue
-    if not queue:
+        endpoints = [endpoint for endpoint in endpoints if not _has_suspect(endpoint)]
+    if not subscriber.queued:
         return
     if len(endpoints) == 1:
-        free = endpoints[0].credit - len(endpoints[0].held)
+        free = endpoints[0].credit - endpoints[0].holding
         if free > 0:
             _send(subscriber, endpoints[0], free, story, now_ns, effects)
         return
-    ready = [endpoint for endpoint in reversed(endpoints) if endpoint.credit > len(endpoint.held)]
-    ready.sort(key=lambda endpoint: endpoint.credit - len(endpoint.held))
+    ready = [endpoint for endpoint in reversed(endpoints) if endpoint.credit > endpoint.holding]
+    ready.sort(key=lambda endpoint: endpoint.credit - endpoint.holding)
     # Even shares, from the least free credit up: what one cannot take, those with more take instead.
-    waiting, counts = len(queue) - subscriber.stale, []
+    waiting, counts = subscriber.queued, []
     for index, endpoint in enumerate(ready):
-        counts.append(min(waiting // (len(ready) - index), endpoint.credit - len(endpoint.held)))
+        counts.append(min(waiting // (len(ready) - index), endpoint.credit - endpoint.holding))
         waiting -= counts[-1]
     while ready and counts[-1]:
         _send(subscriber, ready.pop(), counts.pop(), story, now_ns, effects)
@@ -78,61 +96,67 @@ def dispatch(subscriber: SubscriberState, story: Story, now_ns: int, effects: li
 def _send(
     subscriber: SubscriberState, endpoint: Endpoint, most: int, story: Story, now_ns: int, effects: list[Effect]
 ) -> None:
-    queue = subscriber.queue
-    if subscriber.stale:
-        events = _take_unsettled(subscriber, most)
-    elif most >= len(queue):
-        events = list(queue)
-        queue.clear()
-    else:
-        popleft = queue.popleft
-        events = [popleft() for _ in range(most)]
-    if not events:
-        return
-    held = endpoint.held
-    if not held:
+    if not endpoint.holding:
         endpoint.since_ns = now_ns
-    for event in events:
-        held[event.sequence] = event
-    effects.append(Deliver(endpoint.link, subscriber.number, 1, [event.raw for event in events]))
-    story.tell(now_ns, f"sent to {subscriber.name} on link {endpoint.link}", [event.sequence for event in events])
+    what = f"sent to {subscriber.name} on link {endpoint.link}"
+    parts = []
+    for run, mask in _take(subscriber, most):
+        endpoint.hold(run, mask)
+        parts.append(run.cut(mask))
+        story.tell(now_ns, what, run.first, mask)
+    effects.append(Deliver(endpoint.link, subscriber.number, 1, parts[0] if len(parts) == 1 else b"".join(parts)))
 
 
-def _take_unsettled(subscriber: SubscriberState, most: int) -> list[Unsettled]:
-    """Like a popleft of `most`, without the events that were settled in the queue."""
+def _take(subscriber: SubscriberState, most: int) -> list[tuple[Run, int]]:
+    """Like a popleft of up to `most` deliveries; there is at least one."""
     number, queue = subscriber.number, subscriber.queue
-    events: list[Unsettled] = []
-    while queue and len(events) < most:
-        event = queue.popleft()
-        if event.unsettled & event.route.bit_of[number]:
-            events.append(event)
+    taken = []
+    while queue and most:
+        run = queue[0]
+        row = run.route.row_of[number]
+        mask = run.waiting[row]
+        count = mask.bit_count()
+        if count > most:
+            mask, count = lowest(mask, most), most
         else:
-            subscriber.stale -= 1
-    return events
+            queue.popleft()
+            if not mask:
+                subscriber.stale -= 1
+                continue
+        run.waiting[row] ^= mask
+        subscriber.queued -= count
+        most -= count
+        taken.append((run, mask))
+    return taken
+
+
+def _has_suspect(endpoint: Endpoint) -> bool:
+    """Whether it was sent a suspect, which it then holds alone."""
+    for run, mask in endpoint.held.items():
+        return run.first + mask.bit_length() - 1 in endpoint.subscriber.attempts
+    return False
 
 
 def _dispatch_suspects(subscriber: SubscriberState, story: Story, now_ns: int, effects: list[Effect]) -> None:
-    suspects, bit_key = subscriber.suspects, subscriber.number
+    suspects = subscriber.suspects
     for endpoint in subscriber.endpoints:
-        while suspects and not endpoint.held:
-            event = suspects.popleft()
-            if not event.unsettled & event.route.bit_of[bit_key]:
-                continue
+        if suspects and not endpoint.holding:
+            run, bit = suspects.popleft()
             endpoint.since_ns = now_ns
-            endpoint.held[event.sequence] = event
-            attempt = subscriber.attempts.get(event.sequence, 0) + 1
-            effects.append(Deliver(endpoint.link, subscriber.number, attempt, [event.raw]))
+            endpoint.hold(run, bit)
+            attempt = subscriber.attempts[run.first + bit.bit_length() - 1] + 1
+            effects.append(Deliver(endpoint.link, subscriber.number, attempt, run.cut(bit)))
             what = f"sent to {subscriber.name} on link {endpoint.link}, attempt {attempt}"
-            story.tell(now_ns, what, [event.sequence])
+            story.tell(now_ns, what, run.first, bit)
 
 
 def note_stale(subscriber: SubscriberState) -> None:
-    """One queued delivery was settled where it waits; drop such ones once they are the greater part of the queue."""
+    """Nothing waits any more of a run in the queue; drop such ones once they are the greater part of it."""
     subscriber.stale += 1
     if subscriber.stale * 2 <= len(subscriber.queue):
         return
     number = subscriber.number
-    waiting = [event for event in subscriber.queue if event.unsettled & event.route.bit_of[number]]
-    subscriber.queue.clear()
-    subscriber.queue.extend(waiting)
+    # A run that came back meanwhile has two places.
+    waiting = dict.fromkeys(run for run in subscriber.queue if run.waiting[run.route.row_of[number]])
+    subscriber.queue = deque(waiting)
     subscriber.stale = 0

@@ -1,31 +1,28 @@
 """The ledger: the state that every decision shares, and the ways a delivery can end.
 
-`bus.py` and `requests.py` decide what happens; here is how: settle, give up, take back, finish, recycle. Whatever
-makes work for later in the same message (a queue that grew, a span that came free, a topic that ran empty) is noted
-and done once at its end, by `BusCore.handle`.
+`bus.py` and `requests.py` decide what happens; here is how: settle, give up, take back, finish, recycle. Events come as
+a run and a mask of its bits. Whatever makes work for later in the same message (a queue that grew, a span that came
+free, a topic that ran empty) is noted and done once at its end, by `BusCore.handle`.
 """
 
 from __future__ import annotations
 
-import heapq
 import re
 from collections import deque
 from typing import NamedTuple
 
 from eventbus_mp.core.dispatcher import Endpoint, note_stale
-from eventbus_mp.core.links import LinkState
+from eventbus_mp.core.expiry import Expiry
+from eventbus_mp.core.links import Lease, LinkState
 from eventbus_mp.core.registry import Registry, Route, SubscriberState, Topic
+from eventbus_mp.core.runs import Run, RunTable, bits
 from eventbus_mp.core.spans import Span, SpanTable
 from eventbus_mp.core.story import Story
-from eventbus_mp.core.watcher import EXPIRED, Letter, Unsettled, describe
+from eventbus_mp.core.watcher import describe
 from eventbus_mp.effects import Effect, GrantSpan, Reply, Warn
 from eventbus_mp.messages import Outcome
 
-__all__ = ["DrainWaiter", "Expiry", "Ledger", "SpanRequest"]
-
-BUCKET_SHIFT = 24
-"""Expiry looks at buckets of 2^24 ns (17 ms): an event goes at most that much late, never early."""
-TIDY_ABOVE = 1_000
+__all__ = ["DrainWaiter", "Ledger", "SpanRequest"]
 
 
 class SpanRequest(NamedTuple):
@@ -40,57 +37,14 @@ class DrainWaiter(NamedTuple):
     pattern: re.Pattern[str]
 
 
-class Expiry:
-    """Events with a deadline, in coarse buckets that forget an event as soon as it is settled."""
-
-    def __init__(self) -> None:
-        self._buckets: dict[int, dict[int, Unsettled]] = {}
-        self._order: list[int] = []
-
-    def add(self, event: Unsettled, deadline_ns: int) -> None:
-        event.bucket = (deadline_ns >> BUCKET_SHIFT) + 1
-        bucket = self._buckets.get(event.bucket)
-        if bucket is None:
-            bucket = self._buckets[event.bucket] = {}
-            heapq.heappush(self._order, event.bucket)
-        bucket[event.sequence] = event
-
-    def discard(self, event: Unsettled) -> None:
-        bucket = self._buckets.get(event.bucket)
-        if bucket is not None:
-            bucket.pop(event.sequence, None)
-            if not bucket:
-                del self._buckets[event.bucket]
-                self._tidy()
-
-    def due(self, now_ns: int) -> list[Unsettled]:
-        """Take out every event whose bucket has passed."""
-        events: list[Unsettled] = []
-        while self._order and self._order[0] << BUCKET_SHIFT <= now_ns:
-            events += self._buckets.pop(heapq.heappop(self._order), {}).values()
-        return events
-
-    def next_due_ns(self) -> int | None:
-        # A bucket whose events were all settled early needs no wake-up.
-        while self._order and self._order[0] not in self._buckets:
-            heapq.heappop(self._order)
-        return self._order[0] << BUCKET_SHIFT if self._order else None
-
-    def _tidy(self) -> None:
-        """Forget the numbers of buckets that are gone, once most are: deadlines may be days away."""
-        if len(self._order) > 2 * len(self._buckets) + TIDY_ABOVE:
-            self._order = sorted(self._buckets)  # A sorted list is a heap.
-
-
 class Ledger:
     def __init__(self, memory_bytes_max: int, deliveries_max: int, dead_letter_topic: str | None) -> None:
         self.registry = Registry()
+        self.runs = RunTable()
         self.spans = SpanTable(memory_bytes_max)
         self.links: dict[int, LinkState] = {}
         self.story = Story()
         self.expiry = Expiry()
-        self.lettered: set[int] = set()
-        """Unsettled events that the dead letter topic was told of: each is told once."""
         self.awaited: dict[int, int] = {}
         """sequence -> link that waits for the final watcher; the sequence is its request number, too."""
         self.drains: list[DrainWaiter] = []
@@ -109,197 +63,280 @@ class Ledger:
 
     # --- the end of a delivery ---
 
-    def settle_queued(self, event: Unsettled, subscriber: SubscriberState, outcome: int, effects: list[Effect]) -> None:
-        """Settle a delivery that nobody holds."""
-        self._count(event, subscriber, outcome)
-        if event.sequence in subscriber.attempts:
-            del subscriber.attempts[event.sequence]
-            subscriber.suspects.remove(event)
-            self.dirty[subscriber] = None  # What waited behind it need not wait any longer.
-        else:
-            note_stale(subscriber)
-        if not event.unsettled:
-            self.finish(event, effects)
-
-    def settle_held(self, event: Unsettled, subscriber: SubscriberState, outcome: int, effects: list[Effect]) -> None:
-        """Settle a delivery that an endpoint held until now."""
-        subscriber.attempts.pop(event.sequence, None)
-        self._count(event, subscriber, outcome)
-        if not event.unsettled:
-            self.finish(event, effects)
-
-    def _count(self, event: Unsettled, subscriber: SubscriberState, outcome: int) -> None:
-        event.settle(event.route.bit_of[subscriber.number], outcome)
-        if outcome == Outcome.COMPLETED:
-            subscriber.completed += 1
-        else:
-            subscriber.skipped += 1
-
-    def give_up(
-        self, event: Unsettled, subscriber: SubscriberState, reason: str, now_ns: int, effects: list[Effect]
+    def settle_waiting(
+        self, run: Run, mask: int, subscriber: SubscriberState, outcome: int, effects: list[Effect]
     ) -> None:
-        """Skip a delivery that nobody holds, for a reason of the bus; the dead letter topic gets the event."""
-        text = f"{subscriber.name}: gave up event {event.sequence:#x} of {event.route.topic.name}: {reason}"
-        effects.append(Warn(text))
-        subscriber.recent_skips.append((f"{event.sequence:#x}", reason))
-        self.story.tell(now_ns, f"given up for {subscriber.name}: {reason}", [event.sequence])
-        self.dead_letter(event)
-        self.settle_queued(event, subscriber, Outcome.SKIPPED, effects)
+        """Settle deliveries that nobody holds: they wait in the queue, or are suspects."""
+        row = run.route.row_of[subscriber.number]
+        queued = run.waiting[row] & mask
+        if queued:
+            run.waiting[row] ^= queued
+            subscriber.queued -= queued.bit_count()
+            if not run.waiting[row]:
+                note_stale(subscriber)
+        for index in bits(mask ^ queued):
+            del subscriber.attempts[run.first + index]
+            subscriber.suspects.remove((run, 1 << index))
+            self.dirty[subscriber] = None  # What waited behind it need not wait any longer.
+        self._settle(run, mask, row, subscriber, outcome, effects)
 
-    def dead_letter(self, event: Unsettled) -> None:
-        """Deliver the same payload to the dead letter topic's subscribers; nothing is copied.
+    def settle_held(
+        self, run: Run, mask: int, subscriber: SubscriberState, outcome: int, effects: list[Effect]
+    ) -> None:
+        """Settle deliveries that an endpoint held until now."""
+        if subscriber.attempts:
+            for index in bits(mask):
+                subscriber.attempts.pop(run.first + index, None)
+        self._settle(run, mask, run.route.row_of[subscriber.number], subscriber, outcome, effects)
 
-        A subscriber that was told of the event itself is not told again.
-        """
-        topic = self.registry.topics.get(self._dead_letter_topic or "")
-        if topic is None or topic is event.route.topic or event.sequence in self.lettered:
-            return
-        told = event.route.bit_of
-        route = Route(topic, [item for item in topic.route.subscribers if item.number not in told])
-        if not route.full:
-            return
-        self.lettered.add(event.sequence)
-        letter = Letter(event.sequence, event.raw, route, event.span, route.full)
-        topic.events[letter.sequence] = letter
-        letter.span.live += 1
-        for subscriber in route.subscribers:
-            subscriber.queue.append(letter)
-            self.dirty[subscriber] = None
+    def _settle(
+        self, run: Run, mask: int, row: int, subscriber: SubscriberState, outcome: int, effects: list[Effect]
+    ) -> None:
+        run.unsettled[row] ^= mask
+        if outcome == Outcome.COMPLETED:
+            run.completed[row] |= mask
+            subscriber.completed += mask.bit_count()
+        else:
+            subscriber.skipped += mask.bit_count()
+        finished = mask & ~run.any_unsettled()
+        if finished:
+            self._finish(run, finished, effects)
 
-    def finish(self, event: Unsettled, effects: list[Effect]) -> None:
-        """All of the event's deliveries are settled: forget it and let go of its memory."""
-        topic = event.route.topic
-        if topic.events.pop(event.sequence, None) is not None and not topic.events:
-            self.topic_emptied = True
-        if event.bucket:
-            self.expiry.discard(event)
-        # A dead letter has the sequence of its event, and says nothing about that.
-        if (self.awaited or self.lettered) and type(event) is not Letter:
-            self.lettered.discard(event.sequence)
-            link = self.awaited.pop(event.sequence, None)
+    def _finish(self, run: Run, mask: int, effects: list[Effect]) -> None:
+        """All deliveries of these events are settled: forget them and let go of their memory."""
+        run.live -= mask.bit_count()
+        if len(run.topics) == 1:
+            self._count_off(run.topics[0], mask.bit_count())
+        else:
+            for index in bits(mask):
+                self._count_off(run.topics[index], 1)
+        if run.deadlines:
+            self.expiry.discard(run, mask)
+        for index in bits(mask & run.awaited):
+            link = self.awaited.pop(run.first + index, None)
             if link is not None:
-                effects.append(Reply(link, event.sequence, describe(event)))
-        self.unpin(event.span, effects)
+                effects.append(Reply(link, run.first + index, describe(run, 1 << index)))
+        self.release(run, effects)
 
-    def unpin(self, span: Span, effects: list[Effect]) -> None:
-        """One event or late reader of the span less."""
-        span.live -= 1
-        if span.sealed and not span.live:
-            self.recycle_if_free(span, effects)
+    def _count_off(self, topic: Topic, count: int) -> None:
+        topic.unsettled -= count
+        if not topic.unsettled:
+            self.topic_emptied = True
+
+    def release(self, run: Run, effects: list[Effect]) -> None:
+        """Forget the run and unpin its span, once nobody has to settle or may be reading any of it."""
+        if run.live or run.pins:
+            return
+        self.runs.remove(run)
+        run.span.live -= 1
+        self.recycle_if_free(run.span, effects)
+
+    def unpin(self, run: Run, mask: int, effects: list[Effect]) -> None:
+        """The holder of deliveries that others settled lets go of them."""
+        run.pins -= mask.bit_count()
+        self.release(run, effects)
 
     def recycle_if_free(self, span: Span, effects: list[Effect]) -> None:
         if span.recyclable:
             self.spans.recycle(span, effects)
             self.memory_freed = True
 
-    # --- deliveries that come back ---
+    # --- deliveries that the bus gives up ---
 
-    def is_unsettled(self, event: Unsettled, subscriber: SubscriberState) -> bool:
-        return bool(event.unsettled & event.route.bit_of[subscriber.number])
-
-    def take_back(self, endpoint: Endpoint, crashed: bool, now_ns: int, effects: list[Effect]) -> None:
-        """The endpoint is gone: what it holds goes back to the front, oldest first."""
-        subscriber = endpoint.subscriber
-        events = list(endpoint.held.values())
-        endpoint.held.clear()
-        if crashed:
-            returned = self._worth_returning(subscriber, events, now_ns, effects)
-            self._tell_returned(subscriber, "its process crashed", returned, now_ns)
-            self._suspect(subscriber, returned, now_ns, effects)
-        else:
-            self.return_to_front(subscriber, events, now_ns, effects)
-
-    def return_to_front(
-        self, subscriber: SubscriberState, events: list[Unsettled], now_ns: int, effects: list[Effect]
+    def give_up(
+        self, run: Run, bit: int, subscriber: SubscriberState, reason: str, now_ns: int, effects: list[Effect]
     ) -> None:
-        """Queue events again without counting an attempt; suspects stay suspects."""
-        returned = self._worth_returning(subscriber, events, now_ns, effects)
-        for event in reversed(returned):
-            if event.sequence in subscriber.attempts:
-                subscriber.suspects.appendleft(event)
-            else:
-                subscriber.queue.appendleft(event)
-        self._tell_returned(subscriber, "handed back", returned, now_ns)
+        """Skip a delivery that nobody holds, for a reason of the bus; the dead letter topic gets the event."""
+        index = bit.bit_length() - 1
+        name = f"{run.first + index:#x}"
+        effects.append(Warn(f"{subscriber.name}: gave up event {name} of {run.topic_of(index).name}: {reason}"))
+        subscriber.recent_skips.append((name, reason))
+        self.story.tell(now_ns, f"given up for {subscriber.name}: {reason}", run.first, bit)
+        self.dead_letter(run, bit)
+        self.settle_waiting(run, bit, subscriber, Outcome.SKIPPED, effects)
 
-    def _tell_returned(self, subscriber: SubscriberState, what: str, returned: list[Unsettled], now_ns: int) -> None:
-        if returned:
-            subscriber.redelivered += len(returned)
+    def dead_letter(self, run: Run, mask: int) -> None:
+        """Deliver the same payloads to the dead letter topic's subscribers; nothing is copied.
+
+        A subscriber that was told of an event itself is not told again.
+        """
+        topic = self.registry.topics.get(self._dead_letter_topic or "")
+        if topic is None or run.is_letter:
+            return
+        told = run.route.row_of
+        route = Route(tuple(item for item in topic.route.subscribers if item.number not in told))
+        if not route.subscribers:
+            return
+        for index in bits(mask & ~run.lettered):
+            if run.topic_of(index) is not topic:
+                run.lettered |= 1 << index
+                letter = Run(run.first + index, route, run.span, is_letter=True)
+                self.enlist(letter, run.cut(1 << index), [topic], 1)
+
+    def enlist(self, run: Run, raws: bytes, topics: list[Topic], count: int) -> int:
+        """Append events to a run, new or the newest, and queue their deliveries: the mask of the new events.
+
+        `topics` is one for all of them, or one for each.
+        """
+        if not run.count:
+            self.runs.add(run)
+            run.span.live += 1
+        mask = run.add(raws, topics, count)
+        for row, subscriber in enumerate(run.route.subscribers):
+            if not run.waiting[row]:
+                subscriber.queue.append(run)
+            run.waiting[row] |= mask
+            run.unsettled[row] |= mask
+            subscriber.queued += count
             self.dirty[subscriber] = None
-            self.story.tell(now_ns, f"{subscriber.name}: {what}", [event.sequence for event in returned])
-
-    def _worth_returning(
-        self, subscriber: SubscriberState, events: list[Unsettled], now_ns: int, effects: list[Effect]
-    ) -> list[Unsettled]:
-        """Those of `events`, which nobody holds any more, that somebody else is to get."""
-        worth = []
-        for event in events:
-            if not self.is_unsettled(event, subscriber):
-                # Settled by another process while this one held it: it only pinned the memory.
-                self.unpin(event.span, effects)
-            elif event.bucket == EXPIRED:
-                self.skip_held(event, subscriber, "expired", now_ns, effects)
-            elif self.registry.topics.get(event.route.topic.name) is not event.route.topic:
-                self.skip_held(event, subscriber, "its topic was unregistered", now_ns, effects)
-            else:
-                worth.append(event)
-        return worth
-
-    def skip_held(
-        self, event: Unsettled, subscriber: SubscriberState, reason: str, now_ns: int, effects: list[Effect]
-    ) -> None:
-        """Skip a delivery that left its endpoint and goes to nobody else."""
-        subscriber.recent_skips.append((f"{event.sequence:#x}", reason))
-        self.story.tell(now_ns, f"skipped for {subscriber.name}: {reason}", [event.sequence])
-        self.settle_held(event, subscriber, Outcome.SKIPPED, effects)
-
-    def _suspect(
-        self, subscriber: SubscriberState, events: list[Unsettled], now_ns: int, effects: list[Effect]
-    ) -> None:
-        hopeless = []
-        for event in reversed(events):
-            crashes = subscriber.attempts[event.sequence] = subscriber.attempts.get(event.sequence, 0) + 1
-            subscriber.suspects.appendleft(event)
-            if crashes >= self._deliveries_max:
-                hopeless.append(event)
-        for event in hopeless:
-            crashes = subscriber.attempts[event.sequence]
-            self.give_up(event, subscriber, f"its process crashed {crashes} times with it", now_ns, effects)
+        if len(topics) == 1:
+            topics[0].unsettled += count
+        else:
+            for topic in topics:
+                topic.unsettled += 1
+        return mask
 
     def skip_all_waiting(self, subscriber: SubscriberState, reason: str, now_ns: int, effects: list[Effect]) -> None:
         """Skip everything that waits for a subscriber that is gone."""
-        waiting = [event for event in (*subscriber.suspects, *subscriber.queue) if self.is_unsettled(event, subscriber)]
-        subscriber.suspects.clear()
-        subscriber.queue.clear()
-        subscriber.attempts.clear()
-        subscriber.stale = 0
+        number = subscriber.number
+        waiting = [(run, run.waiting[run.route.row_of[number]]) for run in dict.fromkeys(subscriber.queue)]
+        waiting = [*subscriber.suspects, *((run, mask) for run, mask in waiting if mask)]
         if not waiting:
             return
-        effects.append(Warn(f"{subscriber.name}: skipped {len(waiting)} events that waited for it: {reason}"))
-        subscriber.recent_skips.append((f"{len(waiting)} events", reason))
-        self.story.tell(now_ns, f"skipped for {subscriber.name}: {reason}", [event.sequence for event in waiting])
-        for event in waiting:
-            self.dead_letter(event)
-            self._count(event, subscriber, Outcome.SKIPPED)
-            if not event.unsettled:
-                self.finish(event, effects)
+        count = subscriber.queued + len(subscriber.suspects)
+        effects.append(Warn(f"{subscriber.name}: skipped {count} events that waited for it: {reason}"))
+        subscriber.recent_skips.append((f"{count} events", reason))
+        for run, mask in waiting:
+            self.story.tell(now_ns, f"skipped for {subscriber.name}: {reason}", run.first, mask)
+            self.dead_letter(run, mask)
+            self.settle_waiting(run, mask, subscriber, Outcome.SKIPPED, effects)
 
     def drop_topic(self, topic: Topic, effects: list[Effect]) -> None:
         """Settle what waits of a topic that was unregistered; what a process holds is let go when it settles."""
-        events = list(topic.events.values())
-        topic.events.clear()
         self.topic_emptied = True
-        for event in events:
-            for subscriber in event.route.subscribers:
-                if self.is_unsettled(event, subscriber) and self.holder(event, subscriber) is None:
-                    self.settle_queued(event, subscriber, Outcome.SKIPPED, effects)
+        for run in list(self.runs):
+            mask = run.of_topic(topic)
+            if mask:
+                self.skip_waiting(run, mask, effects)
 
-    def holder(self, event: Unsettled, subscriber: SubscriberState) -> Endpoint | None:
+    def skip_waiting(self, run: Run, mask: int, effects: list[Effect]) -> list[SubscriberState]:
+        """Skip these events for whom they wait, and not for whom they are in hand: the subscribers so skipped."""
+        skipped = []
+        for row, subscriber in enumerate(run.route.subscribers):
+            waits = mask & run.waiting[row]
+            for index in bits(mask & run.unsettled[row] & ~waits) if subscriber.suspects else ():
+                waits |= (1 << index) * ((run, 1 << index) in subscriber.suspects)
+            if waits:
+                skipped.append(subscriber)
+                self.settle_waiting(run, waits, subscriber, Outcome.SKIPPED, effects)
+        return skipped
+
+    # --- deliveries that come back ---
+
+    def take_back(self, endpoint: Endpoint, crashed: bool, now_ns: int, effects: list[Effect]) -> None:
+        """The endpoint is gone: what it holds goes back to the front, oldest first."""
+        subscriber, held = endpoint.subscriber, list(endpoint.held.items())
+        endpoint.held.clear()
+        endpoint.holding = 0
+        if crashed:
+            returned = self._worth_returning(subscriber, held, now_ns, effects)
+            self._tell_returned(subscriber, "its process crashed", returned, now_ns)
+            self._suspect(subscriber, returned, now_ns, effects)
+        else:
+            self.return_to_front(subscriber, held, now_ns, effects)
+
+    def return_to_front(
+        self, subscriber: SubscriberState, events: list[tuple[Run, int]], now_ns: int, effects: list[Effect]
+    ) -> None:
+        """Queue events again without counting an attempt; suspects stay suspects."""
+        returned = self._worth_returning(subscriber, events, now_ns, effects)
+        for run, mask in reversed(returned):
+            fresh = mask
+            for index in reversed(list(bits(mask))) if subscriber.attempts else ():
+                if run.first + index in subscriber.attempts:
+                    subscriber.suspects.appendleft((run, 1 << index))
+                    fresh ^= 1 << index
+            if fresh:
+                row = run.route.row_of[subscriber.number]
+                if not run.waiting[row]:
+                    subscriber.queue.appendleft(run)
+                run.waiting[row] |= fresh
+                subscriber.queued += fresh.bit_count()
+        self._tell_returned(subscriber, "handed back", returned, now_ns)
+
+    def _tell_returned(
+        self, subscriber: SubscriberState, what: str, returned: list[tuple[Run, int]], now_ns: int
+    ) -> None:
+        for run, mask in returned:
+            subscriber.redelivered += mask.bit_count()
+            self.dirty[subscriber] = None
+            self.story.tell(now_ns, f"{subscriber.name}: {what}", run.first, mask)
+
+    def _worth_returning(
+        self, subscriber: SubscriberState, events: list[tuple[Run, int]], now_ns: int, effects: list[Effect]
+    ) -> list[tuple[Run, int]]:
+        """Those of `events`, which nobody holds any more, that somebody else is to get."""
+        worth = []
+        for run, mask in events:
+            back = mask & run.unsettled[run.route.row_of[subscriber.number]]
+            expired = back & run.expired
+            homeless = back & run.without_topic() & ~expired
+            for useless, reason in ((expired, "expired"), (homeless, "its topic was unregistered")):
+                if useless:
+                    self._skip_held(run, useless, subscriber, reason, now_ns, effects)
+            if back != mask:
+                # Settled by another process while this one held it: it only pinned the memory.
+                self.unpin(run, mask ^ back, effects)
+            back &= ~(expired | homeless)
+            if back:
+                worth.append((run, back))
+        return worth
+
+    def _skip_held(
+        self, run: Run, mask: int, subscriber: SubscriberState, reason: str, now_ns: int, effects: list[Effect]
+    ) -> None:
+        """Skip deliveries that left their endpoint and go to nobody else."""
+        subscriber.recent_skips.extend((f"{run.first + index:#x}", reason) for index in bits(mask))
+        self.story.tell(now_ns, f"skipped for {subscriber.name}: {reason}", run.first, mask)
+        self.settle_held(run, mask, subscriber, Outcome.SKIPPED, effects)
+
+    def _suspect(
+        self, subscriber: SubscriberState, events: list[tuple[Run, int]], now_ns: int, effects: list[Effect]
+    ) -> None:
+        hopeless = []
+        for run, mask in reversed(events):
+            for index in reversed(list(bits(mask))):
+                sequence = run.first + index
+                crashes = subscriber.attempts[sequence] = subscriber.attempts.get(sequence, 0) + 1
+                subscriber.suspects.appendleft((run, 1 << index))
+                if crashes >= self._deliveries_max:
+                    hopeless.append((run, 1 << index, crashes))
+        for run, bit, crashes in hopeless:
+            self.give_up(run, bit, subscriber, f"its process crashed {crashes} times with it", now_ns, effects)
+
+    def holder(self, run: Run, bit: int, subscriber: SubscriberState) -> Endpoint | None:
         """The endpoint that holds this delivery, if it is SENT."""
         for link in self.links.values():
             endpoint = link.endpoints.get(subscriber.number)
-            if endpoint is not None and endpoint.held.get(event.sequence) is event:
+            if endpoint is not None and endpoint.held.get(run, 0) & bit:
                 return endpoint
         return None
+
+    # --- leases ---
+
+    def lease(
+        self, link: LinkState, sequence: int, span: Span, topic: str, offset: int, length: int, now_ns: int
+    ) -> None:
+        """Keep the span from recycling until the link has released the event as often as it leased it."""
+        lease = link.leases.get(sequence)
+        if lease is None:
+            lease = link.leases[sequence] = Lease(span, topic, offset, length, now_ns)
+            span.leases += 1
+        lease.views += 1
+
+    def unlease(self, lease: Lease, effects: list[Effect]) -> None:
+        lease.span.leases -= 1
+        self.recycle_if_free(lease.span, effects)
 
     # --- what the end of a message does ---
 
@@ -339,4 +376,4 @@ class Ledger:
         self.drains = waiting
 
     def is_drained(self, pattern: re.Pattern[str]) -> bool:
-        return not any(topic.events and pattern.match(topic.name) for topic in self.registry.topics.values())
+        return not any(topic.unsettled and pattern.match(topic.name) for topic in self.registry.topics.values())

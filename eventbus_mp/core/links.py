@@ -10,7 +10,23 @@ if TYPE_CHECKING:
     from eventbus_mp.core.dispatcher import Endpoint
     from eventbus_mp.core.spans import Span
 
-__all__ = ["LinkState"]
+__all__ = ["Lease", "LinkState"]
+
+
+class Lease:
+    """A process's views into one event. Its span is not recycled while it exists."""
+
+    __slots__ = ("is_told", "length", "offset", "since_ns", "span", "topic", "views")
+
+    def __init__(self, span: Span, topic: str, offset: int, length: int, now_ns: int) -> None:
+        self.span = span
+        self.topic = topic
+        self.offset = offset
+        self.length = length
+        self.since_ns = now_ns
+        self.views = 0
+        self.is_told = False
+        """It was warned of."""
 
 
 class LinkState:
@@ -26,8 +42,8 @@ class LinkState:
         """By subscriber number."""
         self.spans: dict[tuple[int, int], Span] = {}
         """What it may append to, by (segment, start)."""
-        self.leases: dict[tuple[int, int], Span] = {}
-        """What it has views into, by (segment, start); the span counts them."""
+        self.leases: dict[int, Lease] = {}
+        """What it has views into, by sequence, the oldest first."""
         self.leaving = False
         """It said goodbye: its end of file is no crash."""
         self.stale_told: set[int] = set()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from eventbus_mp.errors import InvalidPattern
@@ -12,7 +11,7 @@ from eventbus_mp.model import check_topic
 
 if TYPE_CHECKING:
     from eventbus_mp.core.dispatcher import Endpoint
-    from eventbus_mp.core.watcher import Unsettled
+    from eventbus_mp.core.runs import Run
 
 __all__ = ["Registry", "Route", "SubscriberState", "Topic", "compile_pattern"]
 
@@ -20,30 +19,33 @@ RECENT_SKIPS_MAX = 100
 
 
 class Route:
-    """A topic's subscribers at one moment. Events keep the route they were notified with.
+    """The subscribers of some topics at one moment. Events keep the route they were notified with.
 
-    Each subscriber has a bit; an event's state is three masks of such bits.
+    Each subscriber has a row: its place in the lists of masks that a run keeps.
     """
 
-    __slots__ = ("bit_of", "full", "subscribers", "topic")
+    __slots__ = ("row_of", "subscribers")
 
-    def __init__(self, topic: Topic, subscribers: Iterable[SubscriberState]) -> None:
-        self.topic = topic
-        self.subscribers = tuple(subscribers)
-        self.bit_of = {subscriber.number: 1 << index for index, subscriber in enumerate(self.subscribers)}
-        self.full = (1 << len(self.subscribers)) - 1
+    def __init__(self, subscribers: tuple[SubscriberState, ...]) -> None:
+        self.subscribers = subscribers
+        self.row_of = {subscriber.number: row for row, subscriber in enumerate(subscribers)}
+
+
+NOBODY = Route(())
 
 
 class Topic:
-    """One topic and its unsettled events, oldest first."""
+    """One topic; `unsettled` counts its events that somebody still has to settle."""
 
-    __slots__ = ("events", "name", "number", "route")
+    __slots__ = ("is_gone", "name", "number", "route", "unsettled")
 
     def __init__(self, number: int, name: str) -> None:
         self.number = number
         self.name = name
-        self.events: dict[int, Unsettled] = {}
-        self.route = Route(self, ())
+        self.unsettled = 0
+        self.route = NOBODY
+        self.is_gone = False
+        """It was unregistered."""
 
 
 class SubscriberState:
@@ -60,6 +62,7 @@ class SubscriberState:
         "number",
         "patterns",
         "queue",
+        "queued",
         "recent_skips",
         "redelivered",
         "skipped",
@@ -75,11 +78,15 @@ class SubscriberState:
         self.patterns: tuple[str, ...] = ()
         self.matchers: tuple[re.Pattern[str], ...] = ()
         self.endpoints: list[Endpoint] = []
-        self.queue: deque[Unsettled] = deque()
+        self.queue: deque[Run] = deque()
+        """Runs of which events wait."""
+        self.queued = 0
+        """How many deliveries wait in these runs."""
         self.stale = 0
-        """How many events in `queue` were settled while they waited there."""
-        self.suspects: deque[Unsettled] = deque()
-        """Events whose holder crashed: before `queue`, and each sent alone, so the next crash accuses one event."""
+        """How many places in `queue` are of runs of which nothing waits any more."""
+        self.suspects: deque[tuple[Run, int]] = deque()
+        """(run, bit) of events whose holder crashed: they come before `queue`, and each is sent alone, so that the next
+        crash accuses one event."""
         self.attempts: dict[int, int] = {}
         """sequence -> crashes, of suspects only."""
         self.completed = 0
@@ -99,6 +106,8 @@ class Registry:
         self.topic_by_number: dict[int, Topic] = {}
         self.subscribers: dict[tuple[str, bytes], SubscriberState] = {}
         self.subscriber_by_number: dict[int, SubscriberState] = {}
+        self._routes: dict[tuple[SubscriberState, ...], Route] = {}
+        """Topics with the same subscribers have one route, so that their events can be of one run."""
         self._topic_serial = 0
         self._subscriber_serial = 0
 
@@ -125,6 +134,7 @@ class Registry:
         topic = self.topics.pop(name, None)
         if topic is not None:
             del self.topic_by_number[topic.number]
+            topic.is_gone = True
         return topic
 
     def subscribe(self, name: str, config: bytes, patterns: list[str], broadcast: bool) -> SubscriberState:
@@ -162,13 +172,13 @@ class Registry:
         return self.subscribers.get((subscriber.name, subscriber.config)) is subscriber
 
     def _reroute_all(self) -> None:
+        self._routes.clear()
         for topic in self.topics.values():
             self._reroute(topic)
 
     def _reroute(self, topic: Topic) -> None:
-        wanting = [subscriber for subscriber in self.subscribers.values() if subscriber.wants(topic.name)]
-        if tuple(wanting) != topic.route.subscribers:
-            topic.route = Route(topic, wanting)
+        wanting = tuple(subscriber for subscriber in self.subscribers.values() if subscriber.wants(topic.name))
+        topic.route = self._routes.get(wanting) or self._routes.setdefault(wanting, Route(wanting))
 
 
 def compile_pattern(pattern: object) -> re.Pattern[str]:

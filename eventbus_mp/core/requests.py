@@ -15,7 +15,8 @@ from eventbus_mp.core.dispatcher import Endpoint
 from eventbus_mp.core.ledger import DrainWaiter
 from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.registry import SubscriberState, compile_pattern
-from eventbus_mp.core.watcher import Unsettled, describe
+from eventbus_mp.core.runs import Run, bits
+from eventbus_mp.core.watcher import describe
 from eventbus_mp.effects import Reply, Stop, Warn
 from eventbus_mp.errors import NotSubscribed, ProtocolError
 from eventbus_mp.messages import Outcome, Request
@@ -50,7 +51,7 @@ def _resolve_topic(core: BusCore, link: LinkState, message: messages.ResolveTopi
     if topic is None:
         return [0, False]
     link.stale_told.discard(topic.number)
-    return [topic.number, bool(topic.route.full)]
+    return [topic.number, bool(topic.route.subscribers)]
 
 
 def _name_topic(core: BusCore, link: LinkState, message: messages.NameTopic, now_ns: int) -> Any:
@@ -83,7 +84,7 @@ def _unsubscribe(core: BusCore, link: LinkState, message: messages.Unsubscribe, 
     ledger.skip_all_waiting(subscriber, "it was unsubscribed", now_ns, core.effects)
     # An endpoint that still holds something stays with its link until it has settled that.
     for endpoint in subscriber.endpoints:
-        if not endpoint.held:
+        if not endpoint.holding:
             del ledger.links[endpoint.link].endpoints[subscriber.number]
     subscriber.endpoints.clear()
     core.forget_if_done(subscriber)
@@ -120,16 +121,18 @@ def _mark_event(core: BusCore, link: LinkState, message: messages.MarkEvent, now
     if subscriber is None:
         raise NotSubscribed(f"{message.name} is not subscribed to anything; subscribe it before it marks events")
     found = _find(core, message.topic, message.sequence)
-    event = next((event for event in found if subscriber.number in event.route.bit_of), None)
-    if event is None:
+    ours = next(((run, bit) for run, bit in found if subscriber.number in run.route.row_of), None)
+    if ours is None:
         _check_wants(core, subscriber, message.topic)
         if found:
-            topic = found[0].route.topic.name
+            run, bit = found[0]
+            topic = run.topic_of(bit.bit_length() - 1).name
             raise NotSubscribed(f"{message.name} was not subscribed to {topic!r} when the event was notified")
         return None  # Settled already: a late mark changes nothing.
-    if ledger.is_unsettled(event, subscriber):
-        _mark(core, link, event, subscriber, message.outcome)
-        ledger.story.tell(now_ns, f"marked for {subscriber.name} by process {link.pid}", [event.sequence])
+    run, bit = ours
+    if run.unsettled[run.route.row_of[subscriber.number]] & bit:
+        _mark(core, link, run, bit, subscriber, message.outcome)
+        ledger.story.tell(now_ns, f"marked for {subscriber.name} by process {link.pid}", run.first, bit)
     return None
 
 
@@ -141,17 +144,17 @@ def _check_wants(core: BusCore, subscriber: SubscriberState, topic_number: int) 
     raise NotSubscribed(f"{subscriber.name} is not subscribed to {topic.name!r}: its patterns {subscriber.patterns}")
 
 
-def _mark(core: BusCore, link: LinkState, event: Unsettled, subscriber: SubscriberState, outcome: int) -> None:
-    holder = core.ledger.holder(event, subscriber)
+def _mark(core: BusCore, link: LinkState, run: Run, bit: int, subscriber: SubscriberState, outcome: int) -> None:
+    holder = core.ledger.holder(run, bit, subscriber)
     if holder is None:
-        core.ledger.settle_queued(event, subscriber, outcome, core.effects)
+        core.ledger.settle_waiting(run, bit, subscriber, outcome, core.effects)
         return
     if holder.link == link.number:
-        del holder.held[event.sequence]
+        holder.let_go(run, bit)
     else:
         # The holder may be reading: the event stays in its hands and pins the span until it settles, too.
-        event.span.live += 1
-    core.ledger.settle_held(event, subscriber, outcome, core.effects)
+        run.pins += 1
+    core.ledger.settle_held(run, bit, subscriber, outcome, core.effects)
     core.after_release(core.ledger.links[holder.link], subscriber)
 
 
@@ -163,31 +166,40 @@ def _explain_skip(core: BusCore, link: LinkState, message: messages.ExplainSkip,
     return None
 
 
-def _find(core: BusCore, topic_number: int, sequence: int) -> list[Unsettled]:
-    """The event and its dead letter, as far as they are unsettled; the letter keeps its event's record."""
-    registry = core.ledger.registry
-    topics = (registry.topic_by_number.get(topic_number), registry.topics.get(core.config.dead_letter_topic or ""))
-    return [topic.events[sequence] for topic in dict.fromkeys(topics) if topic and sequence in topic.events]
+def _find(core: BusCore, topic_number: int, sequence: int) -> list[tuple[Run, int]]:
+    """(run, bit) of the event and of its dead letter, as far as they are unsettled and their topics are known."""
+    found = []
+    for run, bit in core.ledger.runs.find(sequence):
+        topic = run.topic_of(bit.bit_length() - 1)
+        if not topic.is_gone and (run.is_letter or topic.number == topic_number):
+            found.append((run, bit))
+    return found
 
 
 def _watch_event(core: BusCore, link: LinkState, message: messages.WatchEvent, now_ns: int) -> Any:
     found = _find(core, message.topic, message.sequence)
-    return describe(found[0]) if found else None
+    return describe(*found[0]) if found else None
 
 
 def _list_events(core: BusCore, link: LinkState, message: messages.ListEvents, now_ns: int) -> Any:
     topic = core.ledger.registry.topics.get(message.topic)
-    events = topic.events.values() if topic else ()
+    if topic is None or not topic.unsettled:
+        return [] if message.watchers else b""
+    found = [(run, mask) for run in core.ledger.runs if (mask := run.of_topic(topic) & run.any_unsettled())]
     if message.watchers:
-        return [[event.raw, describe(event)] for event in events]
-    return b"".join([event.raw for event in events])
+        return [[run.cut(1 << index), describe(run, 1 << index)] for run, mask in found for index in bits(mask)]
+    return b"".join([run.cut(mask) for run, mask in found])
 
 
 def _lease_event(core: BusCore, link: LinkState, message: messages.LeaseEvent, now_ns: int) -> Any:
     found = _find(core, message.topic, message.sequence)
     if not found:
         return False
-    core.lease(link, found[0].span)
+    run, bit = found[0]
+    if message.offset < run.span.start or message.offset + message.length > run.span.end:
+        raise ProtocolError(f"it leased event {message.sequence:#x} at {message.offset}, where that is not")
+    topic = run.topic_of(bit.bit_length() - 1).name
+    core.lease(link, message.sequence, run.span, topic, message.offset, message.length, now_ns)
     return True
 
 
@@ -204,21 +216,26 @@ def _get_statistics(core: BusCore, link: LinkState, message: messages.GetStatist
         "links": len(ledger.links),
         "events_notified": ledger.events_notified,
         "events_dropped": ledger.events_dropped,
-        "events_unsettled": sum(len(topic.events) for topic in ledger.registry.topics.values()),
+        "events_unsettled": sum(topic.unsettled for topic in ledger.registry.topics.values()),
         "memory_bytes_max": ledger.spans.memory_bytes_max,
         "memory_bytes_used": ledger.spans.used_bytes,
         "memory_bytes_leased": sum(span.length for span in ledger.spans.in_use() if span.leases),
         "segments": ledger.spans.segment_count,
         "span_holders": list(holders.items()),
+        "lease_holders": [[link.pid, _leased_bytes(link)] for link in ledger.links.values() if link.leases],
     }
+
+
+def _leased_bytes(link: LinkState) -> int:
+    return sum(lease.length for lease in link.leases.values())
 
 
 def _subscriber_statistics(subscriber: SubscriberState) -> list[Any]:
     return [
         subscriber.name,
         subscriber.config,
-        len(subscriber.queue) - subscriber.stale + len(subscriber.suspects),
-        sum(len(endpoint.held) for endpoint in subscriber.endpoints),
+        subscriber.queued + len(subscriber.suspects),
+        sum(endpoint.holding for endpoint in subscriber.endpoints),
         subscriber.completed,
         subscriber.skipped,
         subscriber.redelivered,

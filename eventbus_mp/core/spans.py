@@ -24,7 +24,7 @@ Place = tuple[int, int]  # segment number, index of the first block
 
 
 class Span:
-    """A piece of a segment that one process writes. `live` counts its unsettled events and their late readers."""
+    """A piece of a segment that one process writes. `live` counts runs that somebody has still to settle or to read."""
 
     __slots__ = ("backed", "end", "leases", "live", "order", "sealed", "segment", "start", "writer")
 
@@ -37,7 +37,8 @@ class Span:
         self.backed = backed
         self.live = 0
         self.sealed = False
-        self.leases: dict[int, int] = {}
+        self.leases = 0
+        """How many processes' leases keep it."""
 
     @property
     def length(self) -> int:
@@ -233,7 +234,7 @@ class SpanTable:
                         assert (at, index) not in covered, f"block {index} of segment {at} is free twice"
                         covered[at, index] = "free"
         for span in self.in_use():
-            assert span.live >= 0, f"span {span.segment}+{span.start} counts {span.live} events"
+            assert span.live >= 0, f"span {span.segment}+{span.start} counts {span.live} runs"
             assert not span.recyclable, f"span {span.segment}+{span.start} is overdue"
             for index in range(span.start // BLOCK_BYTES, span.end // BLOCK_BYTES):
                 assert (span.segment, index) not in covered, f"block {index} of {span.segment} is used and free"

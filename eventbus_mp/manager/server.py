@@ -20,7 +20,11 @@ from eventbus_mp.core.bus import BusCore
 from eventbus_mp.errors import EventBusError, ProtocolError
 from eventbus_mp.manager.reception import Reception
 from eventbus_mp.memory import segment
+from eventbus_mp.memory.layout import HEADER_BYTES
+from eventbus_mp.memory.payload import read_id
+from eventbus_mp.memory.reader import Mappings
 from eventbus_mp.messages import BLOCK_BYTES, LinkLost, LinkOpened, Message, TimePassed
+from eventbus_mp.model import ID_BYTES_MAX
 from eventbus_mp.runtime.handshake import Welcome
 from eventbus_mp.runtime.pipe import PipeEnds
 from eventbus_mp.runtime.rundir import RunDir
@@ -72,6 +76,8 @@ class Server:
         assert config.memory_bytes_max is not None
         self._core = BusCore(config, time.monotonic_ns())
         self._prefix = f"{run_dir.segment_prefix}{os.urandom(4).hex()}-"
+        self._mappings = Mappings(self._prefix)
+        """For the ids in warnings only."""
         self._span_bytes = min(SPAN_BYTES_MAX, _power_of_two(config.memory_bytes_max // SPANS_MIN))
         self._links: dict[int, Link] = {}
         self._link_serial = 0
@@ -103,37 +109,38 @@ class Server:
 
     def run(self) -> None:
         """Serve. When it returns, every link is closed and every segment removed."""
+        due_ns = self._next_due_ns()
         while not self._stopping:
-            self._pace()
-            ready = self._poll.poll(self._timeout_s())
-            for fd, _ in ready:
+            now_ns = time.monotonic_ns()
+            self._pace(now_ns)
+            for fd, _ in self._poll.poll(None if due_ns is None else max(0.0, (due_ns - now_ns) / 1e9)):
                 on_ready = self._on_ready.get(fd)
                 if on_ready is not None:  # else: closed by an earlier one of this round
                     on_ready()
-            self._reception.drop_silent()
-            due_ns = self._core.next_due_ns()
+            due_ns = self._next_due_ns()
             if due_ns is not None and due_ns <= time.monotonic_ns():
+                self._reception.drop_silent()
                 self._decide(TimePassed())
+                due_ns = self._next_due_ns()
             self._flush()
         self._leave()
 
-    def _pace(self) -> None:
+    def _next_due_ns(self) -> int | None:
+        dues = [due for due in (self._core.next_due_ns(), self._reception.next_due_ns()) if due is not None]
+        return min(dues, default=None)
+
+    def _pace(self, now_ns: int) -> None:
         """Under load, rest a moment so that batches grow: a cycle costs the same for one event as for thirty.
 
         While the manager rests, writing to it wakes nobody, which is the larger part of what a write costs. A bus
         with fewer than `BUSY_BYTES_MIN` a millisecond never rests: its latency is that of two wake-ups.
         """
-        now_ns = time.monotonic_ns()
         if now_ns - self._window_start_ns > WINDOW_NS:
             elapsed_windows = (now_ns - self._window_start_ns) / WINDOW_NS
             self._busy = self._window_bytes >= BUSY_BYTES_MIN * elapsed_windows
             self._window_start_ns, self._window_bytes = now_ns, 0
         if self._busy:
-            select.select([self._wake], [], [], REST_S)
-
-    def _timeout_s(self) -> float | None:
-        dues = [due for due in (self._core.next_due_ns(), self._reception.next_due_ns()) if due is not None]
-        return max(0.0, (min(dues) - time.monotonic_ns()) / 1e9) if dues else None
+            time.sleep(REST_S)
 
     def _leave(self) -> None:
         self._reception.close()
@@ -275,6 +282,19 @@ class Server:
     def _warn(self, effect: fx.Warn) -> None:
         log.warning("%s", effect.text)
 
+    def _warn_of_lease(self, effect: fx.WarnOfLease) -> None:
+        view = self._mappings[effect.segment]
+        head = bytes(view[effect.offset : effect.offset + min(effect.length, HEADER_BYTES + ID_BYTES_MAX)])
+        event_id = read_id(head, effect.sequence)
+        log.warning(
+            "process %d has kept a view of event %r of topic %r, %d bytes, for %d s: drop it, or keep event.copy()",
+            effect.pid,
+            event_id if event_id is not None else f"{effect.sequence:#x}",
+            effect.topic,
+            effect.length,
+            effect.age_s,
+        )
+
     def _stop(self, effect: fx.Stop) -> None:
         self._stopping = True
 
@@ -288,6 +308,7 @@ class Server:
         fx.RemoveSegment: _remove_segment,
         fx.CloseLink: _close_link,
         fx.Warn: _warn,
+        fx.WarnOfLease: _warn_of_lease,
         fx.Stop: _stop,
     }
 

@@ -1,36 +1,50 @@
-"""The record: 36 bytes, the unit of everything on a pipe.
+"""The record: 40 bytes, the unit of everything on a pipe, in the byte order of the machine.
 
-    0       1        4        8          12       16       20            28
-    +-------+--------+--------+----------+--------+--------+-------------+-----------+
-    | kind  | 0 0 0  | topic  | segment  | offset | length | deadline_ns | sequence  |   little endian
-    +-------+--------+--------+----------+--------+--------+-------------+-----------+
+    0      4       8         12       16       20     24            32         40
+    +------+-------+---------+--------+--------+------+-------------+----------+
+    | kind | topic | segment | offset | length | 0    | deadline_ns | sequence |
+    +------+-------+---------+--------+--------+------+-------------+----------+
 
 A notified event is one record, and travels on, unchanged, as the shadow. Other kinds use the same fields for their own
 numbers, as the functions here name them. Some are followed by more bytes, padded with zeros to whole records, so that
-a record always begins at a multiple of 36: what a pipe holds can be split without parsing it.
+a record always begins at a multiple of 40: what a pipe holds can be split without parsing it, and a batch of records is
+a table of 32-bit and of 64-bit numbers, whose columns are slices.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+import sys
 
-from eventbus_mp.messages import NOTIFIED, NOTIFIED_AWAITED
+from eventbus_mp.messages import RECORD_BYTES
 
-__all__ = ["RECORD", "RECORD_BYTES", "padded"]
+__all__ = ["KIND_BYTE", "RECORD", "RECORD_BYTES", "padded"]
 
-RECORD = struct.Struct("<B3xIIIIQQ")
-RECORD_BYTES = RECORD.size
+RECORD = struct.Struct("=6I2Q")
+assert RECORD.size == RECORD_BYTES
+KIND_BYTE = 0 if sys.byteorder == "little" else 3
+"""The byte of a record that tells its kind, which is a small number."""
 
-# From a process to the manager. 1 and 2 are NOTIFIED and NOTIFIED_AWAITED.
-SETTLED = 3
-"""topic: outcome; segment: subscriber; offset: how many further sequences follow; sequence: the first."""
-REQUEST = 4
+# From a process to the manager.
+NOTIFIED = 1
+"""An event; two flags may be added."""
+AWAITED = 1
+"""Its producer waits for the final watcher."""
+TIMED = 2
+"""It has a deadline."""
+NOTIFIED_KINDS = bytes(range(NOTIFIED, NOTIFIED + AWAITED + TIMED + 1))
+SETTLED = 5
+"""topic: outcome; segment: subscriber; length: how many sequences that follow each other; sequence: the first."""
+REQUEST = 6
 """topic: index in REQUESTS; length: bytes of msgpack that follow; sequence: request number."""
-SPAN_WANTED = 5
+SPAN_WANTED = 7
 """topic: urgency; length: bytes."""
-SPAN_SEALED, SPAN_LEASED, SPAN_RELEASED = 6, 7, 8
+SPAN_SEALED = 8
 """segment, offset."""
+SPAN_LEASED = 9
+"""The fields of an event's record."""
+SPAN_RELEASED = 10
+"""sequence."""
 
 # From the manager to a process.
 DELIVERED = 17
@@ -42,8 +56,6 @@ SPAN_GRANTED = 20
 TOPIC_STALE = 21
 """topic; length: how many events were dropped."""
 
-SEQUENCE = struct.Struct("<Q")
-
 
 def padded(data: bytes) -> bytes:
     """`data` and zeros up to a whole number of records."""
@@ -53,44 +65,45 @@ def padded(data: bytes) -> bytes:
 def notified(
     topic: int, segment: int, offset: int, length: int, deadline_ns: int, sequence: int, awaited: bool
 ) -> bytes:
-    kind = NOTIFIED_AWAITED if awaited else NOTIFIED
-    return RECORD.pack(kind, topic, segment, offset, length, deadline_ns, sequence)
+    kind = NOTIFIED + AWAITED * awaited + TIMED * (deadline_ns > 0)
+    return RECORD.pack(kind, topic, segment, offset, length, 0, deadline_ns, sequence)
 
 
-def settled(subscriber: int, outcome: int, sequences: Sequence[int]) -> bytes:
-    more = len(sequences) - 1
-    head = RECORD.pack(SETTLED, outcome, subscriber, more, 0, 0, sequences[0])
-    return head + padded(struct.pack(f"<{more}Q", *sequences[1:])) if more else head
+def settled(subscriber: int, outcome: int, first: int, count: int) -> bytes:
+    return RECORD.pack(SETTLED, outcome, subscriber, 0, count, 0, 0, first)
 
 
 def request(kind: int, number: int, body: bytes) -> bytes:
-    return RECORD.pack(REQUEST, kind, 0, 0, len(body), 0, number) + padded(body)
+    return RECORD.pack(REQUEST, kind, 0, 0, len(body), 0, 0, number) + padded(body)
 
 
 def span_wanted(length: int, urgency: int) -> bytes:
-    return RECORD.pack(SPAN_WANTED, urgency, 0, 0, length, 0, 0)
+    return RECORD.pack(SPAN_WANTED, urgency, 0, 0, length, 0, 0, 0)
 
 
-def span_note(kind: int, segment: int, offset: int) -> bytes:
-    return RECORD.pack(kind, 0, segment, offset, 0, 0, 0)
+def span_sealed(segment: int, offset: int) -> bytes:
+    return RECORD.pack(SPAN_SEALED, 0, segment, offset, 0, 0, 0, 0)
 
 
-def delivered(subscriber: int, attempt: int, raws: Sequence[bytes]) -> bytes:
-    return RECORD.pack(DELIVERED, attempt, subscriber, len(raws), 0, 0, 0) + b"".join(raws)
+def span_leased(topic: int, segment: int, offset: int, length: int, sequence: int) -> bytes:
+    return RECORD.pack(SPAN_LEASED, topic, segment, offset, length, 0, 0, sequence)
+
+
+def span_released(sequence: int) -> bytes:
+    return RECORD.pack(SPAN_RELEASED, 0, 0, 0, 0, 0, 0, sequence)
+
+
+def delivered(subscriber: int, attempt: int, raws: bytes) -> bytes:
+    return RECORD.pack(DELIVERED, attempt, subscriber, len(raws) // RECORD_BYTES, 0, 0, 0, 0) + raws
 
 
 def replied(kind: int, number: int, body: bytes) -> bytes:
-    return RECORD.pack(kind, 0, 0, 0, len(body), 0, number) + padded(body)
+    return RECORD.pack(kind, 0, 0, 0, len(body), 0, 0, number) + padded(body)
 
 
 def span_granted(segment: int, offset: int, length: int, backed: bool) -> bytes:
-    return RECORD.pack(SPAN_GRANTED, backed, segment, offset, length, 0, 0)
+    return RECORD.pack(SPAN_GRANTED, backed, segment, offset, length, 0, 0, 0)
 
 
 def topic_stale(topic: int, dropped: int) -> bytes:
-    return RECORD.pack(TOPIC_STALE, topic, 0, 0, dropped, 0, 0)
-
-
-def split(raws: bytes) -> list[bytes]:
-    """Whole records, one by one."""
-    return [raws[start : start + RECORD_BYTES] for start in range(0, len(raws), RECORD_BYTES)]
+    return RECORD.pack(TOPIC_STALE, topic, 0, 0, dropped, 0, 0, 0)

@@ -6,7 +6,6 @@ process's messages keep one order, whatever their kind.
 
 from __future__ import annotations
 
-import struct
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -14,8 +13,6 @@ import msgpack
 
 from eventbus_mp.errors import ProtocolError
 from eventbus_mp.messages import (
-    NOTIFIED,
-    NOTIFIED_AWAITED,
     REQUESTS,
     DeliveriesSettled,
     EventsNotified,
@@ -28,12 +25,13 @@ from eventbus_mp.messages import (
     SpanWanted,
 )
 from eventbus_mp.wire import records
-from eventbus_mp.wire.records import RECORD, RECORD_BYTES
+from eventbus_mp.wire.records import AWAITED, KIND_BYTE, NOTIFIED, NOTIFIED_KINDS, RECORD, RECORD_BYTES, TIMED
 
 __all__ = ["Delivered", "FromManager", "FromProcess", "Replied", "SpanGranted", "TopicStale", "encode_request"]
 
 REQUEST_BYTES_MAX = 1 << 20
-_NOTIFIED_KINDS = bytes((NOTIFIED, NOTIFIED_AWAITED))
+SETTLED_RANGE_MAX = 1 << 20
+"""More than an endpoint can hold: a larger number is nonsense."""
 _OUTCOMES = frozenset(int(outcome) for outcome in Outcome)
 
 
@@ -82,17 +80,20 @@ class FromProcess:
         position, size = 0, len(data)
         need = RECORD_BYTES
         while size - position >= RECORD_BYTES:
-            if data[position] in _NOTIFIED_KINDS:
+            if data[position + KIND_BYTE] in NOTIFIED_KINDS:
                 end = self._end_of_run(data, position)
-                run = data[position:end] if position or end != size else data
-                messages.append(EventsNotified(self._link, records.split(run), list(RECORD.iter_unpack(run))))
+                messages += self._notified(data[position:end] if position or end != size else data)
                 position = end
                 continue
             found = RECORD.unpack_from(data, position)
             need = RECORD_BYTES + self._body_bytes(found)
             if size - position < need:
                 break
-            messages.append(self._message(found, data[position + RECORD_BYTES : position + need]))
+            body = data[position + RECORD_BYTES : position + need]
+            if found[0] == records.SETTLED:
+                self._settled(found, messages)
+            else:
+                messages.append(self._message(found, body))
             position += need
             need = RECORD_BYTES
         self._pieces.keep(data[position:], need)
@@ -101,28 +102,50 @@ class FromProcess:
     @staticmethod
     def _end_of_run(data: bytes, position: int) -> int:
         """Where the notified records that begin at `position` end."""
-        kinds = data[position : len(data) - (len(data) - position) % RECORD_BYTES : RECORD_BYTES]
-        others = kinds.lstrip(_NOTIFIED_KINDS)
+        stop = len(data) - (len(data) - position) % RECORD_BYTES
+        kinds = data[position + KIND_BYTE : stop : RECORD_BYTES]
+        others = kinds.lstrip(NOTIFIED_KINDS)
         return position + (len(kinds) - len(others)) * RECORD_BYTES
+
+    def _notified(self, raws: bytes) -> list[Message]:
+        """Notified records as one message; those whose sequence numbers do not follow each other one by one."""
+        numbers = memoryview(raws).cast("Q")[4::5].tolist()
+        if len(numbers) > 1 and numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+            singles = [raws[start : start + RECORD_BYTES] for start in range(0, len(raws), RECORD_BYTES)]
+            return [message for single in singles for message in self._notified(single)]
+        words = memoryview(raws).cast("I")
+        kinds = raws[KIND_BYTE::RECORD_BYTES]
+        deadlines, awaited = {}, 0
+        if kinds.count(NOTIFIED) != len(kinds):
+            for index, kind in enumerate(kinds):
+                awaited |= (kind - NOTIFIED & AWAITED) << index
+                if kind - NOTIFIED & TIMED:
+                    deadlines[index] = RECORD.unpack_from(raws, index * RECORD_BYTES)[6]
+        topics, segments, offsets, lengths = (words[column::10].tolist() for column in range(1, 5))
+        return [EventsNotified(self._link, numbers[0], raws, topics, segments, offsets, lengths, deadlines, awaited)]
+
+    def _settled(self, fields: tuple[int, ...], messages: list[Message]) -> None:
+        """Add a settled range to the message before, if that settles for the same subscriber in the same way."""
+        _, outcome, subscriber, _, count, _, _, first = fields
+        if outcome not in _OUTCOMES:
+            raise ProtocolError(f"outcome {outcome} does not exist")
+        if not 0 < count <= SETTLED_RANGE_MAX:
+            raise ProtocolError(f"{count} deliveries were settled at once")
+        last = messages[-1] if messages else None
+        if type(last) is DeliveriesSettled and (last.subscriber, last.outcome) == (subscriber, outcome):
+            last.ranges.append((first, count))
+        else:
+            messages.append(DeliveriesSettled(self._link, subscriber, outcome, [(first, count)]))
 
     @staticmethod
     def _body_bytes(fields: tuple[int, ...]) -> int:
-        kind, length = fields[0], 0
-        if kind == records.SETTLED:
-            length = fields[3] * records.SEQUENCE.size
-        elif kind == records.REQUEST:
-            length = fields[4]
+        length = fields[4] if fields[0] == records.REQUEST else 0
         if length > REQUEST_BYTES_MAX:
             raise ProtocolError(f"a message of {length} bytes is over {REQUEST_BYTES_MAX}")
         return length + -length % RECORD_BYTES
 
     def _message(self, fields: tuple[int, ...], body: bytes) -> Message:
-        kind, first, segment, offset, length, _, sequence = fields
-        if kind == records.SETTLED:
-            if first not in _OUTCOMES:
-                raise ProtocolError(f"outcome {first} does not exist")
-            sequences = (sequence, *struct.unpack_from(f"<{offset}Q", body)) if offset else (sequence,)
-            return DeliveriesSettled(self._link, segment, first, sequences)
+        kind, first, segment, offset, length, _, _, sequence = fields
         if kind == records.REQUEST:
             return decode_request(self._link, first, sequence, body[:length])
         if kind == records.SPAN_WANTED:
@@ -130,9 +153,9 @@ class FromProcess:
         if kind == records.SPAN_SEALED:
             return SpanSealed(self._link, segment, offset)
         if kind == records.SPAN_LEASED:
-            return SpanLeased(self._link, segment, offset)
+            return SpanLeased(self._link, first, segment, offset, length, sequence)
         if kind == records.SPAN_RELEASED:
-            return SpanReleased(self._link, segment, offset)
+            return SpanReleased(self._link, sequence)
         raise ProtocolError(f"kind {kind} does not exist")
 
 
@@ -229,7 +252,7 @@ class FromManager:
 
     @staticmethod
     def _message(fields: tuple[int, ...], body: bytes) -> FromManagerMessage:
-        kind, first, segment, offset, length, _, sequence = fields
+        kind, first, segment, offset, length, _, _, sequence = fields
         if kind == records.DELIVERED:
             return Delivered(segment, first, body)
         if kind in (records.REPLIED, records.REFUSED):

@@ -1,12 +1,13 @@
 """Credit: fixed, learned, shared; suspects alone."""
 
-from eventbus_mp.core.dispatcher import Endpoint, dispatch, note_stale
+from eventbus_mp.core.dispatcher import Endpoint, dispatch
+from eventbus_mp.core.ledger import Ledger
 from eventbus_mp.core.registry import Route, SubscriberState, Topic
+from eventbus_mp.core.runs import BLOCK_EVENTS, Run
 from eventbus_mp.core.spans import Span
 from eventbus_mp.core.story import Story
-from eventbus_mp.core.watcher import Unsettled
 from eventbus_mp.effects import Deliver
-from eventbus_mp.messages import BLOCK_BYTES
+from eventbus_mp.messages import BLOCK_BYTES, RECORD_BYTES, Outcome
 
 
 def subscriber_with(*credits, credit_max=64):
@@ -16,86 +17,112 @@ def subscriber_with(*credits, credit_max=64):
     return subscriber
 
 
-def queue(subscriber, count):
-    route = Route(Topic(1, "a"), [subscriber])
-    span = Span(1, BLOCK_BYTES, 2 * BLOCK_BYTES, 0, 1, backed=True)
-    first = len(subscriber.queue)
-    events = [Unsettled(first + index, b"%d" % (first + index), route, span, 1) for index in range(count)]
-    subscriber.queue.extend(events)
-    return events
+def raw(*numbers):
+    return b"".join(b"%*d" % (RECORD_BYTES, number) for number in numbers)
 
 
-def sent(subscriber):
-    effects = []
-    dispatch(subscriber, Story(), 0, effects)
-    return effects
+class Desk:
+    """A ledger with one topic and one subscriber."""
+
+    def __init__(self, subscriber):
+        self.ledger, self.topic, self.subscriber = Ledger(1 << 20, 3, None), Topic(1, "a"), subscriber
+        self.route = Route((subscriber,))
+        self.span = Span(1, BLOCK_BYTES, 2 * BLOCK_BYTES, 0, 1, backed=True)
+        self.first = BLOCK_EVENTS
+
+    def queue(self, count):
+        """A run of `count` events that wait; their records tell their number."""
+        run = Run(self.first, self.route, self.span)
+        numbers = range(self.first - BLOCK_EVENTS, self.first - BLOCK_EVENTS + count)
+        self.ledger.enlist(run, raw(*numbers), [self.topic], count)
+        self.first += count
+        return run
+
+    def settle_waiting(self, run, mask):
+        self.ledger.settle_waiting(run, mask, self.subscriber, Outcome.SKIPPED, [])
+
+    def suspect(self, run, count):
+        """The oldest `count` events of the run have crashed a process."""
+        run.waiting[0] &= ~((1 << count) - 1)
+        self.subscriber.queued -= count
+        for index in range(count):
+            self.subscriber.suspects.append((run, 1 << index))
+            self.subscriber.attempts[run.first + index] = 1
+
+    def sent(self):
+        effects = []
+        dispatch(self.subscriber, Story(), 0, effects)
+        return effects
+
+
+def counts(effects):
+    return [(effect.link, len(effect.raws) // RECORD_BYTES) for effect in effects]
 
 
 def test_as_many_as_the_credit_allows():
-    subscriber = subscriber_with(2)
-    queue(subscriber, 3)
-    assert sent(subscriber) == [Deliver(1, 1, 1, [b"0", b"1"])]
-    assert sent(subscriber) == []
+    desk = Desk(subscriber_with(2))
+    desk.queue(3)
+    assert desk.sent() == [Deliver(1, 1, 1, raw(0, 1))]
+    assert desk.sent() == []
 
 
 def test_everything_when_there_is_more_credit():
-    subscriber = subscriber_with(10)
-    queue(subscriber, 3)
-    assert sent(subscriber) == [Deliver(1, 1, 1, [b"0", b"1", b"2"])]
+    desk = Desk(subscriber_with(10))
+    desk.queue(3)
+    assert desk.sent() == [Deliver(1, 1, 1, raw(0, 1, 2))]
+
+
+def test_credit_reaches_over_runs():
+    desk = Desk(subscriber_with(4))
+    desk.queue(3)
+    desk.queue(3)
+    assert desk.sent() == [Deliver(1, 1, 1, raw(0, 1, 2, 3))]
 
 
 def test_endpoints_share_evenly():
-    subscriber = subscriber_with(4, 4)
-    queue(subscriber, 4)
-    assert [(effect.link, len(effect.raws)) for effect in sent(subscriber)] == [(1, 2), (2, 2)]
+    desk = Desk(subscriber_with(4, 4))
+    desk.queue(4)
+    assert counts(desk.sent()) == [(1, 2), (2, 2)]
 
 
 def test_the_one_with_more_free_credit_gets_the_odd_one():
-    subscriber = subscriber_with(1, 4)
-    queue(subscriber, 3)
-    assert [(effect.link, len(effect.raws)) for effect in sent(subscriber)] == [(2, 2), (1, 1)]
+    desk = Desk(subscriber_with(1, 4))
+    desk.queue(3)
+    assert counts(desk.sent()) == [(2, 2), (1, 1)]
 
 
 def test_a_suspect_is_sent_alone_and_nothing_beside_it():
-    subscriber = subscriber_with(4, 4)
-    suspect, *_ = queue(subscriber, 5)
-    subscriber.queue.popleft()
-    subscriber.suspects.append(suspect)
-    subscriber.attempts[suspect.sequence] = 1
-    assert sent(subscriber) == [Deliver(1, 1, 2, [b"0"]), Deliver(2, 1, 1, [b"1", b"2", b"3", b"4"])]
-    queue(subscriber, 4)
-    assert sent(subscriber) == []
+    desk = Desk(subscriber_with(4, 4))
+    desk.suspect(desk.queue(5), 1)
+    assert desk.sent() == [Deliver(1, 1, 2, raw(0)), Deliver(2, 1, 1, raw(1, 2, 3, 4))]
+    desk.queue(4)
+    assert desk.sent() == []
 
 
 def test_fresh_events_wait_for_waiting_suspects():
-    subscriber = subscriber_with(4)
-    first, second, _ = queue(subscriber, 3)
-    for event in (first, second):
-        subscriber.queue.popleft()
-        subscriber.suspects.append(event)
-        subscriber.attempts[event.sequence] = 1
-    assert sent(subscriber) == [Deliver(1, 1, 2, [b"0"])]
-    del subscriber.endpoints[0].held[0], subscriber.attempts[0]
-    assert sent(subscriber) == [Deliver(1, 1, 2, [b"1"])]
+    desk = Desk(subscriber_with(4))
+    run = desk.queue(3)
+    desk.suspect(run, 2)
+    assert desk.sent() == [Deliver(1, 1, 2, raw(0))]
+    assert desk.subscriber.endpoints[0].let_go(run, 1) == 1
+    del desk.subscriber.attempts[run.first]
+    assert desk.sent() == [Deliver(1, 1, 2, raw(1))]
 
 
 def test_events_settled_in_the_queue_are_passed_over():
-    subscriber = subscriber_with(2)
-    events = queue(subscriber, 5)
-    for event in events[:2]:
-        event.unsettled = 0
-        note_stale(subscriber)
-    assert sent(subscriber) == [Deliver(1, 1, 1, [b"2", b"3"])]
-    assert subscriber.stale == 0
+    desk = Desk(subscriber_with(2))
+    run = desk.queue(5)
+    desk.settle_waiting(run, 0b01011)
+    assert desk.sent() == [Deliver(1, 1, 1, raw(2, 4))]
 
 
 def test_a_queue_of_settled_events_does_not_grow():
-    subscriber = subscriber_with()
-    for event in queue(subscriber, 10):
-        event.unsettled = 0
-        note_stale(subscriber)
-        assert len(subscriber.queue) >= 2 * subscriber.stale
-    assert not subscriber.queue
+    desk = Desk(subscriber_with())
+    for run in [desk.queue(2) for _ in range(10)]:
+        desk.settle_waiting(run, 0b11)
+        assert len(desk.subscriber.queue) >= 2 * desk.subscriber.stale
+    assert not desk.subscriber.queue
+    assert not list(desk.ledger.runs)
 
 
 def test_automatic_credit_follows_the_measured_cost():
@@ -117,7 +144,7 @@ def test_fixed_credit_stays():
 
 
 def test_what_one_cannot_take_goes_to_those_with_more_credit():
-    subscriber = subscriber_with(1, 8, 2)
-    queue(subscriber, 9)
-    assert [(effect.link, len(effect.raws)) for effect in sent(subscriber)] == [(2, 6), (3, 2), (1, 1)]
-    assert not subscriber.queue
+    desk = Desk(subscriber_with(1, 8, 2))
+    desk.queue(9)
+    assert counts(desk.sent()) == [(2, 6), (3, 2), (1, 1)]
+    assert not desk.subscriber.queue

@@ -13,6 +13,7 @@ from eventbus_mp.core.watcher import QUEUED
 from eventbus_mp.effects import CloseLink, Deliver, GrantSpan, Refuse, Reply
 from eventbus_mp.messages import BLOCK_BYTES
 from eventbus_mp.wire.records import RECORD
+from eventbus_mp.wire.stream import FromProcess
 from tests.properties.model import Model
 
 MEMORY_BYTES = 16 * BLOCK_BYTES
@@ -49,6 +50,11 @@ class CoreHarness(RuleBasedStateMachine):
         self.calls += type(message) is not m.WatchEvent
         self.effects = self.core.handle(message, self.now_ns)
         assert not [effect for effect in self.effects if type(effect) is CloseLink]
+
+    def tell_notified(self, link, raws):
+        """Hand over what one read brings; cut up, or as one."""
+        (message,) = FromProcess(link).feed(b"".join(raws))
+        self.tell(message)
 
     def ask(self, kind, *fields, link=None):
         """The answer to a request; None when it is not answered in the same step."""
@@ -93,8 +99,7 @@ class CoreHarness(RuleBasedStateMachine):
         assert effect.link in self.links
         held = self.model.held.get((effect.link, effect.subscriber))
         assert held is not None, "delivered to a process that does not host the subscriber"
-        for raw in effect.raws:
-            sequence = RECORD.unpack(raw)[6]
+        for *_, sequence in RECORD.iter_unpack(effect.raws):
             delivery = self.model.delivery(sequence, effect.subscriber)
             assert delivery.state == QUEUED, "delivered twice at once"
             assert self.model.subscribers[delivery.subscriber.key] is delivery.subscriber
@@ -142,7 +147,7 @@ class CoreHarness(RuleBasedStateMachine):
 
     def pinned(self):
         """Every span that has a writer, an unsettled event, a late reader or a lease."""
-        return {span for _, span, _ in self.spans} | self.model.pinned_spans() | {span for _, span in self.leases}
+        return {span for _, span, _ in self.spans} | self.model.pinned_spans() | {span for _, span, _ in self.leases}
 
     @staticmethod
     def check_watcher(told, expected):
@@ -186,7 +191,7 @@ class CoreHarness(RuleBasedStateMachine):
     @invariant()
     def every_watcher_agrees(self):
         for topic in self.model.topics.values():
-            told = {RECORD.unpack(raw)[6]: watcher for raw, watcher in self.ask(m.ListEvents, topic.name, True)}
+            told = {RECORD.unpack(raw)[7]: watcher for raw, watcher in self.ask(m.ListEvents, topic.name, True)}
             expected = {event.sequence: event for event in self.model.unsettled(topic)}
             assert set(told) == set(expected)
             for sequence, event in expected.items():
@@ -219,8 +224,8 @@ class CoreHarness(RuleBasedStateMachine):
         self.core.handle(m.TimePassed(), self.now_ns + 10 * GRACE_NS)
         ledger = self.core.ledger
         assert ledger.spans.used_bytes == 0
-        assert not any(topic.events for topic in ledger.registry.topics.values())
-        left = [ledger.links, ledger.awaited, ledger.lettered, ledger.drains, ledger.span_requests, ledger.orphans]
+        assert not any(topic.unsettled for topic in ledger.registry.topics.values())
+        left = [ledger.links, ledger.awaited, list(ledger.runs), ledger.drains, ledger.span_requests, ledger.orphans]
         left += [ledger.registry.subscribers, ledger.registry.subscriber_by_number]
         assert not any(left)
         assert ledger.expiry.next_due_ns() is None

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
 from eventbus_mp import messages as m
-from eventbus_mp.core.ledger import BUCKET_SHIFT
+from eventbus_mp.core.expiry import BUCKET_SHIFT
 from eventbus_mp.core.watcher import SENT
 from eventbus_mp.messages import BLOCK_BYTES, Outcome
-from eventbus_mp.wire.records import RECORD
+from eventbus_mp.wire import records
 from tests.properties.harness import CoreHarness
 from tests.properties.model import ModelEvent, ModelSubscriber, ModelTopic
 
@@ -19,6 +19,18 @@ EVENT_BYTES = 64
 TOPICS = ("a", "ab", "b", "dead")
 PATTERNS = (["a"], ["a$"], ["b", "ab"], [".*"], ["dead"], ["nothing"])
 SUBSCRIBERS = (("s1", b""), ("s1", b"config"), ("s2", b""), ("s3", b""))
+
+
+def ranges(numbers):
+    """The numbers as (first, count), neighbours joined."""
+    found = []
+    for number in numbers:
+        if found and sum(found[-1]) == number:
+            found[-1] = (found[-1][0], found[-1][1] + 1)
+        else:
+            found.append((number, 1))
+    return found
+
 
 pick = st.integers(0, 1 << 16)
 """An index into whatever there is: taken modulo its length, so that every draw fits."""
@@ -189,18 +201,18 @@ class CoreMachine(CoreHarness):
         link, event = self.links[which % len(self.links)], found[who % len(found)]
         visible = any(self.model.topics.get(item.topic.name) is item.topic for item in self.events_of(event.sequence))
         origin = self.origin(event)
-        got = self.ask(m.LeaseEvent, origin, event.sequence, link=link)
+        got = self.ask(m.LeaseEvent, origin, event.span[1], EVENT_BYTES, event.sequence, link=link)
         assert got == self.can_be_found(event)
         assert visible or not got
         if got:
-            self.leases.append((link, event.span))
+            self.leases.append((link, event.span, event.sequence))
         self.settle_up()
 
     @rule(which=pick)
     @precondition(lambda self: self.leases)
     def release(self, which):
-        link, span = self.leases.pop(which % len(self.leases))
-        self.tell(m.SpanReleased(link, span[0], span[1] + EVENT_BYTES))
+        link, _, sequence = self.leases.pop(which % len(self.leases))
+        self.tell(m.SpanReleased(link, sequence))
         self.settle_up()
 
     # --- events ---
@@ -216,13 +228,12 @@ class CoreMachine(CoreHarness):
         raws, notified = [], []
         for name, awaited, ttl in names:
             topic = self.model.topics.get(name)
-            sequence = self.sequences[link] = self.sequences[link] + 1
             deadline_ns = self.now_ns + (ttl << BUCKET_SHIFT) if ttl else 0
-            kind = m.NOTIFIED_AWAITED if awaited else m.NOTIFIED
             number = topic.number if topic else 1
             if topic is None and any(item.number == 1 for item in self.model.topics.values()):
                 continue
-            raws.append(RECORD.pack(kind, number, span[0], place[2], EVENT_BYTES, deadline_ns, sequence))
+            sequence = self.sequences[link] = self.sequences[link] + 1
+            raws.append(records.notified(number, span[0], place[2], EVENT_BYTES, deadline_ns, sequence, awaited))
             place[2] += EVENT_BYTES
             end_ns = ((deadline_ns >> BUCKET_SHIFT) + 1) << BUCKET_SHIFT if ttl else 0
             subscribers = self.model.route(topic) if topic else []
@@ -231,7 +242,7 @@ class CoreMachine(CoreHarness):
             notified.append((event, awaited))
         if not raws:
             return
-        self.tell(m.EventsNotified(link, raws, [RECORD.unpack(raw) for raw in raws]))
+        self.tell_notified(link, raws)
         for event, awaited in notified:
             self.model.events.append(event)
             if awaited:
@@ -252,7 +263,7 @@ class CoreMachine(CoreHarness):
             item.event.sequence for item in foreign if item.event.sequence not in [d.event.sequence for d in held]
         ]
         numbers.append(7)
-        self.tell(m.DeliveriesSettled(key[0], key[1], outcome, numbers))
+        self.tell(m.DeliveriesSettled(key[0], key[1], outcome, ranges(numbers)))
         subscriber = self.by_number[key[1]]
         for delivery in chosen:
             held.remove(delivery)

@@ -21,9 +21,12 @@ from eventbus_mp.effects import (
     Stop,
     TellTopicStale,
     Warn,
+    WarnOfLease,
 )
 from eventbus_mp.messages import BLOCK_BYTES, Outcome
+from eventbus_mp.wire import records
 from eventbus_mp.wire.records import RECORD
+from eventbus_mp.wire.stream import FromProcess
 
 MS = 1_000_000
 EVENT_BYTES = 64
@@ -134,17 +137,18 @@ class Play:
             sequence = next(self.serials[link])
             span = self.spans[link][-1]
             deadline_ns = self.now_ns + int(ttl_ms) * MS if ttl_ms else 0
-            kind = m.NOTIFIED_AWAITED if "--awaited" in self.flags else m.NOTIFIED
+            awaited = "--awaited" in self.flags
             place = span[0], span[1] + span[2]
             span[2] += EVENT_BYTES
-            raws.append(RECORD.pack(kind, self.topics[topic], *place, EVENT_BYTES, deadline_ns, sequence))
+            raws.append(records.notified(self.topics[topic], *place, EVENT_BYTES, deadline_ns, sequence, awaited))
             self.events[name] = sequence
             self.records[sequence] = (self.topics[topic], *place)
-        return self.send(m.EventsNotified(self.links[link], raws, [RECORD.unpack(raw) for raw in raws]))
+        (message,) = FromProcess(self.links[link]).feed(b"".join(raws))
+        return self.send(message)
 
     def _settle(self, outcome, link, name, *events):
-        sequences = [self.events[event] for event in events]
-        return self.send(m.DeliveriesSettled(self.links[link], self.subscribers[name], outcome, sequences))
+        ranges = [(self.events[event], 1) for event in events]
+        return self.send(m.DeliveriesSettled(self.links[link], self.subscribers[name], outcome, ranges))
 
     def do_completed(self, *words):
         return self._settle(Outcome.COMPLETED, *words)
@@ -169,11 +173,11 @@ class Play:
 
     def do_lease(self, link, event):
         sequence = self.events[event]
-        return self.ask(m.LeaseEvent, link, self.records[sequence][0], sequence)
+        topic, _, offset = self.records[sequence]
+        return self.ask(m.LeaseEvent, link, topic, offset, EVENT_BYTES, sequence)
 
     def do_release(self, link, event):
-        _, segment, offset = self.records[self.events[event]]
-        return self.send(m.SpanReleased(self.links[link], segment, offset))
+        return self.send(m.SpanReleased(self.links[link], self.events[event]))
 
     def do_drain(self, link, pattern):
         return self.ask(m.Drain, link, pattern)
@@ -200,7 +204,7 @@ class Play:
 
     def _tell_deliver(self, effect):
         names = {sequence: name for name, sequence in self.events.items()}
-        events = " ".join(names[RECORD.unpack(raw)[6]] for raw in effect.raws)
+        events = " ".join(names[sequence] for *_, sequence in RECORD.iter_unpack(effect.raws))
         attempt = f" attempt={effect.attempt}" if effect.attempt > 1 else ""
         return f"deliver {self._link(effect.link)} {self._subscriber(effect.subscriber)} {events}{attempt}"
 
@@ -230,5 +234,8 @@ class Play:
         Warn: lambda self, fx: f"warn {self._named(fx.text)}",
         CreateSegment: lambda self, fx: f"create segment of {fx.length // BLOCK_BYTES}",
         RemoveSegment: lambda self, fx: "remove segment",
+        WarnOfLease: lambda self, fx: (
+            f"warn of lease: {fx.topic} {self._named(hex(fx.sequence))}, process {fx.pid}, {fx.age_s:.0f} s"
+        ),
         Stop: lambda self, fx: "stop",
     }

@@ -25,7 +25,7 @@ from eventbus_mp.wire.stream import (
 )
 
 LINK = 9
-RAWS = [records.notified(1, 2, 300, 64, 0, number, number == 3) for number in range(1, 5)]
+RAWS = [records.notified(1, 2, 300, 64, number % 2, number, number == 3) for number in (1, 2, 3, 4, 6, 7)]
 REQUESTS = [
     m.RegisterTopic(LINK, 1, "topic"),
     m.ListTopics(LINK, 2),
@@ -40,19 +40,20 @@ REQUESTS = [
 TO_MANAGER = b"".join(
     [
         *RAWS[:3],
-        records.settled(4, m.Outcome.COMPLETED, [7, 8, 9, 10, 11, 12]),
-        records.settled(4, m.Outcome.SKIPPED, [13]),
+        records.settled(4, m.Outcome.COMPLETED, 7, 6),
+        records.settled(4, m.Outcome.COMPLETED, 15, 1),
+        records.settled(4, m.Outcome.SKIPPED, 13, 1),
         *map(encode_request, REQUESTS),
         records.span_wanted(1 << 20, m.SPAN_NEEDED),
-        records.span_note(records.SPAN_SEALED, 1, 2),
-        RAWS[3],
-        records.span_note(records.SPAN_LEASED, 3, 4),
-        records.span_note(records.SPAN_RELEASED, 5, 6),
+        records.span_sealed(1, 2),
+        *RAWS[3:],
+        records.span_leased(1, 2, 300, 64, 4),
+        records.span_released(4),
     ]
 )
 TO_PROCESS = b"".join(
     [
-        records.delivered(1, 2, RAWS),
+        records.delivered(1, 2, b"".join(RAWS)),
         records.replied(records.REPLIED, 1, msgpack.packb({"a": [1, None]})),
         records.replied(records.REFUSED, 2, msgpack.packb(["UnknownTopic", "text" * 20])),
         records.span_granted(1, 1 << 18, 1 << 20, True),
@@ -65,7 +66,18 @@ def flat(messages):
     """The messages, with runs of notified records taken apart: where a run is cut depends on the pieces."""
     for message in messages:
         if type(message) is m.EventsNotified:
-            yield from zip(message.raws, message.records, strict=True)
+            count = len(message.topics)
+            columns = message.topics, message.segments, message.offsets, message.lengths
+            assert {len(message.raws) // RECORD_BYTES, *map(len, columns)} == {count}
+            for index, fields in enumerate(zip(*columns, strict=True)):
+                raw = message.raws[index * RECORD_BYTES : (index + 1) * RECORD_BYTES]
+                awaited = bool(message.awaited >> index & 1)
+                deadline_ns = message.deadlines.get(index, 0)
+                assert raw == records.notified(*fields, deadline_ns, message.first + index, awaited)
+                yield raw
+        elif type(message) is m.DeliveriesSettled:
+            for found in message.ranges:
+                yield message.subscriber, message.outcome, found
         else:
             yield message
 
@@ -76,15 +88,16 @@ def fed(stream, pieces):
 
 def test_everything_that_a_process_sends():
     assert fed(FromProcess(LINK), [TO_MANAGER]) == [
-        *((raw, RECORD.unpack(raw)) for raw in RAWS[:3]),
-        m.DeliveriesSettled(LINK, 4, 1, (7, 8, 9, 10, 11, 12)),
-        m.DeliveriesSettled(LINK, 4, 2, (13,)),
+        *RAWS[:3],
+        (4, 1, (7, 6)),
+        (4, 1, (15, 1)),
+        (4, 2, (13, 1)),
         *REQUESTS,
         m.SpanWanted(LINK, 1 << 20, m.SPAN_NEEDED),
         m.SpanSealed(LINK, 1, 2),
-        (RAWS[3], RECORD.unpack(RAWS[3])),
-        m.SpanLeased(LINK, 3, 4),
-        m.SpanReleased(LINK, 5, 6),
+        *RAWS[3:],
+        m.SpanLeased(LINK, 1, 2, 300, 64, 4),
+        m.SpanReleased(LINK, 4),
     ]
 
 
@@ -122,7 +135,7 @@ def test_cut_anywhere_any_number_of_times_it_is_the_same(cuts):
 kinds = st.integers(0, 25)
 u32 = st.one_of(st.integers(0, 80), st.integers(0, (1 << 32) - 1))
 u64 = st.integers(0, (1 << 64) - 1)
-random_records = st.lists(st.builds(RECORD.pack, kinds, u32, u32, u32, u32, u64, u64), max_size=8).map(b"".join)
+random_records = st.lists(st.builds(RECORD.pack, kinds, u32, u32, u32, u32, u32, u64, u64), max_size=8).map(b"".join)
 
 
 @given(st.one_of(st.binary(max_size=400), random_records, st.tuples(random_records, st.binary()).map(b"".join)))
@@ -154,11 +167,12 @@ def test_random_requests_are_of_the_right_types_or_a_protocol_error(kind, body):
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        (RECORD.pack(200, 0, 0, 0, 0, 0, 0), "kind 200 does not exist"),
-        (RECORD.pack(0, 0, 0, 0, 0, 0, 0), "kind 0 does not exist"),
-        (RECORD.pack(records.SETTLED, 9, 0, 0, 0, 0, 0), "outcome 9"),
-        (RECORD.pack(records.SETTLED, 1, 0, 1 << 30, 0, 0, 0), "is over"),
-        (RECORD.pack(records.REQUEST, 0, 0, 0, REQUEST_BYTES_MAX + 1, 0, 0), "is over"),
+        (RECORD.pack(200, 0, 0, 0, 0, 0, 0, 0), "kind 200 does not exist"),
+        (RECORD.pack(0, 0, 0, 0, 0, 0, 0, 0), "kind 0 does not exist"),
+        (RECORD.pack(records.SETTLED, 9, 0, 0, 1, 0, 0, 0), "outcome 9"),
+        (RECORD.pack(records.SETTLED, 1, 0, 0, 0, 0, 0, 0), "0 deliveries"),
+        (RECORD.pack(records.SETTLED, 1, 0, 0, 1 << 30, 0, 0, 0), "deliveries were settled at once"),
+        (RECORD.pack(records.REQUEST, 0, 0, 0, REQUEST_BYTES_MAX + 1, 0, 0, 0), "is over"),
         (records.request(99, 1, b"\x90"), "request 99 does not exist"),
         (records.request(0, 1, b"\xc1"), "not msgpack"),
         (records.request(0, 1, b"\x91" * 5000), "not msgpack"),
@@ -174,7 +188,7 @@ def test_what_is_not_the_protocol(data, text):
 
 def test_a_kind_that_only_newer_managers_send():
     with pytest.raises(ProtocolError, match="same version"):
-        FromManager().feed(RECORD.pack(99, 0, 0, 0, 0, 0, 0))
+        FromManager().feed(RECORD.pack(99, 0, 0, 0, 0, 0, 0, 0))
 
 
 def test_the_largest_request_passes():
@@ -184,5 +198,5 @@ def test_the_largest_request_passes():
     assert len(message.name) == REQUEST_BYTES_MAX - 6
 
 
-def test_a_record_begins_at_a_multiple_of_36():
+def test_a_record_begins_at_a_multiple_of_40():
     assert len(TO_MANAGER) % RECORD_BYTES == len(TO_PROCESS) % RECORD_BYTES == 0
