@@ -1,4 +1,8 @@
-"""A process of a run: a spawned one, which inherits nothing, with a pipe to the benchmark."""
+"""A process of a run, with a pipe to the benchmark.
+
+It is forked from a fork server that has imported what is needed and has done nothing else. So it inherits nothing
+from the benchmark, and begins in a hundredth of the time that a new interpreter takes.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,9 @@ START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 15.0
 ORPHANED = 3
 
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["benchmarks.__main__", "benchmarks.consumer", "benchmarks.producers"])
+
 
 class Child:
     """The benchmark's handle of one.
@@ -27,9 +34,8 @@ class Child:
     """
 
     def __init__(self, run: Callable[..., None], *arguments: Any) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        self._control, theirs = spawn.Pipe()
-        self._process = spawn.Process(target=run, args=(theirs, *arguments), daemon=True)
+        self._control, theirs = _context.Pipe()
+        self._process = _context.Process(target=run, args=(theirs, *arguments), daemon=True)
         self._process.start()
         theirs.close()
         assert self._process.pid is not None

@@ -65,9 +65,9 @@ class LoanPeer(BusPeer):
 
 
 @contextmanager
-def running_bus(directory: Path, topics: list[str]) -> Iterator[tuple[EventBus, int]]:
+def running_bus(directory: Path, topics: list[str], **settings: Any) -> Iterator[tuple[EventBus, int]]:
     """A bus of its own and its manager's pid; the manager is gone afterwards."""
-    bus = EventBus(f"bench-{os.getpid()}", topics=topics, run_dir=str(directory))
+    bus = EventBus(f"bench-{os.getpid()}", topics=topics, run_dir=str(directory), **settings)
     try:
         manager_pid = bus.statistics().manager_pid
         manager = os.pidfd_open(manager_pid)

@@ -39,7 +39,7 @@ SAMPLES, BUFFERED_BYTES_MAX = 1024, 64 * MIB
 """A subscriber buffers so many samples, of large ones so many bytes."""
 BORROWED = 4
 POLL_INTERVAL_S = 0.0001
-LOOK_INTERVAL_MS = 200
+LOOK_INTERVAL_MS = 50
 PREFIX = "ebmp-bench-iox-"
 
 

@@ -7,7 +7,7 @@ producer knows of the last acknowledgement.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -134,8 +134,14 @@ class Peer(ABC):
 
     def missing(self) -> str | None:
         """Why it cannot run here, such as a package that is not installed; None when it can."""
-        absent = [module for module in self.requires if importlib.util.find_spec(module) is None]
-        return f"not installed: {', '.join(absent)}" if absent else None
+        for module in self.requires:
+            try:
+                importlib.import_module(module)
+            except ModuleNotFoundError as error:
+                return f"not installed: {error.name}"
+            except Exception as error:  # Some are installed, but not made for this Python.
+                return f"cannot be imported: {error!r}"
+        return None
 
     def supports(self, layout: Layout, paced: bool) -> bool:
         """Whether it can do this at all; `paced`: events are sent one at a time, and latency is measured."""

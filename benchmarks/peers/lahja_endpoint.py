@@ -12,6 +12,7 @@ pace each event starts and stops the loop, which adds some tens of microseconds 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -92,7 +93,7 @@ class LahjaProducer(ProducerTicket):
     async def _connect(self, stack: AsyncExitStack) -> Any:
         from lahja import AsyncioEndpoint
 
-        endpoint = await stack.enter_async_context(AsyncioEndpoint(f"producer-{id(self)}").run())
+        endpoint = await stack.enter_async_context(AsyncioEndpoint(f"producer-{os.getpid()}").run())
         await _connect_to_stage(endpoint, self._directory, 0, self._layout.subscribers)
         return endpoint
 

@@ -29,7 +29,7 @@ __all__ = ["RedisPeer"]
 SERVER = "redis-server"
 BATCH = 256
 BATCH_BYTES_MAX = 32 * MIB
-LOOK_INTERVAL_MS = 200
+LOOK_INTERVAL_MS = 50
 
 
 class RedisPeer(Peer):

@@ -22,7 +22,7 @@ from benchmarks.peers.interface import ConsumerTicket, Data, Layout, Peer, Produ
 
 __all__ = ["ZmqPeer"]
 
-LOOK_INTERVAL_MS = 200
+LOOK_INTERVAL_MS = 50
 """How often a consumer that gets nothing looks whether it shall stop."""
 CONNECT_TIMEOUT_MS = 20_000
 
