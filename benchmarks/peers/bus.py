@@ -24,6 +24,8 @@ from typing import Any
 from benchmarks.peers.inplace import fill, read
 from benchmarks.peers.interface import ConsumerTicket, Data, Layout, Peer, ProducerTicket, Rig, Source, Take
 from eventbus_mp import Event, EventBus
+from eventbus_mp.memory.segment import leftovers
+from eventbus_mp.runtime.rundir import RunDir
 
 __all__ = ["BusPeer", "LoanPeer", "running_bus"]
 
@@ -78,6 +80,9 @@ def running_bus(directory: Path, topics: list[str], **settings: Any) -> Iterator
         yield bus, manager_pid
     finally:
         _stop(bus, manager)
+    left = leftovers(RunDir(directory, bus.name).segment_prefix)
+    if left:
+        raise RuntimeError(f"the manager of {bus!r} left {', '.join(left)} in /dev/shm")
 
 
 class BusRig(Rig):

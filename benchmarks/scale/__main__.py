@@ -55,7 +55,7 @@ def _cases(arguments: argparse.Namespace) -> dict[str, Callable[[], Iterator[Row
         "endpoints": partial(endpoints, SIZES_OF_64, events),
         "subscribers": partial(subscribers, SIZES_OF_64, events),
         "connecting": partial(connecting, 3 if quick else 9),
-        "idle": partial(idle, [1, 8], 1.0 if quick else 5.0),
+        "idle": partial(idle, [1, 8], 0.5 if quick else 5.0),
         "long-run": partial(long_run, arguments.long_run),
     }
 

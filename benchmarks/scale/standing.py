@@ -17,7 +17,7 @@ from eventbus_mp import EventBus
 __all__ = ["connecting", "idle", "long_run"]
 
 TOPIC = "flowing"
-SETTLE_DOWN_S = 1.0
+SETTLE_DOWN_S = 0.5
 CHUNK = 10_000
 
 
