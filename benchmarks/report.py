@@ -102,6 +102,12 @@ class Report:
         ):
             rows = [row(result) for result in self.results if chosen(result)]
             lines += ["", title, "", *table(heads, rows)] if rows else []
+        rows = self._subscriber_rows()
+        lines += (
+            ["", "What an event costs, and each further subscriber.", "", *table(SUBSCRIBER_HEADS, rows)]
+            if rows
+            else []
+        )
         return "\n".join(lines)
 
     def _entry(self, result: Result) -> dict[str, Any]:
@@ -142,6 +148,25 @@ class Report:
         figures = [f"{result.median.events_per_s:,.0f}", f"{result.efficiency:.1%}", f"{result.overhead_us:.0f}"]
         return [result.topology.name, result.peer, *figures, *self._ratio_cells(result, 1), *_cpu(result.median)]
 
+    def _subscriber_rows(self) -> list[list[str]]:
+        """Of each topology that ran with one subscriber and with four: what the three more cost."""
+        cost_us = {(result.topology.name, result.peer): 1e6 / result.median.events_per_s for result in self.results}
+        rows = []
+        for (topology, peer), one_us in cost_us.items():
+            four_us = cost_us.get((topology.replace("one-to-one", "one-to-four"), peer))
+            if topology.startswith("one-to-one") and four_us is not None:
+                further = f"{(four_us - one_us) / 3:,.1f}"
+                rows.append(
+                    [
+                        topology.removeprefix("one-to-one").lstrip("-") or "small",
+                        peer,
+                        f"{one_us:,.1f}",
+                        f"{four_us:,.1f}",
+                        further,
+                    ]
+                )
+        return rows
+
     def _ratio_cells(self, result: Result, count: int) -> list[str]:
         return [f"{ratio:.2f}" for ratio in self.ratios(result)] or [""] * count
 
@@ -151,6 +176,7 @@ LATENCY_HEADS = (
     *("topology", "peer", "events/s", *(f"{name} us" for name in PERCENTILES)),
     *("bus/peer: p50", "p99", "p99.9", *CPU_HEADS),
 )
+SUBSCRIBER_HEADS = ("data", "peer", "us, one subscriber", "us, four", "us, each further one")
 POOL_HEADS = ("topology", "peer", "tasks/s", "efficiency", "overhead us a task", "bus/peer", *CPU_HEADS)
 
 
