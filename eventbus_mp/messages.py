@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 __all__ = ["REQUESTS", "Message", "Outcome", "Request"]
 
@@ -135,6 +135,13 @@ class LinkLost:
 @dataclass(slots=True)
 class TimePassed:
     """Nothing but time: the core does what is due."""
+
+
+@dataclass(slots=True)
+class ManagerReplaced:
+    """Another manager goes on with this core: what the one before had sent may not have arrived (see `Compare`)."""
+
+    pid: int
 
 
 # --- requests: messages that travel as frames, most of them answered ----------------------------------------------
@@ -302,6 +309,19 @@ class TellStory(Request):
 
 
 @dataclass(slots=True)
+class Compare(Request):
+    """What has arrived here from a manager that died; what has not is sent again. Not answered."""
+
+    manager: int
+    """The pid of the one that asked: it may be dead by now, and its successor asks again."""
+    held: list[list[Any]]
+    """[subscriber, [first sequence, count, first sequence, count, ...]] of what is not told to be settled."""
+    spans: list[list[int]]
+    """[segment, offset] of the spans that this process may still write."""
+    WIRE = (int, list, list)
+
+
+@dataclass(slots=True)
 class ShutDown(Request):
     """Stop the manager for everybody -> None, just before it goes."""
 
@@ -332,6 +352,7 @@ REQUESTS: tuple[type[Request], ...] = (
     TellStory,
     ShutDown,
     Goodbye,
+    Compare,
 )
 """Their order is their number on the wire."""
 
@@ -346,5 +367,6 @@ Message = (
     | LinkOpened
     | LinkLost
     | TimePassed
+    | ManagerReplaced
     | Request
 )

@@ -139,6 +139,21 @@ def wait_for_end() -> Callable[..., None]:
     return wait
 
 
+@pytest.fixture
+def kill_bus(run_dir: Path) -> Callable[[], None]:
+    """Kills every manager and standby of this test's run directory, so that none of them can go on for another."""
+
+    def kill() -> None:
+        pids = [pid for pid, command in _processes(run_dir).items() if "eventbus_mp.manager" in command]
+        assert len(pids) >= 2
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in pids:
+                os.kill(pid, number)
+        _await_ends(dict.fromkeys(pids, ""))
+
+    return kill
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left(tmp_path: Path) -> Iterator[None]:
     """After every test: no segment, no process, no file in the run directory, no descriptor of ours.

@@ -219,7 +219,7 @@ class EventBus:
         if sequence is None:
             return Watcher()
         if not connection.wait(lambda: connection.has_reply(sequence), timeout_s):
-            connection.start_request(messages.CancelWait, sequence)
+            connection.cancel_wait(sequence)
             raise WaitTimeout(f"event {event.id!r} of topic {event.topic!r} is not settled after {timeout_s:g} s")
         return _watcher(connection.take_reply(sequence))
 
@@ -283,7 +283,7 @@ class EventBus:
             subscription.flush()
         number = session.connection.start_request(messages.Drain, pattern)
         if not session.connection.wait(lambda: session.connection.has_reply(number), timeout_s):
-            session.connection.start_request(messages.CancelWait, number)
+            session.connection.cancel_wait(number)
             raise WaitTimeout(f"bus {self.name!r} is not drained after {timeout_s:g} s: {session.describe_holders()}")
         session.connection.take_reply(number)
 
@@ -304,7 +304,7 @@ class EventBus:
         Raises:
             WaitTimeout: It did not leave within `request_timeout_s`.
         """
-        manager_pid = self._live().connection.welcome.manager_pid
+        manager_pid = self._live().connection.manager_pid
         with manager_end(manager_pid) as has_ended:
             self._live().stop_listening()
             self._ask(messages.ShutDown)

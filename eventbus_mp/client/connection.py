@@ -20,12 +20,21 @@ from eventbus_mp import errors
 from eventbus_mp.config import BusConfig
 from eventbus_mp.errors import BusClosed, EventBusError, ManagerLost
 from eventbus_mp.memory import segment
-from eventbus_mp.messages import Goodbye, Request
+from eventbus_mp.messages import CancelWait, Goodbye, Request
 from eventbus_mp.runtime import handshake
 from eventbus_mp.runtime.launch import start_manager
 from eventbus_mp.runtime.pipe import READ_BYTES
 from eventbus_mp.runtime.rundir import RunDir
-from eventbus_mp.wire.stream import Delivered, FromManager, Replied, SpanGranted, TopicStale, encode_request, unpack
+from eventbus_mp.wire.stream import (
+    Delivered,
+    FromManager,
+    ManagerReplacement,
+    Replied,
+    SpanGranted,
+    TopicStale,
+    encode_request,
+    unpack,
+)
 
 __all__ = ["Connection"]
 
@@ -52,6 +61,8 @@ class Connection:
         self._reading = False
         self._stream = FromManager()
         self._request_serial = 0
+        self._awaited: set[int] = set()
+        """Numbers of requests whose reply somebody will take. A manager that replaces a dead one may reply again."""
         self._replies: dict[int, Replied] = {}
         self._lost: EventBusError | None = None
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -62,6 +73,8 @@ class Connection:
         self.on_delivered: Callable[[Delivered], None] = _ignore
         self.on_span_granted: Callable[[SpanGranted], None] = _ignore
         self.on_topic_stale: Callable[[TopicStale], None] = _ignore
+        self.on_manager_replaced: Callable[[], None] = lambda: None
+        self.manager_pid = self.welcome.manager_pid
 
     # --- connecting ---
 
@@ -144,6 +157,7 @@ class Connection:
         """
         number = self.start_request(kind, *fields)
         if not self.wait(lambda: number in self._replies, self.config.request_timeout_s):
+            self._awaited.discard(number)
             raise ManagerLost(
                 f"the manager of bus {self.bus!r} did not answer {kind.__name__} "
                 f"within {self.config.request_timeout_s:g} s"
@@ -155,14 +169,30 @@ class Connection:
         with self._turn:
             self._request_serial += 1
             number = self._request_serial
+        self.expect_reply(number)
         self.send(encode_request(kind(0, number, *fields)))
         return number
+
+    def expect_reply(self, number: int) -> None:
+        """Keep the reply of this number for `take_reply`."""
+        self._awaited.add(number)
+
+    def cancel_wait(self, number: int) -> None:
+        """Nobody waits any more for this reply, of a `Drain` or an awaited event."""
+        self._awaited.discard(number)
+        self._replies.pop(number, None)
+        self.tell(CancelWait, number)
+
+    def tell(self, kind: type[Request], *fields: Any) -> None:
+        """Send a request that is not answered."""
+        self.send(encode_request(kind(0, 0, *fields)))
 
     def has_reply(self, number: int) -> bool:
         return number in self._replies
 
     def take_reply(self, number: int) -> Any:
         reply = self._replies.pop(number)
+        self._awaited.discard(number)
         value = unpack(reply.body)
         if reply.refused:
             name, text = value
@@ -221,11 +251,15 @@ class Connection:
             if type(message) is Delivered:
                 self.on_delivered(message)
             elif type(message) is Replied:
-                self._replies[message.request] = message
+                if message.request in self._awaited:
+                    self._replies[message.request] = message
             elif type(message) is SpanGranted:
                 self.on_span_granted(message)
-            else:
-                self.on_topic_stale(message)  # type: ignore[arg-type]
+            elif type(message) is TopicStale:
+                self.on_topic_stale(message)
+            elif type(message) is ManagerReplacement:
+                self.manager_pid = message.pid
+                self.on_manager_replaced()
 
     def wake(self) -> None:
         """Make every waiting thread look at its condition again; safe in a signal handler."""

@@ -177,7 +177,7 @@ class ListenerLoop:
         for _ in range(len(pending)):
             if self._stopping or not pending:
                 break
-            record = pending.popleft()
+            subscription.running = record = pending.popleft()
             # record[6] is its deadline; most have none.
             outcome = run(record) if not record[6] or record[6] > monotonic_ns() else handler.expire(record)
             if outcome == COMPLETED:

@@ -107,6 +107,12 @@ class Publisher:
                 arena = self._supply.get(prepared[position][1].length)
         return shadows
 
+    def begin_anew(self) -> list[list[int]]:
+        """Another manager goes on: [segment, offset] of the spans that are ours. What was ordered is ordered again."""
+        with self._order:
+            self._topics.clear()
+            return self._supply.begin_anew()
+
     def close(self) -> None:
         """Let go of the memory; the manager takes the spans back when the link ends."""
         with self._order:
@@ -141,6 +147,8 @@ class Publisher:
             return None
         # Payload first, record second: the record is the only permission to read the payload.
         self._sequence = sequence = self._sequence + 1
+        if awaited:
+            self._connection.expect_reply(sequence)
         write_payload(room.view, room.offset, encoded, topic, sequence)
         deadline_ns = 0 if event.ttl is None else self._deadline_ns(event)
         data = records.notified(topic, room.segment, room.offset, encoded.length, deadline_ns, sequence, awaited)

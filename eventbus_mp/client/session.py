@@ -11,13 +11,14 @@ from eventbus_mp.client.listening import EventHandler, Handler, ListenerLoop, Sh
 from eventbus_mp.client.naming import Listener, pack_config, unpack_config
 from eventbus_mp.client.publisher import Publisher
 from eventbus_mp.client.reading import Reader
-from eventbus_mp.client.subscription import Subscription
+from eventbus_mp.client.subscription import Subscription, flat_ranges
 from eventbus_mp.client.supply import Supply
 from eventbus_mp.config import BusConfig
 from eventbus_mp.errors import BusClosed, EventBusError, ManagerLost
 from eventbus_mp.memory.reader import LeaseBook, Mappings
-from eventbus_mp.messages import GetStatistics, MarkEvent, RegisterTopic, StopHosting, Subscribe
+from eventbus_mp.messages import Compare, GetStatistics, MarkEvent, RegisterTopic, StopHosting, Subscribe
 from eventbus_mp.model import BusStatistics, Place, SubscriberKey, SubscriberStatistics
+from eventbus_mp.wire.records import RECORD
 from eventbus_mp.wire.stream import Delivered
 
 __all__ = ["Session"]
@@ -55,6 +56,7 @@ class Session:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self.connection.on_delivered = self._on_delivered
+        self.connection.on_manager_replaced = self._on_manager_replaced
         for topic in config.topics:
             self.connection.request(RegisterTopic, topic)
 
@@ -122,6 +124,15 @@ class Session:
                     return
         subscription.arrive(message)
 
+    def _on_manager_replaced(self) -> None:
+        """Tell the new manager what has arrived from the one that died; it sends the rest again."""
+        with self._lock:
+            held = [[number, subscription.outstanding()] for number, subscription in self._hosted.items()]
+            for number, messages in self._early.items():
+                raws = b"".join([message.raws for message in messages])
+                held.append([number, flat_ranges([record[7] for record in RECORD.iter_unpack(raws)])])
+        self.connection.tell(Compare, self.connection.manager_pid, held, self.publisher.begin_anew())
+
     def holds(self, sequence: int) -> bool:
         """Whether a delivery of this event is in hand here."""
         return any(sequence in subscription.in_hand for subscription in self._hosted.values())
@@ -153,7 +164,7 @@ class Session:
         subscribers = tuple(_subscriber_statistics(*row) for row in told.pop("subscribers"))
         for name in ("span_holders", "lease_holders"):
             told[name] = dict(told[name])
-        return BusStatistics(subscribers=subscribers, manager_pid=self.connection.welcome.manager_pid, **told)
+        return BusStatistics(subscribers=subscribers, manager_pid=self.connection.manager_pid, **told)
 
     def describe_holders(self) -> str:
         """Who holds the memory, in one line: for errors."""

@@ -12,7 +12,7 @@ from eventbus_mp.messages import ExplainSkip, Outcome, Record
 from eventbus_mp.model import SubscriberKey
 from eventbus_mp.wire import records
 from eventbus_mp.wire.records import RECORD
-from eventbus_mp.wire.stream import Delivered, encode_request
+from eventbus_mp.wire.stream import Delivered
 
 __all__ = ["Subscription"]
 
@@ -34,6 +34,8 @@ class Subscription:
         self.config_bytes = config_bytes
         self.pending: deque[Record] = deque()
         self.in_hand: dict[int, Record] = {}
+        self.running: Record | None = None
+        """What the listener loop runs now, or ran last."""
         self.on_arrival: Callable[[], None] | None = None
         self._connection = connection
         self._leases = leases
@@ -71,7 +73,7 @@ class Subscription:
     def explain(self, event_id: str, reason: str) -> None:
         """Tell the manager why a delivery is skipped; not answered."""
         text = reason[:REASON_LENGTH_MAX]
-        self._connection.send(encode_request(ExplainSkip(0, 0, self.number, event_id, text)))
+        self._connection.tell(ExplainSkip, self.number, event_id, text)
 
     @property
     def lost(self) -> bool:
@@ -87,6 +89,15 @@ class Subscription:
             self.settle(sequence, Outcome.RETURNED)
         self.flush()
 
+    def outstanding(self) -> list[int]:
+        """What has arrived and is not told to be settled, as flat ranges. It may name a delivery that is, just now."""
+        sequences = [record[7] for record in (*self.pending, *self.in_hand.values())]
+        for noted in self._noted.values():
+            sequences += noted
+        if self.running is not None:
+            sequences.append(self.running[7])
+        return flat_ranges(sequences)
+
     def flush(self) -> None:
         """Tell the manager what was settled. Views that outlive their delivery are leased first, in the same write.
 
@@ -101,6 +112,11 @@ class Subscription:
                 parts += [records.settled(self.number, outcome, first, count) for first, count in ranges(sequences)]
         if parts:
             self._connection.send(b"".join(parts))
+
+
+def flat_ranges(sequences: list[int]) -> list[int]:
+    """The numbers as [first, count, first, count, ...]."""
+    return [number for found in ranges(sorted(set(sequences))) for number in found]
 
 
 def _taken(noted: deque[int]) -> list[int]:

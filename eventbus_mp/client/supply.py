@@ -91,6 +91,13 @@ class Supply:
             if not self._ordered.get(key) and not self.arena.stocked(key[1]):
                 self._order(key, SPAN_AHEAD)
 
+    def begin_anew(self) -> list[list[int]]:
+        """Forget what is on order: the answers may have gone with the manager. [segment, offset] of what is here."""
+        with self._lock:
+            self._ordered.clear()
+            arenas = [self.arena] if self.listener_arena is None else [self.arena, self.listener_arena]
+            return [[span.segment, span.offset] for arena in arenas for span in arena.lent()]
+
     def close(self) -> None:
         """Let go of the memory."""
         self.arena.close()

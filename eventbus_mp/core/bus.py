@@ -33,6 +33,7 @@ from eventbus_mp.messages import (
     EventsNotified,
     LinkLost,
     LinkOpened,
+    ManagerReplaced,
     Message,
     Outcome,
     Request,
@@ -269,6 +270,10 @@ class BusCore:
 
     # --- processes and time ---
 
+    def _on_manager_replaced(self, message: ManagerReplaced, now_ns: int, effects: list[Effect]) -> None:
+        for link in self.ledger.links.values():
+            link.become_unsure(message.pid)
+
     def _link(self, number: int) -> LinkState:
         try:
             return self.ledger.links[number]
@@ -362,5 +367,6 @@ class BusCore:
         LinkOpened: _on_link_opened,
         LinkLost: _on_link_lost,
         TimePassed: _on_time_passed,
+        ManagerReplaced: _on_manager_replaced,
         **dict.fromkeys(REQUEST_HANDLERS, _on_request),
     }

@@ -8,9 +8,10 @@ from eventbus_mp.messages import SEQUENCE_LINK_SHIFT
 
 if TYPE_CHECKING:
     from eventbus_mp.core.dispatcher import Endpoint
+    from eventbus_mp.core.runs import Run
     from eventbus_mp.core.spans import Span
 
-__all__ = ["Lease", "LinkState"]
+__all__ = ["Lease", "LinkState", "Unsure"]
 
 
 class Lease:
@@ -29,10 +30,33 @@ class Lease:
         """It was warned of."""
 
 
+class Unsure:
+    """What a manager that died may have sent and may not."""
+
+    __slots__ = ("held", "manager", "spans")
+
+    def __init__(self, manager: int, held: dict[int, dict[Run, int]], spans: dict[tuple[int, int], Span]) -> None:
+        self.manager = manager
+        """The pid of the one that asks."""
+        self.held = held
+        """By subscriber."""
+        self.spans = spans
+
+
 class LinkState:
     """One process's link: what it hosts, writes and leases. All of it comes back when the process is gone."""
 
-    __slots__ = ("endpoints", "last_sequence", "leases", "leaving", "number", "pid", "spans", "stale_told")
+    __slots__ = (
+        "endpoints",
+        "last_sequence",
+        "leases",
+        "leaving",
+        "number",
+        "pid",
+        "spans",
+        "stale_told",
+        "unsure",
+    )
 
     def __init__(self, number: int, pid: int) -> None:
         self.number = number
@@ -48,3 +72,11 @@ class LinkState:
         """It said goodbye: its end of file is no crash."""
         self.stale_told: set[int] = set()
         """Topics it was told to look up again, so that it is told once."""
+        self.unsure: Unsure | None = None
+        """Since the manager was replaced, until the process has told what it has."""
+
+    def become_unsure(self, manager: int) -> None:
+        """Another manager goes on, of this pid."""
+        held = {number: dict(endpoint.held) for number, endpoint in self.endpoints.items()}
+        self.unsure = Unsure(manager, held, dict(self.spans))
+        self.stale_told.clear()

@@ -15,9 +15,9 @@ from eventbus_mp.core.dispatcher import Endpoint
 from eventbus_mp.core.ledger import DrainWaiter
 from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.registry import SubscriberState, compile_pattern
-from eventbus_mp.core.runs import Run, bits
+from eventbus_mp.core.runs import BLOCK_SHIFT, Run, bits
 from eventbus_mp.core.watcher import describe
-from eventbus_mp.effects import Reply, Stop, Warn
+from eventbus_mp.effects import Deliver, Reply, Stop, Warn
 from eventbus_mp.errors import NotSubscribed, ProtocolError
 from eventbus_mp.messages import Outcome, Request
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["REQUEST_HANDLERS"]
 
 REASON_LENGTH_MAX = 500
+COMPARED_MAX = 1 << 21
+"""More deliveries than an endpoint can hold."""
 
 
 def _register_topic(core: BusCore, link: LinkState, message: messages.RegisterTopic, now_ns: int) -> Any:
@@ -262,6 +264,52 @@ def _tell_story(core: BusCore, link: LinkState, message: messages.TellStory, now
     return core.story(message.sequence)
 
 
+def _compare(core: BusCore, link: LinkState, message: messages.Compare, now_ns: int) -> Any:
+    """Send again what did not arrive, and take back spans that the process does not know it has."""
+    unsure = link.unsure
+    if unsure is None or unsure.manager != message.manager:
+        return UNANSWERED  # An answer to a manager that is dead by now.
+    link.unsure = None
+    arrived = _arrived(core, message)
+    for number, runs in unsure.held.items():
+        endpoint = link.endpoints.get(number)
+        for run, mask in runs.items() if endpoint is not None else ():
+            missing = mask & endpoint.held.get(run, 0) & ~arrived.get((number, run), 0)  # type: ignore[union-attr]
+            if missing:
+                attempts = endpoint.subscriber.attempts  # type: ignore[union-attr]
+                attempt = attempts.get(run.first + missing.bit_length() - 1, 0) + 1
+                core.effects.append(Deliver(link.number, number, attempt, run.cut(missing)))
+                core.ledger.story.tell(now_ns, f"sent again on link {link.number}", run.first, missing)
+    for place, span in unsure.spans.items():
+        if place in link.spans and [span.segment, span.start] not in message.spans:
+            del link.spans[place]
+            span.sealed = True
+            core.ledger.recycle_if_free(span, core.effects)
+    return UNANSWERED
+
+
+def _arrived(core: BusCore, message: messages.Compare) -> dict[tuple[int, Run], int]:
+    """(subscriber, run) -> what the process says it has."""
+    arrived: dict[tuple[int, Run], int] = {}
+    for held in message.held:
+        number, flat = _checked_held(held)
+        for first, count in zip(flat[::2], flat[1::2], strict=True):
+            last = first + count - 1
+            for block in range(first >> BLOCK_SHIFT, (last >> BLOCK_SHIFT) + 1):
+                for run in core.ledger.runs.in_block(block):
+                    arrived[number, run] = arrived.get((number, run), 0) | run.between(first, last)
+    return arrived
+
+
+def _checked_held(held: Any) -> tuple[int, list[int]]:
+    if isinstance(held, list) and len(held) == 2 and isinstance(held[0], int) and isinstance(held[1], list):
+        flat = held[1]
+        is_numbers = not len(flat) % 2 and all(type(part) is int and part >= 0 for part in flat)
+        if is_numbers and sum(flat[1::2]) <= COMPARED_MAX:
+            return held[0], flat
+    raise ProtocolError(f"it told that it holds {held!r:.80}")
+
+
 def _shut_down(core: BusCore, link: LinkState, message: messages.ShutDown, now_ns: int) -> Any:
     core.stopping = True
     core.effects += [Warn(f"process {link.pid} shuts the bus down"), Reply(link.number, message.request, None), Stop()]
@@ -297,4 +345,5 @@ REQUEST_HANDLERS: dict[type[Request], Callable[[BusCore, LinkState, Any, int], A
     messages.TellStory: _tell_story,
     messages.ShutDown: _shut_down,
     messages.Goodbye: _goodbye,
+    messages.Compare: _compare,
 }

@@ -43,7 +43,6 @@ def main() -> int:
     try:
         with handshake.listen(run_dir.socket) as listener:
             server = Server(run_dir, config, listener)
-            signal.signal(signal.SIGTERM, lambda *_: server.stop())
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             os.write(ready_fd, READY)
             os.close(ready_fd)

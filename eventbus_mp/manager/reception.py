@@ -14,7 +14,7 @@ from eventbus_mp.runtime import handshake
 from eventbus_mp.runtime.handshake import Welcome
 from eventbus_mp.runtime.pipe import PipeEnds, make_pipe
 
-__all__ = ["Reception"]
+__all__ = ["Accepted", "Reception"]
 
 log = logging.getLogger("eventbus_mp.manager")
 
@@ -29,6 +29,31 @@ class _Guest:
     pid: int
     deadline_ns: int
     received: bytes = b""
+
+
+@dataclass(slots=True)
+class Accepted:
+    """A process whose pipes are made; it gets its ends with the greeting."""
+
+    connection: socket.socket
+    welcome: Welcome
+    theirs: list[int]
+
+    def greet(self) -> None:
+        """Send the pipe ends. Is it gone already, then the end of its pipe tells."""
+        try:
+            handshake.welcome(self.connection, self.welcome, self.theirs)
+        except OSError as error:
+            log.info("could not greet a process: %s", error)
+        _close_all(self.theirs)
+        self.theirs.clear()
+        self.connection.close()
+
+    def close(self) -> None:
+        """Forget it; it connects again."""
+        _close_all(self.theirs)
+        self.theirs.clear()
+        self.connection.close()
 
 
 class Reception:
@@ -97,29 +122,23 @@ class Reception:
         self._forget(guest)
         self._open_link(guest.connection, guest.pid)
 
-    def hand_over_pipes(self, connection: socket.socket, pid: int, welcome: Welcome) -> tuple[int, PipeEnds] | None:
-        """Make the pipes and send the process its ends: (pidfd, ours), or None when it is gone already."""
-        with connection:
-            fds: list[int] = []
-            try:
-                fds += make_pipe()
-                fds += make_pipe()
-                pidfd = _open_pidfd(pid)
-            except OSError as error:
-                log.warning("cannot take process %d: %s", pid, error)
-                _close_all(fds)
-                self._refuse(
-                    connection, f"the manager has no file descriptors left ({error}); raise its limit (ulimit -n)"
-                )
-                return None
-            to_process, from_manager, from_process, to_manager = fds
-            try:
-                handshake.welcome(connection, welcome, [to_process, to_manager])
-            except OSError:
-                _close_all([*fds, *([pidfd] if pidfd >= 0 else [])])
-                return None
-            _close_all([to_process, to_manager])
-            return pidfd, PipeEnds(from_process, from_manager)
+    def make_pipes(
+        self, connection: socket.socket, pid: int, welcome: Welcome
+    ) -> tuple[Accepted, int, PipeEnds] | None:
+        """Make its pipes: (it, to be greeted; its pidfd; our ends), or None when there are no descriptors left."""
+        fds: list[int] = []
+        try:
+            fds += make_pipe()
+            fds += make_pipe()
+            pidfd = _open_pidfd(pid)
+        except OSError as error:
+            log.warning("cannot take process %d: %s", pid, error)
+            _close_all(fds)
+            self._refuse(connection, f"the manager has no file descriptors left ({error}); raise its limit (ulimit -n)")
+            return None
+        to_process, from_manager, from_process, to_manager = fds
+        accepted = Accepted(connection, welcome, [to_process, to_manager])
+        return accepted, pidfd, PipeEnds(from_process, from_manager)
 
     def next_due_ns(self) -> int | None:
         """When `drop_silent` has something to do."""
@@ -135,9 +154,14 @@ class Reception:
             log.warning("process %d connected and said nothing", guest.pid)
             self._dismiss(guest)
 
-    def close(self) -> None:
+    def close(self, *, unwatched: bool = False) -> None:
+        """Send everybody away; `unwatched`: the loop does not watch them any more."""
         for guest in list(self._guests.values()):
-            self._dismiss(guest)
+            if unwatched:
+                guest.connection.close()
+            else:
+                self._dismiss(guest)
+        self._guests.clear()
 
     def _drop_oldest(self) -> None:
         for guest in self._guests.values():

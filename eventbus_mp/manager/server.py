@@ -1,30 +1,32 @@
-"""The manager's loop: wait once, read what is there, let the core decide, perform its effects, write once a process."""
+"""The manager's loop: wait once, read what is there, let the core decide, perform its effects, write once a process.
+
+What it takes in goes through the journal, so that its standby can go on in its place (standby.py). `_take_over` is
+where the standby begins.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import select
+import signal
 import socket
+import sys
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
 
-import msgpack
-
-from eventbus_mp import effects as fx
 from eventbus_mp.config import BusConfig
 from eventbus_mp.core.bus import BusCore
 from eventbus_mp.errors import EventBusError, ProtocolError
-from eventbus_mp.manager.reception import Reception
+from eventbus_mp.manager import journal as kinds
+from eventbus_mp.manager.desk import Desk
+from eventbus_mp.manager.journal import Entry, Journal, Mark
+from eventbus_mp.manager.pace import Pace
+from eventbus_mp.manager.reception import Accepted, Reception
+from eventbus_mp.manager.standby import Standby
 from eventbus_mp.memory import segment
-from eventbus_mp.memory.layout import HEADER_BYTES
-from eventbus_mp.memory.payload import read_id
-from eventbus_mp.memory.reader import Mappings
-from eventbus_mp.messages import BLOCK_BYTES, LinkLost, LinkOpened, Message, TimePassed
-from eventbus_mp.model import ID_BYTES_MAX
+from eventbus_mp.messages import BLOCK_BYTES, LinkLost, LinkOpened, ManagerReplaced, TimePassed
 from eventbus_mp.runtime.handshake import Welcome
 from eventbus_mp.runtime.pipe import PipeEnds
 from eventbus_mp.runtime.rundir import RunDir
@@ -41,10 +43,8 @@ SPAN_BYTES_MAX = 1 << 20
 SPANS_MIN = 16
 """The spans that small events share are cut so that at least this many fit."""
 
-WINDOW_NS = 1_000_000
-BUSY_BYTES_MIN = 32 * records.RECORD_BYTES
-"""From so many bytes a millisecond on, the manager rests between cycles: 32,000 notified events a second."""
-REST_S = 100e-6
+TAKEOVERS_MAX = 5
+"""So many managers in a row that died while they took over end the bus: the next one would die of the same."""
 
 
 @dataclass(slots=True)
@@ -57,6 +57,8 @@ class Link:
     ends: PipeEnds
     stream: FromProcess
     writable_wanted: bool = False
+    unsent_replies: list[bytes] = field(default_factory=list)
+    """Those of the frames in `ends` that only this manager knows of: everything else a client can ask for again."""
 
 
 class Server:
@@ -76,23 +78,32 @@ class Server:
         assert config.memory_bytes_max is not None
         self._core = BusCore(config, time.monotonic_ns())
         self._prefix = f"{run_dir.segment_prefix}{os.urandom(4).hex()}-"
-        self._mappings = Mappings(self._prefix)
-        """For the ids in warnings only."""
         self._span_bytes = min(SPAN_BYTES_MAX, _power_of_two(config.memory_bytes_max // SPANS_MIN))
+        self._desk = Desk(self._core, self._prefix, self)
+        self._pace = Pace()
         self._links: dict[int, Link] = {}
         self._link_serial = 0
         self._stopping = False
-        self._busy = False
-        self._window_start_ns = self._window_bytes = 0
+        self._now_ns = 0
+        self._unflushed: dict[int, Link] = {}
+        self._listener = listener
+        self._journal = Journal()
+        self._standby = Standby(self._journal)
+        self._standby_wanted = True
+        self._accepted: list[Accepted] = []
+        """Processes that have a link and do not know it yet: first the standby has to have it, too."""
+        self._set_up_waiting()
+
+    def _set_up_waiting(self) -> None:
+        """What cannot be shared with another manager: the poll object, and what wakes it."""
         self._poll = select.epoll()
         self._on_ready: dict[int, Callable[[], None]] = {}
-        self._unflushed: dict[int, Link] = {}
-        self._messages: deque[Message] = deque()
-        self._reception = Reception(listener, self.watch, self.unwatch, self._open_link)
-        self.watch(listener.fileno(), self._reception.accept)
         # A signal's handler only runs when the wait returns; this makes it return.
         self._wake, self._wakes = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self.watch(self._wake.fileno(), lambda: None)
+        self._reception = Reception(self._listener, self.watch, self.unwatch, self._open_link)
+        self.watch(self._listener.fileno(), self._reception.accept)
+        signal.signal(signal.SIGTERM, lambda *_: self._stop_soon())
 
     def watch(self, fd: int, on_ready: Callable[[], None], events: int = select.EPOLLIN) -> None:
         self._poll.register(fd, events)
@@ -102,7 +113,7 @@ class Server:
         self._poll.unregister(fd)
         del self._on_ready[fd]
 
-    def stop(self) -> None:
+    def _stop_soon(self) -> None:
         """Leave after the current cycle; callable from a signal handler."""
         self._stopping = True
         self._wakes.send(b"s")
@@ -111,99 +122,189 @@ class Server:
         """Serve. When it returns, every link is closed and every segment removed."""
         due_ns = self._next_due_ns()
         while not self._stopping:
-            now_ns = time.monotonic_ns()
-            self._pace(now_ns)
-            for fd, _ in self._poll.poll(None if due_ns is None else max(0.0, (due_ns - now_ns) / 1e9)):
+            self._pace.rest()
+            for fd, _ in self._poll.poll(None if due_ns is None else max(0.0, (due_ns - time.monotonic_ns()) / 1e9)):
                 on_ready = self._on_ready.get(fd)
                 if on_ready is not None:  # else: closed by an earlier one of this round
                     on_ready()
             due_ns = self._next_due_ns()
             if due_ns is not None and due_ns <= time.monotonic_ns():
-                self._reception.drop_silent()
-                self._decide(TimePassed())
+                self._pass_time()
                 due_ns = self._next_due_ns()
             self._flush()
+            if self._standby_wanted or self._journal.is_full:
+                self._renew_standby()
         self._leave()
 
     def _next_due_ns(self) -> int | None:
         dues = [due for due in (self._core.next_due_ns(), self._reception.next_due_ns()) if due is not None]
         return min(dues, default=None)
 
-    def _pace(self, now_ns: int) -> None:
-        """Under load, rest a moment so that batches grow: a cycle costs the same for one event as for thirty.
-
-        While the manager rests, writing to it wakes nobody, which is the larger part of what a write costs. A bus
-        with fewer than `BUSY_BYTES_MIN` a millisecond never rests: its latency is that of two wake-ups.
-        """
-        if now_ns - self._window_start_ns > WINDOW_NS:
-            elapsed_windows = (now_ns - self._window_start_ns) / WINDOW_NS
-            self._busy = self._window_bytes >= BUSY_BYTES_MIN * elapsed_windows
-            self._window_start_ns, self._window_bytes = now_ns, 0
-        if self._busy:
-            time.sleep(REST_S)
+    def _pass_time(self) -> None:
+        self._reception.drop_silent()
+        self._now_ns = time.monotonic_ns()
+        self._journal.note(kinds.TIME_PASSED, 0, 0, self._now_ns)
+        self._desk.decide(TimePassed(), self._now_ns)
 
     def _leave(self) -> None:
+        self._standby.close()
         self._reception.close()
+        for accepted in self._accepted:
+            accepted.close()
         for link in list(self._links.values()):
             self._close(link)
         self._poll.close()
         self._wake.close()
         self._wakes.close()
 
+    # --- the standby ---
+
+    def _renew_standby(self) -> None:
+        """Have a standby with every link there is, then greet those who wait for that. In the standby: take over."""
+        self._standby_wanted = False
+        mark = self._journal.mark
+        if self._standby.pidfd >= 0:
+            self.unwatch(self._standby.pidfd)
+        if self._standby.fork(self._forget_newcomers):
+            self._take_over(mark)
+            return
+        self._journal.restart()
+        self.watch(self._standby.pidfd, self._on_standby_ended)
+        accepted, self._accepted = self._accepted, []
+        for one in accepted:
+            one.greet()
+
+    def _forget_newcomers(self) -> None:
+        """In the standby: who has no link yet connects again when the manager dies, and sees at once that it did."""
+        self._reception.close(unwatched=True)
+        for accepted in self._accepted:
+            accepted.close()
+        self._accepted.clear()
+        self._poll.close()
+        self._wake.close()
+        self._wakes.close()
+
+    def _on_standby_ended(self) -> None:
+        log.warning("the standby of the manager died; another one takes its place")
+        self.unwatch(self._standby.pidfd)
+        self._standby.dismiss()
+        self._standby_wanted = True
+
+    def _take_over(self, mark: Mark) -> None:
+        """The manager before died: become it. Do again what it did since `mark`, then have each process compare."""
+        self._journal.takeovers += 1
+        if self._journal.takeovers > TAKEOVERS_MAX:
+            sys.exit("the managers of this bus die while they take over; the bus ends")
+        log.warning("the manager died; process %d goes on in its place", os.getpid())
+        self._set_up_waiting()
+        for link in self._links.values():
+            link.writable_wanted = False
+            link.ends.drop_queued()
+            self._watch_link(link)
+        # Should this one die, too, another does all of this again.
+        if self._standby.fork(self._forget_newcomers):
+            self._take_over(mark)
+            return
+        self.watch(self._standby.pidfd, self._on_standby_ended)
+        self._catch_up(mark)
+        self._journal.takeovers = 0
+        self._standby_wanted = True  # One that need not catch up with all that.
+
+    def _catch_up(self, mark: Mark) -> None:
+        self._desk.is_catching_up = True
+        for entry in self._journal.follow(mark):
+            self._now_ns = entry.now_ns
+            self._repeat(entry)
+        self._desk.is_catching_up = False
+        for number in [number for number in self._core.ledger.links if number not in self._links]:
+            # It was never greeted: its pipes went with the manager before.
+            self._desk.decide(LinkLost(number, crashed=False), self._now_ns)
+        self._desk.decide(ManagerReplaced(os.getpid()), self._now_ns)
+        for link in self._links.values():
+            link.ends.drop_queued()
+            self.post(link.number, [records.manager_replaced(os.getpid()), *link.unsent_replies])
+
+    def _repeat(self, entry: Entry) -> None:
+        link = self._links.get(entry.link)
+        if entry.kind == kinds.TIME_PASSED:
+            self._desk.decide(TimePassed(), entry.now_ns)
+        elif entry.kind == kinds.LINK_OPENED:
+            self._link_serial = entry.link
+            self._desk.decide(LinkOpened(entry.link, entry.number), entry.now_ns)
+        elif link is None:
+            return
+        elif entry.kind == kinds.READ:
+            self._take_in(link, entry.data)
+        else:
+            self._lose(link)
+
     # --- processes ---
 
     def _open_link(self, connection: socket.socket, pid: int) -> None:
-        """Greet a process whose HELLO was fine, and begin to read from it."""
-        self._link_serial += 1
-        reception = self._reception
-        welcome = Welcome(
-            self._link_serial, self._prefix, self._span_bytes, os.stat(segment.SHM_DIR).st_dev, os.getpid()
-        )
-        opened = reception.hand_over_pipes(connection, pid, welcome)
+        """Take in a process whose HELLO was fine; it is greeted when the standby has its pipes, too."""
+        number = self._link_serial + 1
+        device = os.stat(segment.SHM_DIR).st_dev
+        welcome = Welcome(number, self._prefix, self._span_bytes, device, os.getpid())
+        opened = self._reception.make_pipes(connection, pid, welcome)
         if opened is None:
             return
-        pidfd, ends = opened
-        link = Link(self._link_serial, pid, pidfd, ends, FromProcess(self._link_serial))
-        self._links[link.number] = link
-        self.watch(ends.incoming, lambda: self._on_readable(link))
-        if pidfd >= 0:
-            self.watch(pidfd, lambda: self._process_ended(link))
-        self._decide(LinkOpened(link.number, pid))
+        self._link_serial = number
+        accepted, pidfd, ends = opened
+        self._accepted.append(accepted)
+        self._standby_wanted = True
+        link = Link(number, pid, pidfd, ends, FromProcess(number))
+        self._links[number] = link
+        self._watch_link(link)
+        self._now_ns = time.monotonic_ns()
+        self._journal.note(kinds.LINK_OPENED, number, pid, self._now_ns)
+        self._desk.decide(LinkOpened(number, pid), self._now_ns)
+
+    def _watch_link(self, link: Link) -> None:
+        self.watch(link.ends.incoming, lambda: self._on_readable(link))
+        if link.pidfd >= 0:
+            self.watch(link.pidfd, lambda: self._on_process_ended(link))
 
     def _on_readable(self, link: Link) -> None:
         self._read(link)
 
     def _read(self, link: Link) -> bool:
         """Take what the pipe holds; whether there may be more."""
-        data = link.ends.read()
-        if not data:
-            if data is not None:
-                self._lose(link)
-            return False
-        self._window_bytes += len(data)
+        if self._journal.is_full:
+            return False  # After the next standby.
+        self._now_ns = time.monotonic_ns()
+        data = self._journal.read(link.ends.incoming, link.number, self._now_ns)
+        if data:
+            self._pace.count(len(data))
+            self._take_in(link, data)
+            return link.number in self._links
+        if data is not None:
+            self._note_lost(link)
+        return False
+
+    def _take_in(self, link: Link, data: bytes) -> None:
         try:
             messages = link.stream.feed(data)
         except ProtocolError as error:
-            self._cut_off(link, str(error))
-            return False
+            self.cut_off(link.number, str(error))
+            return
         for message in messages:
-            self._decide(message)
-        return link.number in self._links
+            self._desk.decide(message, self._now_ns)
 
-    def _process_ended(self, link: Link) -> None:
+    def _on_process_ended(self, link: Link) -> None:
         """What a process sent before it died counts: read it all, then take everything back."""
         while link.number in self._links and self._read(link):
             pass
-        if link.number in self._links:
-            self._lose(link)
+        if link.number in self._links and not self._journal.is_full:
+            self._note_lost(link)
+
+    def _note_lost(self, link: Link) -> None:
+        self._now_ns = time.monotonic_ns()
+        self._journal.note(kinds.LINK_LOST, link.number, 0, self._now_ns)
+        self._lose(link)
 
     def _lose(self, link: Link) -> None:
         self._close(link)
-        self._decide(LinkLost(link.number, crashed=True))
-
-    def _cut_off(self, link: Link, reason: str) -> None:
-        log.warning("process %d broke the protocol and is cut off: %s", link.pid, reason)
-        self._lose(link)
+        self._desk.decide(LinkLost(link.number, crashed=True), self._now_ns)
 
     def _close(self, link: Link) -> None:
         link.ends.flush()
@@ -217,33 +318,39 @@ class Server:
             os.close(link.pidfd)
         link.ends.close()
 
-    # --- decisions and effects ---
+    # --- what the desk needs ---
 
-    def _decide(self, message: Message) -> None:
-        """Have the core decide, and do it. Messages that an effect causes wait until all its effects are done."""
-        self._messages.append(message)
-        if len(self._messages) > 1:
-            return
-        while self._messages:
-            for effect in self._core.handle(self._messages[0], time.monotonic_ns()):
-                self._EFFECTS[type(effect)](self, effect)
-            self._messages.popleft()
+    def post(self, link: int, frames: list[bytes], *, is_reply: bool = False) -> None:
+        found = self._links.get(link)
+        if found is not None:  # else: lost in the meantime
+            found.ends.queue(frames)
+            self._unflushed[link] = found
+            if is_reply:
+                found.unsent_replies += frames
 
-    def _send(self, number: int, data: bytes) -> None:
-        link = self._links.get(number)
-        if link is not None:  # else: lost in the meantime
-            link.ends.queue(data)
-            self._unflushed[number] = link
+    def cut_off(self, link: int, reason: str) -> None:
+        found = self._links.get(link)
+        if found is not None:
+            log.warning("process %d broke the protocol and is cut off: %s", found.pid, reason)
+            self._lose(found)
+            self._standby_wanted = True  # This one holds the pipes, and the process would not see their end.
+
+    def leave(self) -> None:
+        self._stopping = True
 
     def _flush(self) -> None:
         for number, link in list(self._unflushed.items()):
             done = link.ends.flush()
             if link.ends.overflowing:
-                self._cut_off(link, "it asks and does not read the answers")
-            elif done != (not link.writable_wanted):
+                log.warning("process %d is cut off: it asks and does not read the answers", link.pid)
+                self._note_lost(link)
+                self._standby_wanted = True
+                continue
+            if done != (not link.writable_wanted):
                 self._want_writable(link, not done)
             if done:
-                self._unflushed.pop(number, None)
+                del self._unflushed[number]
+                link.unsent_replies.clear()
 
     def _want_writable(self, link: Link, wanted: bool) -> None:
         link.writable_wanted = wanted
@@ -251,66 +358,6 @@ class Server:
             self.watch(link.ends.outgoing, lambda: None, select.EPOLLOUT)
         else:
             self.unwatch(link.ends.outgoing)
-
-    def _deliver(self, effect: fx.Deliver) -> None:
-        self._send(effect.link, records.delivered(effect.subscriber, effect.attempt, effect.raws))
-
-    def _reply(self, effect: fx.Reply) -> None:
-        self._send(effect.link, records.replied(records.REPLIED, effect.request, msgpack.packb(effect.value)))
-
-    def _refuse(self, effect: fx.Refuse) -> None:
-        body = msgpack.packb([effect.error, effect.text])
-        self._send(effect.link, records.replied(records.REFUSED, effect.request, body))
-
-    def _tell_topic_stale(self, effect: fx.TellTopicStale) -> None:
-        self._send(effect.link, records.topic_stale(effect.topic, effect.dropped))
-
-    def _grant_span(self, effect: fx.GrantSpan) -> None:
-        self._send(effect.link, records.span_granted(effect.segment, effect.offset, effect.length, effect.backed))
-
-    def _create_segment(self, effect: fx.CreateSegment) -> None:
-        segment.create(f"{self._prefix}{effect.segment}", effect.length)
-
-    def _remove_segment(self, effect: fx.RemoveSegment) -> None:
-        segment.remove(f"{self._prefix}{effect.segment}")
-
-    def _close_link(self, effect: fx.CloseLink) -> None:
-        link = self._links.get(effect.link)
-        if link is not None:
-            self._cut_off(link, effect.reason)
-
-    def _warn(self, effect: fx.Warn) -> None:
-        log.warning("%s", effect.text)
-
-    def _warn_of_lease(self, effect: fx.WarnOfLease) -> None:
-        view = self._mappings[effect.segment]
-        head = bytes(view[effect.offset : effect.offset + min(effect.length, HEADER_BYTES + ID_BYTES_MAX)])
-        event_id = read_id(head, effect.sequence)
-        log.warning(
-            "process %d has kept a view of event %r of topic %r, %d bytes, for %d s: drop it, or keep event.copy()",
-            effect.pid,
-            event_id if event_id is not None else f"{effect.sequence:#x}",
-            effect.topic,
-            effect.length,
-            effect.age_s,
-        )
-
-    def _stop(self, effect: fx.Stop) -> None:
-        self._stopping = True
-
-    _EFFECTS: ClassVar[dict[type, Callable[[Server, Any], None]]] = {
-        fx.Deliver: _deliver,
-        fx.Reply: _reply,
-        fx.Refuse: _refuse,
-        fx.TellTopicStale: _tell_topic_stale,
-        fx.GrantSpan: _grant_span,
-        fx.CreateSegment: _create_segment,
-        fx.RemoveSegment: _remove_segment,
-        fx.CloseLink: _close_link,
-        fx.Warn: _warn,
-        fx.WarnOfLease: _warn_of_lease,
-        fx.Stop: _stop,
-    }
 
 
 def _memory_bytes_max(config: BusConfig) -> int:

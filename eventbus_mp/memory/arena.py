@@ -86,6 +86,11 @@ class Arena:
         self._position += length
         return new_tuple(Room, (self._view, self._segment, offset, filled))
 
+    def lent(self) -> list[LentSpan]:
+        """Every span that this process may still write."""
+        spans = [span for stock in self._stock.values() for span in stock]
+        return [*spans, self._span] if self._span is not None else spans
+
     def close(self) -> None:
         """Let go of all memory; `reserve` finds none from now on."""
         self._stock.clear()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
+from collections import deque
 
 __all__ = ["READ_BYTES", "PipeEnds", "make_pipe"]
 
@@ -24,44 +26,53 @@ def make_pipe() -> tuple[int, int]:
 
 
 class PipeEnds:
-    """Reads what is there, writes what fits, and keeps the rest until there is room."""
+    """Writes what fits, in whole frames, and keeps the rest until there is room.
+
+    A write of up to `PIPE_BUF` bytes is done whole or not at all. So when the manager dies, what is in the pipe ends
+    with the end of a frame.
+    """
 
     def __init__(self, incoming: int, outgoing: int) -> None:
         os.set_blocking(incoming, False)
         os.set_blocking(outgoing, False)
         self.incoming = incoming
         self.outgoing = outgoing
-        self._pending: list[bytes] = []
-        self._backlog = b""
+        self._frames: deque[bytes] = deque()
+        self._bytes = 0
 
-    def read(self) -> bytes | None:
-        """Up to `READ_BYTES`; b"" at the end of file; None when there is nothing now."""
-        try:
-            return os.read(self.incoming, READ_BYTES)
-        except BlockingIOError:
-            return None
+    def queue(self, frames: list[bytes]) -> None:
+        """Keep for the next `flush`: few writes a cycle, however many effects. None is over `PIPE_BUF`."""
+        self._frames += frames
+        self._bytes += sum(map(len, frames))
 
-    def queue(self, data: bytes) -> None:
-        """Keep for the next `flush`: one write a cycle, however many effects."""
-        self._pending.append(data)
+    def drop_queued(self) -> None:
+        self._frames.clear()
+        self._bytes = 0
 
     @property
     def overflowing(self) -> bool:
-        return len(self._backlog) > BACKLOG_BYTES_MAX
+        return self._bytes > BACKLOG_BYTES_MAX
 
     def flush(self) -> bool:
         """Write what fits; whether everything did. A reader that is gone swallows the rest."""
-        data = self._backlog + b"".join(self._pending)
-        self._pending.clear()
-        try:
-            written = os.write(self.outgoing, data) if data else 0
-        except BlockingIOError:
-            written = 0
-        except BrokenPipeError:
-            self._backlog = b""
-            return True
-        self._backlog = data[written:]
-        return not self._backlog
+        frames = self._frames
+        while frames:
+            chunk = [frames.popleft()]
+            size = len(chunk[0])
+            while frames and size + len(frames[0]) <= select.PIPE_BUF:
+                chunk.append(frames.popleft())
+                size += len(chunk[-1])
+            data = b"".join(chunk)
+            try:
+                os.write(self.outgoing, data)
+            except BlockingIOError:
+                frames.appendleft(data)
+                return False
+            except BrokenPipeError:
+                self.drop_queued()
+                return True
+            self._bytes -= size
+        return True
 
     def close(self) -> None:
         os.close(self.incoming)

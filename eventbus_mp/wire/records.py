@@ -55,6 +55,13 @@ SPAN_GRANTED = 20
 """segment, offset, length; topic: 1 when its pages are backed."""
 TOPIC_STALE = 21
 """topic; length: how many events were dropped."""
+REPLY_PART = 22
+"""length: bytes of a reply that follow, whole records; sequence: request number. The rest comes."""
+MANAGER_REPLACED = 23
+"""length: pid of the new one. Tell it what has arrived from the one before (`Compare`)."""
+
+FRAME_BODY_BYTES = 4096 // RECORD_BYTES * RECORD_BYTES - RECORD_BYTES
+"""A frame from the manager, its record and what follows, is at most `PIPE_BUF`: it is written whole or not at all."""
 
 
 def padded(data: bytes) -> bytes:
@@ -93,12 +100,27 @@ def span_released(sequence: int) -> bytes:
     return RECORD.pack(SPAN_RELEASED, 0, 0, 0, 0, 0, 0, sequence)
 
 
-def delivered(subscriber: int, attempt: int, raws: bytes) -> bytes:
-    return RECORD.pack(DELIVERED, attempt, subscriber, len(raws) // RECORD_BYTES, 0, 0, 0, 0) + raws
+def delivered(subscriber: int, attempt: int, raws: bytes) -> list[bytes]:
+    """Notified records, in as many frames as it takes."""
+    parts = _parts(raws)
+    return [RECORD.pack(DELIVERED, attempt, subscriber, len(part) // RECORD_BYTES, 0, 0, 0, 0) + part for part in parts]
 
 
-def replied(kind: int, number: int, body: bytes) -> bytes:
-    return RECORD.pack(kind, 0, 0, 0, len(body), 0, 0, number) + padded(body)
+def replied(kind: int, number: int, body: bytes) -> list[bytes]:
+    """A reply, in as many frames as it takes: all but the last are `REPLY_PART`."""
+    *parts, last = _parts(body)
+    frames = [RECORD.pack(REPLY_PART, 0, 0, 0, len(part), 0, 0, number) + part for part in parts]
+    return [*frames, RECORD.pack(kind, 0, 0, 0, len(last), 0, 0, number) + padded(last)]
+
+
+def _parts(body: bytes) -> list[bytes]:
+    if len(body) <= FRAME_BODY_BYTES:
+        return [body]
+    return [body[start : start + FRAME_BODY_BYTES] for start in range(0, len(body), FRAME_BODY_BYTES)]
+
+
+def manager_replaced(pid: int) -> bytes:
+    return RECORD.pack(MANAGER_REPLACED, 0, 0, 0, pid, 0, 0, 0)
 
 
 def span_granted(segment: int, offset: int, length: int, backed: bool) -> bytes:

@@ -27,7 +27,16 @@ from eventbus_mp.messages import (
 from eventbus_mp.wire import records
 from eventbus_mp.wire.records import AWAITED, KIND_BYTE, NOTIFIED, NOTIFIED_KINDS, RECORD, RECORD_BYTES, TIMED
 
-__all__ = ["Delivered", "FromManager", "FromProcess", "Replied", "SpanGranted", "TopicStale", "encode_request"]
+__all__ = [
+    "Delivered",
+    "FromManager",
+    "FromProcess",
+    "ManagerReplacement",
+    "Replied",
+    "SpanGranted",
+    "TopicStale",
+    "encode_request",
+]
 
 REQUEST_BYTES_MAX = 1 << 20
 SETTLED_RANGE_MAX = 1 << 20
@@ -215,7 +224,11 @@ class TopicStale(NamedTuple):
     dropped: int
 
 
-FromManagerMessage = Delivered | Replied | SpanGranted | TopicStale
+class ManagerReplacement(NamedTuple):
+    pid: int
+
+
+FromManagerMessage = Delivered | Replied | SpanGranted | TopicStale | ManagerReplacement
 
 
 class FromManager:
@@ -223,6 +236,8 @@ class FromManager:
 
     def __init__(self) -> None:
         self._pieces = _Assembler()
+        self._parts: dict[int, list[bytes]] = {}
+        """Request number -> the reply so far."""
 
     def feed(self, piece: bytes) -> list[FromManagerMessage]:
         data = self._pieces.join(piece)
@@ -236,7 +251,11 @@ class FromManager:
             need = RECORD_BYTES + self._body_bytes(found)
             if size - position < need:
                 break
-            messages.append(self._message(found, data[position + RECORD_BYTES : position + need]))
+            body = data[position + RECORD_BYTES : position + need]
+            if found[0] == records.REPLY_PART:
+                self._parts.setdefault(found[7], []).append(body)
+            else:
+                messages.append(self._message(found, body))
             position += need
             need = RECORD_BYTES
         self._pieces.keep(data[position:], need)
@@ -246,21 +265,24 @@ class FromManager:
     def _body_bytes(fields: tuple[int, ...]) -> int:
         if fields[0] == records.DELIVERED:
             return fields[3] * RECORD_BYTES
-        if fields[0] in (records.REPLIED, records.REFUSED):
+        if fields[0] in (records.REPLIED, records.REFUSED, records.REPLY_PART):
             return fields[4] + -fields[4] % RECORD_BYTES
         return 0
 
-    @staticmethod
-    def _message(fields: tuple[int, ...], body: bytes) -> FromManagerMessage:
+    def _message(self, fields: tuple[int, ...], body: bytes) -> FromManagerMessage:
         kind, first, segment, offset, length, _, _, sequence = fields
         if kind == records.DELIVERED:
             return Delivered(segment, first, body)
         if kind in (records.REPLIED, records.REFUSED):
-            return Replied(sequence, kind == records.REFUSED, body[:length])
+            parts = self._parts.pop(sequence, []) if self._parts else []
+            return Replied(sequence, kind == records.REFUSED, b"".join([*parts, body[:length]]))
         if kind == records.SPAN_GRANTED:
             return SpanGranted(segment, offset, length, bool(first))
         if kind == records.TOPIC_STALE:
             return TopicStale(first, length)
+        if kind == records.MANAGER_REPLACED:
+            self._parts.clear()  # A reply that was cut off comes again, whole.
+            return ManagerReplacement(length)
         raise ProtocolError(f"the manager sent kind {kind}, which does not exist; are both sides the same version?")
 
 

@@ -69,13 +69,15 @@ def test_one_bus_after_the_other(make_bus: Make) -> None:
         bus.close()
 
 
-def test_what_a_killed_manager_left_is_removed_at_the_next_start(make_bus: Make, run_dir: Path) -> None:
+def test_what_a_killed_bus_left_is_removed_at_the_next_start(
+    make_bus: Make, run_dir: Path, kill_bus: Callable[[], None]
+) -> None:
     bus = make_bus(topics=["a"])
     inbox = bus.inbox("one", ["a"])
     bus.notify(Event("1", "a", 1))
     assert inbox.get(10) is not None
     found = RunDir(run_dir, "test")
-    os.kill(bus.statistics().manager_pid, 9)
+    kill_bus()
     with pytest.raises(ManagerLost, match="manager of bus 'test' is gone"):
         inbox.get(10)
     left = set(Path("/dev/shm").glob(f"{found.segment_prefix}*"))
@@ -84,7 +86,9 @@ def test_what_a_killed_manager_left_is_removed_at_the_next_start(make_bus: Make,
     assert not left & set(Path("/dev/shm").glob(f"{found.segment_prefix}*"))
 
 
-def test_everybody_who_waits_is_told_when_the_manager_is_killed(make_bus: Make) -> None:
+def test_everybody_who_waits_is_told_when_all_of_the_bus_is_killed(
+    make_bus: Make, kill_bus: Callable[[], None]
+) -> None:
     bus = make_bus(topics=["a"])
     inbox = bus.inbox("one", ["a"])
     bus.inbox("two", ["a"])
@@ -100,10 +104,9 @@ def test_everybody_who_waits_is_told_when_the_manager_is_killed(make_bus: Make) 
 
     calls = (inbox.get, bus.drain, lambda: bus.notify_and_wait(Event("2", "a", 2)))
     threads = [threading.Thread(target=expect_an_error, args=(call,)) for call in calls]
-    pid = bus.statistics().manager_pid
     for thread in threads:
         thread.start()
-    os.kill(pid, 9)
+    kill_bus()
     for thread in threads:
         thread.join(20)
     # The inbox may have got event 2 before.

@@ -34,6 +34,7 @@ class CoreHarness(RuleBasedStateMachine):
         self.calls = 0
         """Makes rules that tear down rarer than rules that build up."""
         self.core = BusCore(config, self.now_ns)
+        self.config, self.told = config, []
         self.model = Model(DELIVERIES_MAX, GRACE_NS, dead_letter_topic)
         self.requests = itertools.count(1)
         self.link_numbers = itertools.count(1)
@@ -49,6 +50,7 @@ class CoreHarness(RuleBasedStateMachine):
         self.now_ns += 1
         self.calls += type(message) is not m.WatchEvent
         self.effects = self.core.handle(message, self.now_ns)
+        self.told.append((message, self.now_ns, self.effects))
         assert not [effect for effect in self.effects if type(effect) is CloseLink]
 
     def tell_notified(self, link, raws):
@@ -219,6 +221,10 @@ class CoreHarness(RuleBasedStateMachine):
         """When everybody is gone and every grace is over, nothing is left."""
         if not hasattr(self, "core"):
             return
+        # What a standby stands on: the same messages have the same effects.
+        twin = BusCore(self.config, 1)
+        for message, now_ns, effects in self.told:
+            assert twin.handle(message, now_ns) == effects
         for link in self.links:
             self.core.handle(m.LinkLost(link, crashed=False), self.now_ns)
         self.core.handle(m.TimePassed(), self.now_ns + 10 * GRACE_NS)

@@ -182,6 +182,14 @@ class Play:
     def do_drain(self, link, pattern):
         return self.ask(m.Drain, link, pattern)
 
+    def do_replaced(self, pid):
+        return self.send(m.ManagerReplaced(int(pid)))
+
+    def do_compare(self, link, pid, name, *events):
+        held = [[self.subscribers[name], [part for event in events for part in (self.events[event], 1)]]]
+        spans = [[segment, offset] for segment, offset, _ in self.spans.get(link, [])]
+        return self.ask(m.Compare, link, int(pid), held, [] if "--no-spans" in self.flags else spans)
+
     def do_pass(self, ms):
         self.now_ns += int(ms.removesuffix("ms")) * MS
         return self.send(m.TimePassed())

@@ -1,5 +1,7 @@
 """Records are 40 bytes each and give back the numbers they were made of."""
 
+import select
+
 import pytest
 
 from eventbus_mp.wire import records
@@ -20,8 +22,19 @@ def test_a_notified_record_holds_the_largest_numbers(deadline_ns, awaited, kind)
 @pytest.mark.parametrize("count", range(1, 20))
 def test_whatever_follows_is_padded_to_whole_records(count):
     assert len(records.request(0, 1, b"x" * count)) % RECORD_BYTES == 0
-    assert len(records.replied(records.REPLIED, 1, b"x" * count)) % RECORD_BYTES == 0
-    assert len(records.delivered(1, 1, bytes(RECORD_BYTES) * count)) == (count + 1) * RECORD_BYTES
+    assert len(records.replied(records.REPLIED, 1, b"x" * count)[0]) % RECORD_BYTES == 0
+    assert [len(frame) for frame in records.delivered(1, 1, bytes(RECORD_BYTES) * count)] == [
+        (count + 1) * RECORD_BYTES
+    ]
+
+
+@pytest.mark.parametrize("count", [100, 101, 102, 202, 203, 5000])
+def test_no_frame_of_the_manager_is_over_what_a_pipe_takes_whole(count):
+    raws = b"".join(records.notified(1, 1, 1, 1, 0, number, False) for number in range(count))
+    frames = records.delivered(1, 1, raws)
+    assert b"".join(frame[RECORD_BYTES:] for frame in frames) == raws
+    frames += records.replied(records.REPLIED, 1, raws)
+    assert max(map(len, frames)) <= select.PIPE_BUF
 
 
 def test_a_settled_range_is_one_record():

@@ -17,6 +17,7 @@ from eventbus_mp.wire.stream import (
     Delivered,
     FromManager,
     FromProcess,
+    ManagerReplacement,
     Replied,
     SpanGranted,
     TopicStale,
@@ -53,11 +54,13 @@ TO_MANAGER = b"".join(
 )
 TO_PROCESS = b"".join(
     [
-        records.delivered(1, 2, b"".join(RAWS)),
-        records.replied(records.REPLIED, 1, msgpack.packb({"a": [1, None]})),
-        records.replied(records.REFUSED, 2, msgpack.packb(["UnknownTopic", "text" * 20])),
+        *records.delivered(1, 2, b"".join(RAWS)),
+        *records.replied(records.REPLIED, 1, msgpack.packb({"a": [1, None]})),
+        *records.replied(records.REPLIED, 3, b"long" * 3000),
+        *records.replied(records.REFUSED, 2, msgpack.packb(["UnknownTopic", "text" * 20])),
         records.span_granted(1, 1 << 18, 1 << 20, True),
         records.topic_stale(3, 4),
+        records.manager_replaced(77),
     ]
 )
 
@@ -106,9 +109,11 @@ def test_everything_that_the_manager_sends():
     assert messages == [
         Delivered(1, 2, b"".join(RAWS)),
         Replied(1, False, msgpack.packb({"a": [1, None]})),
+        Replied(3, False, b"long" * 3000),
         Replied(2, True, msgpack.packb(["UnknownTopic", "text" * 20])),
         SpanGranted(1, 1 << 18, 1 << 20, True),
         TopicStale(3, 4),
+        ManagerReplacement(77),
     ]
     assert unpack(messages[1].body) == {"a": [1, None]}
 
@@ -120,7 +125,7 @@ def test_everything_that_the_manager_sends():
 )
 def test_cut_at_any_byte_it_is_the_same(make, data):
     whole = fed(make(), [data])
-    for cut in range(len(data) + 1):
+    for cut in range(0, len(data) + 1, 7):
         assert fed(make(), [data[:cut], data[cut:]]) == whole
     assert fed(make(), [data[index : index + 1] for index in range(len(data))]) == whole
 

@@ -1,0 +1,134 @@
+"""The desk: hands messages to the core, one at a time, and carries out its effects."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol
+
+import msgpack
+
+from eventbus_mp import effects as fx
+from eventbus_mp.core.bus import BusCore
+from eventbus_mp.memory import segment
+from eventbus_mp.memory.layout import HEADER_BYTES
+from eventbus_mp.memory.payload import read_id
+from eventbus_mp.memory.reader import Mappings
+from eventbus_mp.messages import Message
+from eventbus_mp.model import ID_BYTES_MAX
+from eventbus_mp.wire import records
+
+__all__ = ["Desk", "Office"]
+
+log = logging.getLogger("eventbus_mp.manager")
+
+
+class Office(Protocol):
+    """What the desk needs of the server around it."""
+
+    def post(self, link: int, frames: list[bytes], *, is_reply: bool = False) -> None:
+        """Send to a process, soon; one that is gone gets nothing."""
+
+    def cut_off(self, link: int, reason: str) -> None:
+        """The process broke the protocol."""
+
+    def leave(self) -> None:
+        """Stop serving after this cycle."""
+
+
+class Desk:
+    """Args:
+    core: The decisions.
+    prefix: What the names of segments begin with.
+    office: Where effects on processes go.
+    """
+
+    def __init__(self, core: BusCore, prefix: str, office: Office) -> None:
+        self._core = core
+        self._prefix = prefix
+        self._office = office
+        self._messages: deque[Message] = deque()
+        self._mappings = Mappings(prefix)
+        """For the ids in warnings only."""
+        self.is_catching_up = False
+        """A new manager does again what the one before it did: segments may be there, warnings were given."""
+
+    def decide(self, message: Message, now_ns: int) -> None:
+        """Have the core decide, and do it. Messages that an effect causes wait until all its effects are done."""
+        self._messages.append(message)
+        if len(self._messages) > 1:
+            return
+        while self._messages:
+            for effect in self._core.handle(self._messages[0], now_ns):
+                self._EFFECTS[type(effect)](self, effect)
+            self._messages.popleft()
+
+    # --- effects ---
+
+    def _deliver(self, effect: fx.Deliver) -> None:
+        self._office.post(effect.link, records.delivered(effect.subscriber, effect.attempt, effect.raws))
+
+    def _reply(self, effect: fx.Reply) -> None:
+        frames = records.replied(records.REPLIED, effect.request, msgpack.packb(effect.value))
+        self._office.post(effect.link, frames, is_reply=True)
+
+    def _refuse(self, effect: fx.Refuse) -> None:
+        body = msgpack.packb([effect.error, effect.text])
+        self._office.post(effect.link, records.replied(records.REFUSED, effect.request, body), is_reply=True)
+
+    def _tell_topic_stale(self, effect: fx.TellTopicStale) -> None:
+        self._office.post(effect.link, [records.topic_stale(effect.topic, effect.dropped)])
+
+    def _grant_span(self, effect: fx.GrantSpan) -> None:
+        granted = records.span_granted(effect.segment, effect.offset, effect.length, effect.backed)
+        self._office.post(effect.link, [granted])
+
+    def _create_segment(self, effect: fx.CreateSegment) -> None:
+        try:
+            segment.create(f"{self._prefix}{effect.segment}", effect.length)
+        except FileExistsError:
+            if not self.is_catching_up:
+                raise
+
+    def _remove_segment(self, effect: fx.RemoveSegment) -> None:
+        segment.remove(f"{self._prefix}{effect.segment}")
+
+    def _close_link(self, effect: fx.CloseLink) -> None:
+        self._office.cut_off(effect.link, effect.reason)
+
+    def _warn(self, effect: fx.Warn) -> None:
+        if not self.is_catching_up:
+            log.warning("%s", effect.text)
+
+    def _warn_of_lease(self, effect: fx.WarnOfLease) -> None:
+        if self.is_catching_up:
+            return
+        view = self._mappings[effect.segment]
+        head = bytes(view[effect.offset : effect.offset + min(effect.length, HEADER_BYTES + ID_BYTES_MAX)])
+        event_id = read_id(head, effect.sequence)
+        log.warning(
+            "process %d has kept a view of event %r of topic %r, %d bytes, for %d s: drop it, or keep event.copy()",
+            effect.pid,
+            event_id if event_id is not None else f"{effect.sequence:#x}",
+            effect.topic,
+            effect.length,
+            effect.age_s,
+        )
+
+    def _stop(self, effect: fx.Stop) -> None:
+        self._office.leave()
+
+    _EFFECTS: ClassVar[dict[type, Callable[[Desk, Any], None]]] = {
+        fx.Deliver: _deliver,
+        fx.Reply: _reply,
+        fx.Refuse: _refuse,
+        fx.TellTopicStale: _tell_topic_stale,
+        fx.GrantSpan: _grant_span,
+        fx.CreateSegment: _create_segment,
+        fx.RemoveSegment: _remove_segment,
+        fx.CloseLink: _close_link,
+        fx.Warn: _warn,
+        fx.WarnOfLease: _warn_of_lease,
+        fx.Stop: _stop,
+    }

@@ -1,0 +1,158 @@
+"""The journal: everything that the manager took in lately, in memory that outlives it.
+
+The core is a pure function of its messages, so whoever has a copy of the manager from some moment, and what came in
+since, can do what the manager did: that is the standby (standby.py). Bytes are read from a pipe straight into the
+journal, so none is ever out of the pipe and not yet here.
+
+    0            8      16          24
+    +------------+------+-----------+----------------
+    | generation | heir | takeovers | entries ...        an entry: | kind | link | length | number | now_ns | bytes |
+    +------------+------+-----------+----------------    of which the kind is written last
+
+Only the manager writes. A generation begins when a new standby has made the entries before it superfluous.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import mmap
+import os
+import struct
+import termios
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from eventbus_mp.runtime.pipe import READ_BYTES
+
+__all__ = ["LINK_LOST", "LINK_OPENED", "READ", "TIME_PASSED", "Entry", "Journal", "Mark"]
+
+JOURNAL_BYTES = 8 << 20
+"""Some 200,000 records: what a standby has to catch up with takes it less than a tenth of a second."""
+
+READ, LINK_OPENED, LINK_LOST, TIME_PASSED = 1, 2, 3, 4
+"""`number` is the pid of a link that was opened, and whether a lost one crashed."""
+
+_HEAD = struct.Struct("=QQQ")
+_ENTRY = struct.Struct("=IIQQQ")
+_WORD = struct.Struct("=I")
+_UNREAD = os.urandom(8)
+"""Stands where the last bytes of a read will be: as long as it does, nothing was read."""
+
+
+class Entry(NamedTuple):
+    kind: int
+    link: int
+    number: int
+    now_ns: int
+    data: bytes
+
+
+class Mark(NamedTuple):
+    """A place in the journal."""
+
+    generation: int
+    position: int
+
+
+class Journal:
+    """Shared with the processes that are forked after it was made, and gone with the last of them."""
+
+    def __init__(self) -> None:
+        fd = os.memfd_create("eventbus_mp-journal", os.MFD_CLOEXEC)
+        try:
+            os.posix_fallocate(fd, 0, JOURNAL_BYTES)
+            self._memory = mmap.mmap(fd, JOURNAL_BYTES)
+        finally:
+            os.close(fd)
+        self._view = memoryview(self._memory)
+        self._available = array.array("i", [0])
+        self._generation = 0
+        self._position = _HEAD.size
+
+    # --- what the heirs have to agree on ---
+
+    @property
+    def heir(self) -> int:
+        """The pid of the only process that may take over."""
+        return int(_HEAD.unpack_from(self._view)[1])
+
+    @heir.setter
+    def heir(self, pid: int) -> None:
+        struct.pack_into("=Q", self._view, 8, pid)
+
+    @property
+    def takeovers(self) -> int:
+        """How many managers in a row have begun to take over and not come to the end of it."""
+        return int(_HEAD.unpack_from(self._view)[2])
+
+    @takeovers.setter
+    def takeovers(self, count: int) -> None:
+        struct.pack_into("=Q", self._view, 16, count)
+
+    # --- writing ---
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is time for a new standby: there may be no room for another read."""
+        return self._position > JOURNAL_BYTES - 2 * (READ_BYTES + _ENTRY.size)
+
+    @property
+    def mark(self) -> Mark:
+        """Where the next entry goes."""
+        return Mark(self._generation, self._position)
+
+    def restart(self) -> None:
+        """Begin a new generation: what is written so far is of no use to anybody."""
+        _WORD.pack_into(self._view, _HEAD.size, 0)
+        self._generation += 1
+        struct.pack_into("=Q", self._view, 0, self._generation)
+        self._position = _HEAD.size
+
+    def note(self, kind: int, link: int, number: int, now_ns: int) -> None:
+        """Write down what is not read from a pipe."""
+        self._begin(kind, link, 0, number, now_ns)
+        self._position += _ENTRY.size
+
+    def read(self, fd: int, link: int, now_ns: int) -> bytes | None:
+        """Take up to `READ_BYTES` out of a pipe; b"" at the end of file; None when there is nothing now."""
+        fcntl.ioctl(fd, termios.FIONREAD, self._available)
+        length = min(self._available[0], READ_BYTES)
+        if not length:
+            try:
+                return os.read(fd, 1)  # Empty: this tells whether it is the end.
+            except BlockingIOError:
+                return None
+        start = self._position + _ENTRY.size
+        stop = start + length
+        self._view[stop - min(length, 8) : stop] = _UNREAD[: min(length, 8)]
+        self._begin(READ, link, length, 0, now_ns)
+        os.readv(fd, [self._view[start:stop]])
+        self._position = stop + -stop % 8
+        return bytes(self._view[start:stop])
+
+    def _begin(self, kind: int, link: int, length: int, number: int, now_ns: int) -> None:
+        # The next entry's place first: the entries of an earlier generation lie there.
+        after = self._position + _ENTRY.size + length
+        _WORD.pack_into(self._view, after + -after % 8, 0)
+        _ENTRY.pack_into(self._view, self._position, 0, link, length, number, now_ns)
+        _WORD.pack_into(self._view, self._position, kind)
+
+    # --- reading, as an heir ---
+
+    def follow(self, mark: Mark) -> Iterator[Entry]:
+        """Every entry since `mark`; afterwards this process is the one that writes, and goes on behind them.
+
+        The last one may have been written down and not carried out: its bytes are still in their pipe.
+        """
+        self._generation = int(_HEAD.unpack_from(self._view)[0])
+        self._position = mark.position if mark.generation == self._generation else _HEAD.size
+        while True:
+            kind, link, length, number, now_ns = _ENTRY.unpack_from(self._view, self._position)
+            start = self._position + _ENTRY.size
+            data = bytes(self._view[start : start + length])
+            if not kind or (kind == READ and data[-8:] == _UNREAD[: min(length, 8)]):
+                return
+            stop = start + length
+            self._position = stop + -stop % 8
+            yield Entry(kind, link, number, now_ns, data)

@@ -1,0 +1,90 @@
+"""The standby: a forked copy of the manager, asleep, that goes on in its place when it dies.
+
+A copy made by `fork` costs a millisecond or two and no format: it has every decision so far, and every pipe. What came
+in since, it finds in the journal. The manager makes a new one when a process has connected (whose pipes the one before
+does not have), when the journal is full, and when the one it has was killed.
+
+Because it holds the pipes, a client does not see the manager's death as the end of a file: its next read just takes a
+moment longer.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+from eventbus_mp.manager.journal import Journal
+
+__all__ = ["Standby"]
+
+
+class Standby:
+    """The manager's side of it.
+
+    Args:
+        journal: Which both share.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._lifeline = -1
+        """As long as this end of a pipe is open somewhere, the manager lives: only it has it."""
+        self._retired: list[int] = []
+        self.pidfd = -1
+        """Readable when the standby died; -1: there is none."""
+
+    def fork(self, before_sleeping: Callable[[], None]) -> bool:
+        """Make a new one and dismiss the one before. False: this is still the manager.
+
+        True: this is the new one, the manager is dead, and it is the heir. It began with `before_sleeping`, to let go
+        of what only a manager that is awake should hold.
+        """
+        wakes, lifeline = os.pipe()
+        pid = os.fork()
+        if not pid:
+            os.close(lifeline)
+            before_sleeping()
+            self._sleep(wakes)
+            return True
+        os.close(wakes)
+        pidfd = os.pidfd_open(pid)
+        self._journal.heir = pid
+        self.dismiss()
+        self._lifeline, self.pidfd = lifeline, pidfd
+        self._retired.append(pid)
+        return False
+
+    def _sleep(self, wakes: int) -> None:
+        """Wait for the manager's death. Whoever is not the heir then ends here."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        # The lifeline of the one before is the manager's, not ours.
+        for fd in (self._lifeline, self.pidfd):
+            if fd >= 0:
+                os.close(fd)
+        self._lifeline = self.pidfd = -1
+        self._retired.clear()
+        os.read(wakes, 1)
+        os.close(wakes)
+        if self._journal.heir != os.getpid():
+            os._exit(0)
+
+    def dismiss(self) -> None:
+        """End the standby, if there is one: nobody takes over from now on."""
+        if self.pidfd >= 0:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            os.close(self.pidfd)
+            os.close(self._lifeline)
+            self.pidfd = self._lifeline = -1
+        self._retired = [pid for pid in self._retired if not _is_reaped(pid)]
+
+    def close(self) -> None:
+        """End it and see it gone."""
+        self.dismiss()
+        for pid in self._retired:
+            os.waitpid(pid, 0)
+
+
+def _is_reaped(pid: int) -> bool:
+    """Whether our child has ended; a moment after its SIGKILL it may not yet have."""
+    return os.waitpid(pid, os.WNOHANG)[0] == pid

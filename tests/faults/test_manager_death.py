@@ -1,0 +1,162 @@
+"""The manager is killed in the middle: its standby goes on, nothing is lost, nobody has to do anything."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eventbus_mp import Event, EventBus, ManagerLost, WorkerPool
+from eventbus_mp.runtime.rundir import RunDir
+
+Make = Callable[..., EventBus]
+KILLS = 20
+
+
+def kill_manager(bus: EventBus) -> None:
+    os.kill(bus.statistics().manager_pid, signal.SIGKILL)
+
+
+def standby_of(bus: EventBus) -> int:
+    """The manager's only child; it has one at the latest when it has answered twice."""
+    pid = bus.statistics().manager_pid
+    while not (children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+        bus.topics()
+    return int(children[-1])
+
+
+def test_events_under_load_come_exactly_once(bus: EventBus) -> None:
+    got: list[int] = []
+    bus.on("a", name="taker")(lambda event: got.append(event.data))
+    sent = 0
+    for _ in range(KILLS):
+        for _ in range(500):
+            bus.notify(Event(str(sent), "a", sent))
+            sent += 1
+        kill_manager(bus)
+    bus.drain(timeout_s=30)
+    assert got == list(range(sent))
+    assert bus.statistics().events_unsettled == 0
+    assert bus.statistics().subscribers[0].completed == sent
+
+
+def test_requests_and_waits_in_flight_are_answered(bus: EventBus) -> None:
+    inbox = bus.inbox("slow", ["a"], credit=100)
+    answers: list[Any] = []
+    waiting = threading.Thread(target=lambda: answers.append(bus.notify_and_wait(Event("1", "a", 1), 30)))
+    draining = threading.Thread(target=lambda: answers.append(bus.drain("a", timeout_s=30)))
+    waiting.start()
+    shadow = inbox.get(20)
+    assert shadow is not None
+    draining.start()
+    kill_manager(bus)
+    assert bus.register_topic("c")
+    kill_manager(bus)
+    assert bus.topics() == ["a", "b", "c"]
+    inbox.complete(shadow)
+    for thread in (waiting, draining):
+        thread.join(30)
+    watcher = next(answer for answer in answers if answer is not None)
+    assert watcher.completers == (inbox.key,)
+    assert len(answers) == 2
+
+
+def test_what_is_in_hand_is_not_delivered_again(bus: EventBus) -> None:
+    inbox = bus.inbox("taker", ["a"], credit=10)
+    bus.notify_many(Event(str(n), "a", n) for n in range(5))
+    taken = [inbox.get(20), inbox.get(20)]
+    kill_manager(bus)
+    bus.notify(Event("5", "a", 5))
+    more = [inbox.get(20) for _ in range(4)]
+    assert [shadow.id for shadow in (*taken, *more) if shadow is not None] == ["0", "1", "2", "3", "4", "5"]
+    for shadow in (*taken, *more):
+        assert shadow is not None
+        inbox.complete(shadow)
+    bus.drain(timeout_s=20)
+    assert inbox.get(0) is None
+    assert bus.statistics().subscribers[0].redelivered == 0
+
+
+def test_a_view_is_still_a_view(bus: EventBus) -> None:
+    inbox = bus.inbox("reader", ["a"])
+    bus.notify(Event("1", "a", b"x" * 100_000))
+    shadow = inbox.get(20)
+    assert shadow is not None
+    event = bus.fetch_event(shadow)
+    assert event is not None
+    inbox.complete(shadow)
+    kill_manager(bus)
+    assert bus.statistics().memory_bytes_leased > 0
+    assert sum(bus.statistics().lease_holders.values()) > 100_000
+    bus.notify_many(Event(str(n), "b", bytes(1000)) for n in range(1000))
+    assert event.data == b"x" * 100_000
+    del event
+    inbox.get(0)
+    assert bus.statistics().memory_bytes_leased == 0
+
+
+def test_a_pool_works_through(bus: EventBus, run_dir: Path) -> None:
+    results = bus.inbox("results", ["b"], credit=1000)
+    pool = WorkerPool(bus, 2)
+
+    @pool.on("a", name="square")
+    def square(event: Event) -> None:
+        bus.notify(Event(event.id, "b", event.data**2))
+
+    with pool:
+        for first in range(0, 200, 50):
+            bus.notify_many(Event(str(n), "a", n) for n in range(first, first + 50))
+            kill_manager(bus)
+        bus.drain("a", timeout_s=60)
+        got = []
+        while (shadow := results.get(0.2)) is not None:
+            got.append(bus.fetch_event_data(shadow))
+            results.complete(shadow)
+    assert sorted(got) == [n**2 for n in range(200)]
+    assert "goes on in its place" in RunDir(run_dir, "test").log.read_text()
+
+
+def test_a_dead_standby_is_replaced(bus: EventBus, wait_for_end: Callable[..., None]) -> None:
+    for _ in range(3):
+        pid = standby_of(bus)
+        os.kill(pid, signal.SIGKILL)
+        wait_for_end(pid)
+        bus.topics()
+        assert standby_of(bus) != pid
+    kill_manager(bus)
+    assert bus.topics() == ["a", "b"]
+
+
+def test_both_dead_is_the_end(bus: EventBus, kill_bus: Callable[[], None]) -> None:
+    bus.topics()
+    kill_bus()
+    with pytest.raises(ManagerLost, match="manager of bus 'test' is gone"):
+        bus.topics()
+
+
+def test_processes_that_connect_meanwhile(make_bus: Make, bus: EventBus, fork: Callable[..., Any]) -> None:
+    bus.topics()
+
+    def connect(to_parent: Any) -> None:
+        to_parent.recv()
+        with make_bus() as mine:
+            mine.on("a", name="shared")(lambda event: None)
+            to_parent.send(mine.topics())
+            to_parent.recv()
+
+    children = [fork(connect) for _ in range(8)]
+    for child in children:
+        child.tell()
+    for _ in range(5):
+        kill_manager(bus)
+    assert [child.hear() for child in children] == [["a", "b"]] * 8
+    assert bus.statistics().links == 9
+    bus.notify_many(Event(str(n), "a", n) for n in range(100))
+    bus.drain(timeout_s=20)
+    for child in children:
+        child.tell()
+        child.wait()
+    assert bus.subscribers()[0].pids == ()
