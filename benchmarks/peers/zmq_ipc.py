@@ -80,13 +80,13 @@ class ZmqProducer(ProducerTicket):
             socket.set_hwm(0)
             socket.set(zmq.RCVTIMEO, CONNECT_TIMEOUT_MS)
             socket.set(zmq.LINGER, 0)
+            if fans_out:
+                socket.set(zmq.XPUB_VERBOSE, 1)  # It tells of every subscription, of equal ones, too.
             for subscriber in range(self._layout.subscribers):
                 for process in range(self._layout.processes_each):
                     socket.connect(_address(self._directory, f"{self._stage}-{subscriber}-{process}"))
-            if fans_out:
-                socket.set(zmq.XPUB_VERBOSE, 1)
-                for _ in range(self._layout.subscribers):
-                    socket.recv()  # A subscription: who has not subscribed yet misses what is sent.
+            for _ in range(self._layout.subscribers if fans_out else 0):
+                socket.recv()  # A subscription: who has not subscribed yet misses what is sent.
             yield ZmqSource(socket, self._layout.array_bytes > 0)
 
 
