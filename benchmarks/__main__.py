@@ -26,10 +26,11 @@ def main() -> int:
     arguments = _parse()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # What was set up is taken down.
     chosen = [peer for peer in PEERS if _matches(peer.name, arguments.peer)]
-    skipped = {peer.name: reason for peer in chosen if (reason := peer.missing())}
-    peers = [peer for peer in chosen if peer.name not in skipped]
     patterns = arguments.topology or (QUICK if arguments.quick else None)
-    topologies = [topology for topology in TOPOLOGIES if _matches(topology.name, patterns)]
+    wanted = [topology for topology in TOPOLOGIES if _matches(topology.name, patterns)]
+    skipped = {item.name: reason for item in (*chosen, *wanted) if (reason := item.missing())}
+    peers = [peer for peer in chosen if peer.name not in skipped]
+    topologies = [topology for topology in wanted if topology.name not in skipped]
     failed: dict[str, str] = {}
     results = [result for topology in topologies for result in _compare(topology, peers, arguments, failed)]
     report = Report(results, BUSES, skipped, failed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import tempfile
@@ -20,6 +21,7 @@ from benchmarks.topologies import Topology
 __all__ = ["Measurement", "cpu_s", "measure"]
 
 RUN_TIMEOUT_S = 60
+STUCK_S = 30
 WARM_UP_SHARE = 0.2
 """So many events more go first, and the clock starts when they are acknowledged."""
 WARM_UP_MAX = 5_000
@@ -161,15 +163,20 @@ def cpu_s(pid: int) -> float:
 
 @contextmanager
 def _time_limit(seconds: int) -> Iterator[None]:
-    """Raise TimeoutError in the main thread, also out of a call that has no timeout of its own."""
+    """Raise TimeoutError in the main thread, also out of a call that has no timeout of its own.
+
+    A call that does not come back to Python at all ends the benchmark, with a traceback that says where.
+    """
 
     def on_alarm(signum: int, frame: FrameType | None) -> None:
         raise TimeoutError(f"one run took more than {seconds} s")
 
     previous = signal.signal(signal.SIGALRM, on_alarm)
     signal.alarm(seconds)
+    faulthandler.dump_traceback_later(seconds + STUCK_S, exit=True)
     try:
         yield
     finally:
+        faulthandler.cancel_dump_traceback_later()
         signal.alarm(0)
         signal.signal(signal.SIGALRM, previous)

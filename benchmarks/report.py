@@ -59,7 +59,7 @@ class Report:
 
     Args:
         buses: The names of the peers that the others are compared with; in each topology, with the first that ran.
-        skipped: Peer -> why it did not run.
+        skipped: Peer or topology -> why it did not run.
         failed: Peer and topology -> what happened.
     """
 
@@ -93,7 +93,7 @@ class Report:
 
     def _all_tables(self, table: Callable[[Sequence[str], Sequence[Sequence[str]]], list[str]]) -> str:
         lines = [f"CPython {platform.python_version()}, {os.cpu_count()} cores."]
-        lines += [f"Skipped: {peer}: {reason}." for peer, reason in self.skipped.items()]
+        lines += [f"Skipped: {name}: {reason}." for name, reason in self.skipped.items()]
         lines += [f"Failed: {run}: {reason}." for run, reason in self.failed.items()]
         for title, heads, row, chosen in (
             ("Throughput: more is better.", THROUGHPUT_HEADS, self._throughput_row, _is_throughput),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass, replace
 
 from benchmarks.payloads import KIB, MIB, Payload
@@ -33,6 +34,11 @@ class Topology:
     @property
     def is_pool(self) -> bool:
         return self.layout.task_ns > 0
+
+    def missing(self) -> str | None:
+        """Why it cannot run here; None when it can."""
+        has_numpy = importlib.util.find_spec("numpy") is not None
+        return None if has_numpy or not self.payload.array_bytes else "not installed: numpy"
 
     @property
     def deliveries_each(self) -> int:

@@ -35,9 +35,9 @@ def test_a_peer_does_the_work_of_each_topology_that_it_supports(name: str, tmp_p
         pytest.skip(figures["skipped"][name])
 
     peer = next(peer for peer in PEERS if peer.name == name)
-    expected = {topology.name for topology in CHOSEN if peer.supports(topology.layout, topology.is_latency)}
+    supported = {item.name for item in CHOSEN if peer.supports(item.layout, item.is_latency)}
     assert figures["failed"] == {}
-    assert {entry["topology"] for entry in figures["results"]} == expected
+    assert {entry["topology"] for entry in figures["results"]} == supported - set(figures["skipped"])
     for entry in figures["results"]:
         assert entry["topology"] in printed
         assert entry["deliveries_per_s"] >= entry["events_per_s"] > 0
