@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 __all__ = ["cpu_ns", "private_bytes", "voluntary_switches"]
+
+TRIES, PAUSE_S = 50, 0.02
 
 
 def cpu_ns(pid: int) -> int:
@@ -13,13 +16,32 @@ def cpu_ns(pid: int) -> int:
 
 
 def private_bytes(pid: int) -> int:
-    """Resident memory that is its own: shared memory, where payloads lie, does not count."""
-    return _status(pid, "RssAnon") * 1024
+    """Memory that it and its children have for themselves; shared memory, where payloads lie, does not count.
+
+    A manager has a forked copy of itself that stands by: pages that the two still share count once.
+    """
+    for _ in range(TRIES):
+        try:
+            return sum(_anonymous_bytes(each) for each in (pid, *_children(pid)))
+        except (FileNotFoundError, ProcessLookupError, KeyError):
+            time.sleep(PAUSE_S)  # A child was replaced at that moment.
+    raise TimeoutError(f"the children of process {pid} change too fast to be looked at")
 
 
 def voluntary_switches(pid: int) -> int:
     """How often it has gone to sleep."""
     return _status(pid, "voluntary_ctxt_switches")
+
+
+def _children(pid: int) -> list[int]:
+    return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _anonymous_bytes(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss_Anon:"):
+            return int(line.split()[1]) * 1024
+    raise KeyError(f"the kernel does not tell Pss_Anon of process {pid}")
 
 
 def _status(pid: int, name: str) -> int:
