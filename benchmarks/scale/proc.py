@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 __all__ = ["cpu_ns", "private_bytes", "voluntary_switches"]
-
-TRIES, PAUSE_S = 50, 0.02
 
 
 def cpu_ns(pid: int) -> int:
@@ -20,12 +17,7 @@ def private_bytes(pid: int) -> int:
 
     A manager has a forked copy of itself that stands by: pages that the two still share count once.
     """
-    for _ in range(TRIES):
-        try:
-            return sum(_anonymous_bytes(each) for each in (pid, *_children(pid)))
-        except (FileNotFoundError, ProcessLookupError, KeyError):
-            time.sleep(PAUSE_S)  # A child was replaced at that moment.
-    raise TimeoutError(f"the children of process {pid} change too fast to be looked at")
+    return sum(_anonymous_bytes(each) for each in (pid, *_children(pid)))
 
 
 def voluntary_switches(pid: int) -> int:
@@ -38,7 +30,11 @@ def _children(pid: int) -> list[int]:
 
 
 def _anonymous_bytes(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0  # A copy that was just replaced by a newer one.
+    for line in rollup.splitlines():
         if line.startswith("Pss_Anon:"):
             return int(line.split()[1]) * 1024
     raise KeyError(f"the kernel does not tell Pss_Anon of process {pid}")
