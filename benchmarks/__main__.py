@@ -16,8 +16,7 @@ from benchmarks.report import Report, Result
 from benchmarks.topologies import QUICK, TOPOLOGIES, Topology
 
 EVENTS, QUICK_EVENTS = 100_000, 10_000
-PACED_S, QUICK_PACED_S = 3.0, 0.5
-"""How long events are sent at a pace, at most."""
+SECONDS, QUICK_SECONDS = 1.5, 0.3
 REPEATS, QUICK_REPEATS = 3, 1
 TERMINATED = 143
 
@@ -57,7 +56,7 @@ def _compare(
         for peer in [peer for peer in taking_part if peer.name in runs]:
             _tell(f"{topology.name}, {peer.name}, {turn} of {arguments.repeat}: ")
             try:
-                run = measure(peer, topology, _events(topology, peer, arguments), tell=lambda pids: _tell(f"{pids}: "))
+                run = measure(peer, topology, arguments.events, arguments.seconds, tell=lambda pids: _tell(f"{pids}: "))
             except Exception as error:
                 failed[f"{peer.name} in {topology.name}"] = f"{type(error).__name__}: {error}"
                 _tell(f"failed: {error!r}\n")
@@ -66,14 +65,6 @@ def _compare(
             runs[peer.name].append(run)
             _tell(f"{_headline(run, topology)}\n")
     return [Result(topology, name, tuple(measured)) for name, measured in runs.items()]
-
-
-def _events(topology: Topology, peer: Peer, arguments: argparse.Namespace) -> int:
-    """How many of them one run sends."""
-    if topology.is_latency:
-        return min(arguments.events, max(1, int(arguments.paced_s * topology.events_per_s)))
-    is_small = topology.payload.share == 1
-    return topology.payload.events(arguments.events * peer.share if is_small else arguments.events)
 
 
 def _headline(run: Measurement, topology: Topology) -> str:
@@ -93,7 +84,10 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="The bus beside its peers.")
     add = parser.add_argument
     add("--quick", action="store_true", help="a few topologies, fewer events, one repeat: about a minute")
-    add("--events", type=_positive, metavar="N", help=f"small events a run ({EVENTS:,}; quick: {QUICK_EVENTS:,})")
+    add("--events", type=_positive, metavar="N", help=f"events a run, at most ({EVENTS:,}; quick: {QUICK_EVENTS:,})")
+    add(
+        "--seconds", type=float, metavar="S", help=f"a run ends after about so long ({SECONDS}; quick: {QUICK_SECONDS})"
+    )
     add("--repeat", type=_positive, metavar="R", help=f"runs of each; the median counts ({REPEATS})")
     add("--markdown", action="store_true", help="print the tables as README.md has them")
     add("--json", metavar="FILE", help="write the figures there, too")
@@ -103,7 +97,7 @@ def _parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     arguments.events = arguments.events or (QUICK_EVENTS if arguments.quick else EVENTS)
     arguments.repeat = arguments.repeat or (QUICK_REPEATS if arguments.quick else REPEATS)
-    arguments.paced_s = QUICK_PACED_S if arguments.quick else PACED_S
+    arguments.seconds = arguments.seconds or (QUICK_SECONDS if arguments.quick else SECONDS)
     return arguments
 
 

@@ -22,9 +22,9 @@ __all__ = ["Measurement", "cpu_s", "measure"]
 
 RUN_TIMEOUT_S = 60
 STUCK_S = 30
-WARM_UP_SHARE = 0.2
-"""So many events more go first, and the clock starts when they are acknowledged."""
-WARM_UP_MAX = 5_000
+WARM_UP_S, WARM_UP_SHARE = 0.2, 0.2
+"""Before the clock starts, events go for so long, or so many of those that shall be measured."""
+WARM_UP_FIRST = 4
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -66,22 +66,24 @@ class Stage:
         return {**names, **self.rig.servers(), **consumers}
 
 
-def measure(peer: Peer, topology: Topology, events: int, tell: Callable[[str], None]) -> Measurement:
+def measure(
+    peer: Peer, topology: Topology, events_max: int, seconds: float, tell: Callable[[str], None]
+) -> Measurement:
     """Run it once.
 
     Args:
+        seconds: About how long, unless `events_max` are over before.
         tell: Called with the pids, once everybody is warm: something to point a profiler at.
 
     Raises:
         TimeoutError: It took longer than `RUN_TIMEOUT_S`, or a part of it longer than its own bound.
         RuntimeError: A consumer ended early, or an event did not arrive exactly once.
     """
-    warm_up = min(WARM_UP_MAX, max(topology.payload.events_min, int(events * WARM_UP_SHARE)))
     with ExitStack() as stack:
         stack.enter_context(_time_limit(RUN_TIMEOUT_S))
         stage = _set_up(peer, topology, stack)
-        _publish(stage, range(warm_up))
-        stage.rig.finish(warm_up * topology.deliveries_each, RUN_TIMEOUT_S)
+        warm_up, rate = _warm_up(stage, events_max)
+        events = min(events_max, max(WARM_UP_FIRST, int(rate * seconds)))
         tell(", ".join(f"{name} {pid}" for name, pid in stage.pids().items()))
         measurement = _clocked(stage, range(warm_up, warm_up + events))
         stage.rig.end()
@@ -117,6 +119,21 @@ def _set_up(peer: Peer, topology: Topology, stack: ExitStack) -> Stage:
     for child in children:
         child.await_ready()
     return Stage(rig, topology, Processes(children), consumers)
+
+
+def _warm_up(stage: Stage, events_max: int) -> tuple[int, float]:
+    """Send more and more: (how many went, how many a second at the end)."""
+    enough = max(1, int(events_max * WARM_UP_SHARE))
+    sent, count = 0, enough if stage.topology.is_latency else WARM_UP_FIRST
+    while True:
+        began = time.monotonic()
+        _publish(stage, range(sent, sent + count))
+        sent += count
+        stage.rig.finish(sent * stage.topology.deliveries_each, RUN_TIMEOUT_S)
+        elapsed_s = time.monotonic() - began
+        if elapsed_s >= WARM_UP_S or sent >= enough:
+            return sent, count / elapsed_s
+        count *= 2
 
 
 def _publish(stage: Stage, numbers: range) -> None:

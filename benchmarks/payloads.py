@@ -30,18 +30,12 @@ class Payload:
 
     array_bytes: int = 0
     """0: the small dict."""
-    share: float = 1.0
-    """So many of `--events` are sent: large ones take longer each."""
-    events_min: int = 4
 
     @property
     def name(self) -> str:
         if not self.array_bytes:
             return ""
         return f"{self.array_bytes // MIB}MiB" if self.array_bytes >= MIB else f"{self.array_bytes // KIB}KiB"
-
-    def events(self, wanted: float) -> int:
-        return max(self.events_min, int(wanted * self.share))
 
     def maker(self) -> Maker:
         """Makes an event's data of its number and the time."""

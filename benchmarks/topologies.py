@@ -58,13 +58,8 @@ LATENCY = (
     Topology("one-way-latency", events_per_s=1_000),
     Topology("latency-under-load", events_per_s=10_000),
 )
-POOL = (Topology("cpu-pool", Layout(processes_each=2, task_ns=TASK_NS), Payload(share=0.02, events_min=8)),)
-SIZES = (
-    Payload(4 * KIB, share=0.2),
-    Payload(64 * KIB, share=0.05),
-    Payload(1 * MIB, share=0.004),
-    Payload(16 * MIB, share=0.0003),
-)
+POOL = (Topology("cpu-pool", Layout(processes_each=2, task_ns=TASK_NS)),)
+SIZES = (Payload(4 * KIB), Payload(64 * KIB), Payload(1 * MIB), Payload(16 * MIB))
 
 
 def _arrays(base: Topology) -> tuple[Topology, ...]:

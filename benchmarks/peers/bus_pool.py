@@ -22,7 +22,6 @@ __all__ = ["BusPoolPeer"]
 
 class BusPoolPeer(PoolPeer):
     name = "bus-WorkerPool"
-    share = 1.0
 
     @contextmanager
     def open(self, layout: Layout, directory: Path) -> Iterator[Rig]:

@@ -129,8 +129,6 @@ class Peer(ABC):
     name: str
     requires: tuple[str, ...] = ()
     """Modules that have to be installed."""
-    share: float = 1.0
-    """A slow one sends so many of the small events: its rate is the same, and the run ends sooner."""
 
     def missing(self) -> str | None:
         """Why it cannot run here, such as a package that is not installed; None when it can."""

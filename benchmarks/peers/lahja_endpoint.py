@@ -30,7 +30,6 @@ FLUSH_INTERVAL_S = 0.0005
 class LahjaPeer(Peer):
     name = "lahja"
     requires = ("lahja",)
-    share = 0.2
 
     def supports(self, layout: Layout, paced: bool) -> bool:
         return super().supports(layout, paced) and layout.processes_each == 1

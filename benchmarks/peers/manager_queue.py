@@ -20,7 +20,6 @@ __all__ = ["ManagerQueuePeer"]
 
 class ManagerQueuePeer(Peer):
     name = "Manager().Queue"
-    share = 0.05
 
     @contextmanager
     def open(self, layout: Layout, directory: Path) -> Iterator[Rig]:

@@ -47,7 +47,6 @@ jetstream {{ store_dir: "{directory}/store", max_memory_store: 8GB, max_file_sto
 class NatsPeer(Peer):
     name = "nats-jetstream"
     requires = ("nats",)
-    share = 0.2
 
     def missing(self) -> str | None:
         return super().missing() or not_found(SERVER)

@@ -16,8 +16,6 @@ MEET_TIMEOUT_S = 30.0
 class PoolPeer(Peer):
     """Competing workers are all it has: a result goes back to the one who asked, and nobody else sees the event."""
 
-    share = 0.2
-
     def supports(self, layout: Layout, paced: bool) -> bool:
         is_plain = layout.producers == layout.subscribers == layout.stages == 1
         return is_plain and layout.processes_each > 1 and not layout.array_bytes and not paced

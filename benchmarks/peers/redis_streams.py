@@ -41,7 +41,6 @@ class RedisPeer(Peer):
 
     def __init__(self, name: str, batch: int) -> None:
         self.name = name
-        self.share = 1.0 if batch > 1 else 0.1
         self._batch = batch
 
     def missing(self) -> str | None:
