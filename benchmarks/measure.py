@@ -124,16 +124,22 @@ def _set_up(peer: Peer, topology: Topology, stack: ExitStack) -> Stage:
 def _warm_up(stage: Stage, events_max: int) -> tuple[int, float]:
     """Send more and more: (how many went, how many a second at the end)."""
     enough = max(1, int(events_max * WARM_UP_SHARE))
-    sent, count = 0, enough if stage.topology.is_latency else WARM_UP_FIRST
+    _send(stage, range(WARM_UP_FIRST))  # Consumers import what they need, and look at a whole array.
+    sent, count = WARM_UP_FIRST, enough if stage.topology.is_latency else WARM_UP_FIRST
     while True:
-        began = time.monotonic()
-        _publish(stage, range(sent, sent + count))
+        elapsed_s = _send(stage, range(sent, sent + count))
         sent += count
-        stage.rig.finish(sent * stage.topology.deliveries_each, RUN_TIMEOUT_S)
-        elapsed_s = time.monotonic() - began
         if elapsed_s >= WARM_UP_S or sent >= enough:
             return sent, count / elapsed_s
         count *= 2
+
+
+def _send(stage: Stage, numbers: range) -> float:
+    """Publish, and wait for the last acknowledgement: how many seconds it took."""
+    began = time.monotonic()
+    _publish(stage, numbers)
+    stage.rig.finish(numbers.stop * stage.topology.deliveries_each, RUN_TIMEOUT_S)
+    return time.monotonic() - began
 
 
 def _publish(stage: Stage, numbers: range) -> None:
@@ -145,13 +151,10 @@ def _publish(stage: Stage, numbers: range) -> None:
 
 
 def _clocked(stage: Stage, numbers: range) -> tuple[float, dict[str, float]]:
-    """Publish, and wait for the last acknowledgement: (seconds, CPU seconds of each process)."""
+    """(seconds, CPU seconds of each process)."""
     pids = stage.pids()
     before = {name: cpu_s(pid) for name, pid in pids.items()}
-    began = time.monotonic()
-    _publish(stage, numbers)
-    stage.rig.finish(numbers.stop * stage.topology.deliveries_each, RUN_TIMEOUT_S)
-    elapsed_s = time.monotonic() - began
+    elapsed_s = _send(stage, numbers)
     return elapsed_s, {name: cpu_s(pid) - before[name] for name, pid in pids.items()}
 
 
