@@ -97,37 +97,33 @@ class EventHandler(Handler):
 
     def __init__(self, subscription: Subscription, reader: Reader, call: Callable[[Event], Any], retries: int) -> None:
         super().__init__(subscription, reader)
+        self._take = reader.event_in_hand
         self._call = call
         self._retries = retries
 
     def run(self, record: Record) -> int:
-        try:
-            return self._attempt(record)
-        except BaseException as error:
-            return self._run_again(record, error)
-
-    def _attempt(self, record: Record) -> int:
-        event = self.reader.event_in_hand(record)
-        if event is None:
-            return self._skip(record, "its payload is not where the shadow says", Outcome.FAILED)
-        self._call(event)
-        return COMPLETED
-
-    def _run_again(self, record: Record, error: BaseException) -> int:
-        """The first attempt raised: try again as often as may be."""
-        attempts = 1
-        while not isinstance(error, Skip):
-            # BaseException: `sys.exit()` in a listener is its failure, and not the end of the thread it runs on.
-            if isinstance(error, (BusClosed, ManagerLost)) and self.subscription.lost:
-                raise error  # There is nobody to tell.
-            if attempts > self._retries:
-                return self._fail(record, f"raised {attempts} times on", error)
-            attempts += 1
+        attempts = 0
+        while True:
             try:
-                return self._attempt(record)
-            except BaseException as again:
-                error = again
-        return self._skip(record, str(error), Outcome.SKIPPED)
+                event = self._take(record)
+                if event is None:
+                    return self._skip(record, "its payload is not where the shadow says", Outcome.FAILED)
+                self._call(event)
+                return COMPLETED
+            except BaseException as error:
+                # BaseException: `sys.exit()` in a listener is its failure, and not the end of the thread it runs on.
+                attempts += 1
+                outcome = self._judge(record, error, attempts)
+                if outcome:
+                    return outcome
+
+    def _judge(self, record: Record, error: BaseException, attempts: int) -> int:
+        """What comes of an attempt that raised; 0: another one."""
+        if isinstance(error, Skip):
+            return self._skip(record, str(error), Outcome.SKIPPED)
+        if isinstance(error, (BusClosed, ManagerLost)) and self.subscription.lost:
+            raise error  # There is nobody to tell.
+        return self._fail(record, f"raised {attempts} times on", error) if attempts > self._retries else 0
 
 
 class ListenerLoop:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from eventbus_mp.client.connection import Connection
 from eventbus_mp.errors import BusFull, EventTooLarge
@@ -127,12 +127,18 @@ class Supply:
             for _ in range(most - self._ordered.get(key, 0) - arena.stocked(span_length)):
                 self._order(key, SPAN_AHEAD)
 
-    def begin_anew(self) -> list[list[int]]:
-        """Forget what is on order: the answers may have gone with the manager. [segment, offset] of what is here."""
-        with self._lock:
+    def begin_anew(self, order: threading.Lock, lent_out: Iterable[LentSpan]) -> list[list[int]]:
+        """Forget what is on order: the answers may have gone with the manager. [segment, offset] of what is here.
+
+        Args:
+            order: The publisher's lock: nothing is written meanwhile.
+            lent_out: Spans in the hands of loans.
+        """
+        with self._lock, order:
             self._ordered.clear()
             arenas = [self.arena] if self.listener_arena is None else [self.arena, self.listener_arena]
-            return [[span.segment, span.offset] for arena in arenas for span in arena.lent()]
+            spans = [*lent_out, *(span for arena in arenas for span in arena.lent())]
+            return [[span.segment, span.offset] for span in spans]
 
     def _large_ahead(self, span_length: int) -> int:
         """How many spans to have ready after a large event: none for a single one, or when they are a large share."""
