@@ -1,7 +1,7 @@
 """Running listeners: the loop of a process's listener thread, and of a worker's main thread.
 
 A listener is whatever the user gave; a `Handler` makes it a function from a record to an outcome. The loop takes
-deliveries one by one, runs the handler, and tells outcomes in batches: when nothing is left, or half a millisecond
+deliveries one by one, runs the handler, and tells outcomes in batches: when nothing is left, or two milliseconds
 after the last time.
 """
 
@@ -24,7 +24,10 @@ __all__ = ["EventHandler", "Handler", "ListenerLoop", "ShadowHandler", "current_
 
 log = logging.getLogger("eventbus_mp")
 
-FLUSH_INTERVAL_NS = 500_000
+FLUSH_INTERVAL_NS = 2_000_000
+"""Telling an outcome wakes the manager: for tasks of 1 ms on two cores, telling each one cost 5 % of the throughput."""
+CROWD = 64
+"""When so many are pending, the handler is a fast one: the time is looked at after every eighth delivery only."""
 COMPLETED = int(Outcome.COMPLETED)
 
 _local = threading.local()
@@ -135,6 +138,7 @@ class ListenerLoop:
         self._stopping = False
         self._flushed_ns = 0
         self.events_handled = 0
+        """Counted for who gives `after_each`."""
 
     def add(self, handler: Handler) -> None:
         self._handlers = {**self._handlers, handler.subscription.number: handler}
@@ -169,8 +173,9 @@ class ListenerLoop:
     def _run_pending(self, handler: Handler, after_each: Callable[[], None] | None) -> None:
         subscription, run = handler.subscription, handler.run
         pending, note_completed = subscription.pending, subscription.note_completed
+        # hot path, with the event and its handler: 2.6 us a delivery.
         # Not for ever: the others' deliveries wait in the pipe meanwhile.
-        for _ in range(len(pending)):
+        for left in range(len(pending), 0, -1):
             if self._stopping or not pending:
                 break
             subscription.running = record = pending.popleft()
@@ -180,9 +185,11 @@ class ListenerLoop:
                 note_completed(record[7])
             elif outcome:
                 subscription.note(record[7], outcome)
-            self.events_handled += 1
             if after_each is not None:
+                self.events_handled += 1
                 after_each()
+            if left > CROWD and left & 7:
+                continue
             now_ns = monotonic_ns()
             if now_ns - self._flushed_ns > FLUSH_INTERVAL_NS:
                 self.flush()
