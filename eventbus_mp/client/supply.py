@@ -124,8 +124,10 @@ class Supply:
             most = max(most, self._large_ahead(span_length))
         key = arena, span_length
         with self._lock:
-            for _ in range(most - self._ordered.get(key, 0) - arena.stocked(span_length)):
-                self._order(key, SPAN_AHEAD)
+            missing = most - self._ordered.get(key, 0) - arena.stocked(span_length)
+            # Many in one write: each write may wake the manager.
+            if 2 * missing >= most:
+                self._order(key, SPAN_AHEAD, missing)
 
     def begin_anew(self, order: threading.Lock, lent_out: Iterable[LentSpan]) -> list[list[int]]:
         """Forget what is on order: the answers may have gone with the manager. [segment, offset] of what is here.
@@ -164,9 +166,9 @@ class Supply:
         if self.listener_arena is not None:
             self.listener_arena.close()
 
-    def _order(self, key: tuple[Arena, int], urgency: int) -> None:
-        self._ordered[key] = self._ordered.get(key, 0) + 1
-        self._connection.send(records.span_wanted(key[1], urgency))
+    def _order(self, key: tuple[Arena, int], urgency: int, count: int = 1) -> None:
+        self._ordered[key] = self._ordered.get(key, 0) + count
+        self._connection.send(records.span_wanted(key[1], urgency) * count)
 
     def _check_possible(self, length: int, span_length: int) -> None:
         if span_length in self._impossible:
