@@ -175,7 +175,8 @@ class ListenerLoop:
         pending, note_completed = subscription.pending, subscription.note_completed
         # hot path, with the event and its handler: 2.6 us a delivery.
         # Not for ever: the others' deliveries wait in the pipe meanwhile.
-        for left in range(len(pending), 0, -1):
+        began_ns, count = monotonic_ns(), len(pending)
+        for left in range(count, 0, -1):
             if self._stopping or not pending:
                 break
             subscription.running = record = pending.popleft()
@@ -191,7 +192,8 @@ class ListenerLoop:
             if left > CROWD and left & 7:
                 continue
             now_ns = monotonic_ns()
-            if now_ns - self._flushed_ns > FLUSH_INTERVAL_NS:
+            if now_ns - self._flushed_ns > FLUSH_INTERVAL_NS or left == 1:
+                subscription.cost_ns = (now_ns - began_ns) // (count - left + 1)
                 self.flush()
                 self._flushed_ns = now_ns
         subscription.flush()

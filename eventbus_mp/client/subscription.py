@@ -34,6 +34,8 @@ class Subscription:
         self.config_bytes = config_bytes
         self.pending: deque[Record] = deque()
         self.in_hand: dict[int, Record] = {}
+        self.cost_ns = 0
+        """What a delivery took lately, as the listener loop measures it; 0: nobody measures."""
         self.running: Record | None = None
         """What the listener loop runs now, or ran last."""
         self.on_arrival: Callable[[], None] | None = None
@@ -109,7 +111,10 @@ class Subscription:
             if noted:
                 sequences = _taken(noted)
                 parts += lease_records(self._leases, sequences) if self._leases.open else []
-                parts += [records.settled(self.number, outcome, first, count) for first, count in ranges(sequences)]
+                parts += [
+                    records.settled(self.number, outcome, first, count, self.cost_ns)
+                    for first, count in ranges(sequences)
+                ]
         if parts:
             self._connection.send(b"".join(parts))
 

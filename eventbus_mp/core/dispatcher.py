@@ -60,9 +60,12 @@ class Endpoint:
         self.holding -= hit.bit_count()
         return hit
 
-    def learn(self, settled: int, now_ns: int) -> None:
-        """Set the credit to what the measured time per delivery makes about `QUEUED_WORK_NS`."""
-        cost_ns = (now_ns - self.since_ns) // settled + 1
+    def learn(self, settled: int, now_ns: int, told_ns: int = 0) -> None:
+        """Set the credit to what the time per delivery makes about `QUEUED_WORK_NS`.
+
+        `told_ns` is what the process measured. Seen from here, one of many processes on few cores looks slow.
+        """
+        cost_ns = told_ns or (now_ns - self.since_ns) // settled + 1
         self.since_ns = now_ns
         self.cost_ns = cost_ns = (self.cost_ns + cost_ns) // 2 if self.cost_ns else cost_ns
         if not self.credit_max:

@@ -135,7 +135,7 @@ class FromProcess:
 
     def _settled(self, fields: tuple[int, ...], messages: list[Message]) -> None:
         """Add a settled range to the message before, if that settles for the same subscriber in the same way."""
-        _, outcome, subscriber, _, count, _, _, first = fields
+        _, outcome, subscriber, cost_ns, count, _, _, first = fields
         if outcome not in _OUTCOMES:
             raise ProtocolError(f"outcome {outcome} does not exist")
         if not 0 < count <= SETTLED_RANGE_MAX:
@@ -144,7 +144,7 @@ class FromProcess:
         if type(last) is DeliveriesSettled and (last.subscriber, last.outcome) == (subscriber, outcome):
             last.ranges.append((first, count))
         else:
-            messages.append(DeliveriesSettled(self._link, subscriber, outcome, [(first, count)]))
+            messages.append(DeliveriesSettled(self._link, subscriber, outcome, [(first, count)], cost_ns))
 
     @staticmethod
     def _body_bytes(fields: tuple[int, ...]) -> int:
