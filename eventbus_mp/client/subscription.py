@@ -72,7 +72,8 @@ class Subscription:
 
     def explain(self, event_id: str, reason: str) -> None:
         """Tell the manager why a delivery is skipped; not answered."""
-        text = reason[:REASON_LENGTH_MAX]
+        # Lone surrogates, as in the names of files that are not UTF-8, cannot travel.
+        text = reason[:REASON_LENGTH_MAX].encode(errors="backslashreplace").decode()
         self._connection.tell(ExplainSkip, self.number, event_id, text)
 
     @property

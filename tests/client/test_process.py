@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from eventbus_mp import Event, EventBus, EventSource, UsageError
+from eventbus_mp import Event, EventBus, EventSource, Skip, UsageError
 
 Make = Callable[..., EventBus]
 
@@ -118,6 +118,35 @@ def test_sys_exit_in_a_listener_is_its_failure(bus: EventBus, caplog: pytest.Log
         watcher = bus.notify_and_wait(Event(event_id, "a", 1), timeout_s=20)
         assert watcher.skippers == watcher.subscribers
     assert "SystemExit: enough, too" in caplog.text
+
+
+class Untold(Exception):
+    def __str__(self) -> str:
+        raise ValueError("there are no words for it")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Untold(), "Untold: (its text cannot be had: ValueError)"),
+        (Skip(Untold()), "(its text cannot be had: ValueError)"),
+        (ValueError("no \udcff"), "ValueError: no \\udcff"),
+        (Skip("no \udcff"), "no \\udcff"),
+    ],
+)
+def test_a_reason_that_cannot_be_told_as_it_is(bus: EventBus, error: Exception, reason: str) -> None:
+    """File names that are not UTF-8 are lone surrogates, and get into such texts."""
+
+    def fail(_: Any) -> None:
+        raise error
+
+    bus.on("a", name="event")(fail)
+    bus.subscribe(fail, ["a"])
+    for event_id in "12":
+        watcher = bus.notify_and_wait(Event(event_id, "a", 1), timeout_s=20)
+        assert watcher.skippers == watcher.subscribers
+    for subscriber in bus.statistics().subscribers:
+        assert subscriber.recent_skips == (("1", reason), ("2", reason))
 
 
 def test_a_listener_that_uses_a_closed_handle_fails_alone(bus: EventBus, make_bus: Make) -> None:
