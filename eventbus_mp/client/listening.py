@@ -183,9 +183,12 @@ class ListenerLoop:
         # hot path, with the event and its handler: 2.6 us a delivery.
         # Not for ever: the others' deliveries wait in the pipe meanwhile.
         for left in range(len(pending), 0, -1):
-            if self._stopping or not pending:
+            if self._stopping:
                 break
-            subscription.running = record = pending.popleft()
+            try:
+                subscription.running = record = pending.popleft()
+            except IndexError:
+                break  # Another thread handed the rest back.
             # record[6] is its deadline; most have none.
             outcome = run(record) if not record[6] or record[6] > monotonic_ns() else handler.expire(record)
             if outcome == COMPLETED:

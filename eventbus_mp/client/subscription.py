@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from eventbus_mp.client.connection import Connection
 from eventbus_mp.memory.reader import LeaseBook
@@ -15,6 +15,8 @@ from eventbus_mp.wire.records import RECORD
 from eventbus_mp.wire.stream import Delivered
 
 __all__ = ["Subscription"]
+
+T = TypeVar("T")
 
 REASON_LENGTH_MAX = 500
 
@@ -83,9 +85,8 @@ class Subscription:
 
     def hand_back(self) -> None:
         """Return what was not begun: another process gets it, and no attempt is counted."""
-        for sequence in [record[7] for record in self.pending]:
-            self.note(sequence, Outcome.RETURNED)
-        self.pending.clear()
+        for record in _taken(self.pending):
+            self.note(record[7], Outcome.RETURNED)
         for sequence in list(self.in_hand):
             self.settle(sequence, Outcome.RETURNED)
         self.flush()
@@ -120,12 +121,12 @@ def flat_ranges(sequences: list[int]) -> list[int]:
     return [number for found in ranges(sorted(set(sequences))) for number in found]
 
 
-def _taken(noted: deque[int]) -> list[int]:
+def _taken(queue: deque[T]) -> list[T]:
     """Everything that is there now; another thread may be taking, too."""
     taken = []
-    for _ in range(len(noted)):
+    for _ in range(len(queue)):
         try:
-            taken.append(noted.popleft())
+            taken.append(queue.popleft())
         except IndexError:
             break
     return taken
