@@ -137,7 +137,7 @@ class EventBus:
 
         def subscribe(function: Function) -> Function:
             session = self._live()
-            key = SubscriberKey(name) if name else listener_of(function).key
+            key = SubscriberKey(name) if name is not None else listener_of(function).key
             key = broadcast_key(key) if broadcast else key
             subscription = session.host(key, wanted, check_credit(credit), broadcast)
             session.listen(session.event_handler(subscription, function, retries))

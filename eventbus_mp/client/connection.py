@@ -174,8 +174,9 @@ class Connection:
         with self._turn:
             self._request_serial += 1
             number = self._request_serial
+        data = encode_request(kind(0, number, *fields))
         self.expect_reply(number)
-        self.send(encode_request(kind(0, number, *fields)))
+        self.send(data)
         return number
 
     def expect_reply(self, number: int) -> None:

@@ -63,7 +63,13 @@ class Session:
     # --- hosting ---
 
     def host(self, key: SubscriberKey, patterns: list[str], credit: int, broadcast: bool) -> Subscription:
-        """Serve this subscriber from this process; its patterns are replaced."""
+        """Serve this subscriber from this process; its patterns are replaced.
+
+        Raises:
+            UsageError: Its name is not a text, or empty.
+        """
+        if not isinstance(key.name, str) or not key.name:
+            raise UsageError(f"a subscriber's name is a text of one character or more, not {key.name!r}")
         config_bytes = pack_config(key.config)
         number = self.connection.request(Subscribe, key.name, config_bytes, patterns, credit, broadcast)
         with self._lock:
