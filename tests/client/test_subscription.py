@@ -55,3 +55,9 @@ def test_handing_back_while_another_thread_takes(connection: Connection) -> None
     thread.join(20)
     assert 0 < len(taken) < PENDING
     assert not subscription.pending
+
+
+def test_waking_a_closed_connection_is_harmless(connection: Connection) -> None:
+    """A signal's handler may do so: a worker that leaves by itself can be asked to stop at that moment."""
+    connection.close()
+    connection.wake()
