@@ -217,7 +217,7 @@ class EventBus:
         """
         if "id" not in fields:
             fields["id"] = (self.config.id_generator or unique_id)()
-        return make_loan(self._live().publisher, topic, nbytes, shape, dtype, fields)
+        return make_loan(self, self._live().publisher, topic, nbytes, shape, dtype, fields)
 
     register_type = staticmethod(register_type)
 
