@@ -319,7 +319,7 @@ class EventBus:
         Raises:
             WaitTimeout: It did not leave within `request_timeout_s`.
         """
-        manager_pid = self._live().connection.manager_pid
+        manager_pid = self.statistics().manager_pid  # asked for: what we know may be one that died
         with manager_end(manager_pid) as has_ended:
             self._live().stop_listening()
             self._ask(messages.ShutDown)

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from eventbus_mp import Event, EventBus, EventSource, Skip, UsageError
+from eventbus_mp.runtime.rundir import RunDir
 
 Make = Callable[..., EventBus]
 
@@ -207,3 +209,15 @@ def test_a_pipeline_of_small_events_in_a_small_memory(make_bus: Make, length: in
         bus.notify_many(Event(str(index), "a", payload) for index in range(200))
     bus.drain(timeout_s=20)
     assert [item.completed for item in bus.statistics().subscribers] == [6000, 6000]
+
+
+def test_shutdown_waits_for_the_manager_that_is_there(bus: EventBus, make_bus: Make, run_dir: Path) -> None:
+    """And not for the one that this handle knew, which was replaced meanwhile."""
+    pid = bus.statistics().manager_pid
+    other = make_bus()
+    os.kill(pid, signal.SIGKILL)
+    while other.statistics().manager_pid == pid:
+        pass
+    other.close()
+    bus.shutdown()
+    assert not RunDir(run_dir, "test").path.exists()
