@@ -61,7 +61,7 @@ class Inbox:
                 subscription.flush()
                 self._session.reader.release_ended()
             left_s = None if deadline is None else deadline - monotonic()
-            if not self._session.connection.wait(lambda: subscription.pending or self._closed, left_s):
+            if not self._session.connection.wait(lambda: subscription.pending or self._ended, left_s):
                 return []
             self._check_open()
             while len(taken) < most and (record := subscription.take()) is not None:
@@ -108,7 +108,7 @@ class Inbox:
             self._subscription.flush()
 
     def __iter__(self) -> Iterator[EventShadow]:
-        while not self._closed:
+        while not self._ended:
             try:
                 shadow = self.get()
             except BusClosed:
@@ -141,9 +141,15 @@ class Inbox:
             if self._subscription.pending:  # It arrived between the two.
                 self._ring()
 
+    @property
+    def _ended(self) -> bool:
+        return self._closed or self._subscription.is_over
+
     def _check_open(self) -> None:
         if self._closed:
             raise BusClosed(f"inbox {self.key.name!r} was closed")
+        if self._subscription.is_over:
+            raise BusClosed(f"inbox {self.key.name!r} was unsubscribed, or closed through another Inbox of this handle")
 
     def close(self) -> None:
         """Hand back what is not settled; the subscriber stays for `grace_s` if no other process hosts it."""

@@ -94,9 +94,12 @@ class Session:
         self.forget(subscription)
 
     def forget(self, subscription: Subscription) -> None:
+        """It is hosted no more; whoever waits for its deliveries gets none."""
         with self._lock:
             self._hosted.pop(subscription.number, None)
             self._by_key.pop((subscription.key.name, subscription.config_bytes), None)
+        subscription.is_over = True
+        self.connection.wake()
 
     def listen(self, handler: Handler) -> None:
         """Run this handler, on the listener thread or in the worker's loop."""

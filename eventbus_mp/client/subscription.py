@@ -38,6 +38,8 @@ class Subscription:
         self.in_hand: dict[int, Record] = {}
         self.running: Record | None = None
         """What the listener loop runs now, or ran last."""
+        self.is_over = False
+        """This process hosts the subscriber no more: nothing will arrive."""
         self.on_arrival: Callable[[], None] | None = None
         self._connection = connection
         self._leases = leases

@@ -4,10 +4,11 @@ import select
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from eventbus_mp import BusClosed, Event, EventBus, EventShadow, NotSubscribed, UsageError
+from eventbus_mp import BusClosed, Event, EventBus, EventShadow, Inbox, NotSubscribed, UsageError
 
 Make = Callable[..., EventBus]
 
@@ -120,3 +121,28 @@ def test_none_at_all_cannot_be_waited_for(bus: EventBus, most: int) -> None:
     bus.notify(Event("1", "a", 1))
     with pytest.raises(UsageError, match=f"get_many\\({most}\\)"):
         inbox.get_many(most, 10)
+
+
+def test_an_inbox_that_is_taken_away_ends(bus: EventBus) -> None:
+    """By `unsubscribe`, or by the end of another Inbox of the same name and handle: they are one subscriber."""
+    for end in (lambda: bus.unsubscribe("one"), lambda: bus.inbox("one", ["a"]).close()):
+        inbox = bus.inbox("one", ["a"])
+        bus.notify(Event("1", "a", 1))
+        seen: list[EventShadow] = []
+        got_one = threading.Event()
+
+        def consume(inbox: Inbox = inbox, seen: list[EventShadow] = seen, got_one: Any = got_one) -> None:
+            for shadow in inbox:
+                inbox.complete(shadow)
+                seen.append(shadow)
+                got_one.set()
+
+        thread = threading.Thread(target=consume, daemon=True)
+        thread.start()
+        assert got_one.wait(20)
+        end()
+        thread.join(20)
+        assert not thread.is_alive()
+        assert seen == [("a", "1")]
+        with pytest.raises(BusClosed, match="was unsubscribed, or closed"):
+            inbox.get(0)
