@@ -144,7 +144,8 @@ class Session:
 
     def holds(self, sequence: int) -> bool:
         """Whether a delivery of this event is in hand here."""
-        return any(sequence in subscription.in_hand for subscription in self._hosted.values())
+        # A tuple, made in one step: other threads subscribe meanwhile.
+        return any(sequence in subscription.in_hand for subscription in tuple(self._hosted.values()))
 
     def shadow_handler(self, subscription: Subscription, listener: Listener) -> Handler:
         assert listener.call is not None

@@ -108,14 +108,18 @@ class Subscription:
         Raises:
             ManagerLost, BusClosed: There is nobody to tell.
         """
-        parts: list[bytes] = []
-        for outcome, noted in self._noted.items():
-            if noted:
-                sequences = _taken(noted)
-                parts += lease_records(self._leases, sequences) if self._leases.open else []
-                parts += [records.settled(self.number, outcome, first, count) for first, count in ranges(sequences)]
-        if parts:
-            self._connection.send(b"".join(parts))
+        if not any(self._noted.values()):
+            return
+        # Under the lock of the write: what is taken out is told before `outstanding`, which leaves it out, is sent.
+        with self._connection.write_lock:
+            parts: list[bytes] = []
+            for outcome, noted in self._noted.items():
+                if noted:
+                    sequences = _taken(noted)
+                    parts += lease_records(self._leases, sequences) if self._leases.open else []
+                    parts += [records.settled(self.number, outcome, first, count) for first, count in ranges(sequences)]
+            if parts:
+                self._connection.send_locked(b"".join(parts))
 
 
 def flat_ranges(sequences: list[int]) -> list[int]:
