@@ -136,6 +136,8 @@ class Server:
                 due_ns = self._next_due_ns()
             if self._standby_wanted or self._journal.is_full:
                 self._renew_standby()
+                self._flush()  # A standby that took over has to say so: nobody may be about to wake it.
+                due_ns = self._next_due_ns()
         self._leave()
 
     def _next_due_ns(self) -> int | None:

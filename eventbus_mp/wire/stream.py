@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from eventbus_mp.errors import ProtocolError
+from eventbus_mp.errors import ProtocolError, UsageError
 from eventbus_mp.messages import (
     REQUESTS,
     DeliveriesSettled,
@@ -169,9 +169,29 @@ class FromProcess:
 
 
 def encode_request(message: Request) -> bytes:
-    """A request as it travels; its `link` does not."""
-    body = msgpack.packb([getattr(message, name) for name in _wire_names(type(message))])
-    return records.request(REQUESTS.index(type(message)), message.request, body)
+    """A request as it travels; its `link` does not.
+
+    Raises:
+        UsageError: A field is of a wrong type, or larger than the manager takes; it would close the link for that.
+    """
+    kind = type(message)
+    values = {name: getattr(message, name) for name in _wire_names(kind)}
+    for (name, value), expected in zip(values.items(), kind.WIRE, strict=True):
+        if not isinstance(value, expected):
+            given = f"{name}={value!r:.80} is a {type(value).__name__}"
+            raise UsageError(f"{kind.__name__}: {given}; give a {_said(expected)}")
+    try:
+        body = msgpack.packb(list(values.values()))
+    except ValueError as cause:
+        raise UsageError(f"{kind.__name__}: it cannot travel: {cause}") from cause
+    if len(body) > REQUEST_BYTES_MAX:
+        raise UsageError(f"{kind.__name__}: it has {len(body)} bytes, over {REQUEST_BYTES_MAX}: {values!r:.80}")
+    return records.request(REQUESTS.index(kind), message.request, body)
+
+
+def _said(expected: type | tuple[type, ...]) -> str:
+    kinds = expected if isinstance(expected, tuple) else (expected,)
+    return " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
 
 
 def decode_request(link: int, kind: int, number: int, body: bytes) -> Request:
