@@ -15,6 +15,7 @@ from eventbus_mp.config import BusConfig
 from eventbus_mp.errors import (
     BusClosed,
     BusFull,
+    DecodeError,
     EncodeError,
     EventBusError,
     EventTooLarge,
@@ -30,6 +31,7 @@ from eventbus_mp.errors import (
     WaitTimeout,
 )
 from eventbus_mp.ids import unique_id
+from eventbus_mp.memory.registered import register_type
 from eventbus_mp.model import (
     BusStatistics,
     Event,
@@ -46,6 +48,7 @@ __all__ = [
     "BusConfig",
     "BusFull",
     "BusStatistics",
+    "DecodeError",
     "EncodeError",
     "Event",
     "EventBus",
@@ -69,5 +72,6 @@ __all__ = [
     "WaitTimeout",
     "Watcher",
     "WorkerPool",
+    "register_type",
     "unique_id",
 ]

@@ -8,6 +8,7 @@
         - :exc:`NotSubscribed`: a listener that does not have this event to settle
         - :exc:`EventTooLarge`: an event over `BusConfig.event_bytes_max`
         - :exc:`EncodeError`: data that msgpack cannot carry
+    - :exc:`DecodeError`: an event's data holds a type that this process cannot make
     - :exc:`BusFull`: no memory became free within `BusConfig.full_timeout_s`
     - :exc:`WaitTimeout` (also a `TimeoutError`): a wait with a `timeout_s` ran out
     - :exc:`BusClosed`: you closed this handle
@@ -23,6 +24,7 @@ from __future__ import annotations
 __all__ = [
     "BusClosed",
     "BusFull",
+    "DecodeError",
     "EncodeError",
     "EventBusError",
     "EventTooLarge",
@@ -69,6 +71,10 @@ class EventTooLarge(UsageError):
 
 class EncodeError(UsageError):
     """The data holds a value that msgpack cannot carry; the text names the path to it."""
+
+
+class DecodeError(EventBusError):
+    """An event's data holds a type that this process does not know: register it, or install its package."""
 
 
 class BusFull(EventBusError):

@@ -21,7 +21,9 @@ __all__ = [
 
 TOPIC_LENGTH_MAX = 255
 ID_BYTES_MAX = 1024
-_ENVELOPE_FIELDS = ("transaction_id", "initialized_at", "occurred_at", "source", "ttl")
+ENVELOPE_FIELDS = ("transaction_id", "initialized_at", "occurred_at", "source", "ttl")
+_new_object = object.__new__
+_EMPTY_ENVELOPE = (None,) * len(ENVELOPE_FIELDS)
 
 
 def check_topic(topic: str) -> str:
@@ -49,6 +51,9 @@ class Event:
     Times are integers in the bus's `time_unit`. An event that was fetched decodes its data on first use of `data`.
     Treat an event as a value: changing a field does not change what others see.
 
+    `raw` is, of a fetched event, its data as it was encoded: the msgpack, read-only, without the memory of arrays and
+    memoryviews, which lies beside it. It is None of an event that was made here.
+
     Args:
         id: Names the event within its topic; 1 to 1024 bytes of UTF-8.
         topic: A registered topic.
@@ -64,6 +69,7 @@ class Event:
     """
 
     __slots__ = (
+        "_beside",
         "_envelope",
         "_load",
         "data",
@@ -77,7 +83,8 @@ class Event:
         "ttl",
     )
     _envelope: memoryview | bytes
-    _load: Callable[[memoryview | bytes], Any]
+    _beside: memoryview | bytes
+    _load: Callable[..., Any]
 
     def __init__(
         self,
@@ -118,24 +125,29 @@ class Event:
         topic: str,
         envelope: memoryview | bytes,
         raw: memoryview | bytes,
-        load: Callable[[memoryview | bytes], Any],
+        beside: memoryview | bytes,
+        load: Callable[..., Any],
     ) -> Event:
-        """An event read from the bus: `load` decodes its envelope and `raw`, its data, each on first use."""
-        event = cls.__new__(cls)
+        """An event read from the bus: on first use, `load` decodes its envelope, and its data from `raw`, beside which
+        lies the memory of the data's arrays.
+        """
+        event = _new_object(cls)
         event.id = id
         event.topic = topic
         event._envelope = envelope
         event.raw = raw
+        event._beside = beside
         event._load = load
         return event
 
     def __getattr__(self, name: str) -> Any:
         # Called for a slot that is still empty: one of a fetched event that nobody asked for yet.
         if name == "data":
-            value = self.data = self._load(self.raw)  # type: ignore[arg-type]
+            value = self.data = self._load(self.raw, self._beside)
             return value
-        if name in _ENVELOPE_FIELDS:
-            for field_name, value in zip(_ENVELOPE_FIELDS, self._load(self._envelope), strict=True):
+        if name in ENVELOPE_FIELDS:
+            values = self._load(self._envelope) if self._envelope else _EMPTY_ENVELOPE
+            for field_name, value in zip(ENVELOPE_FIELDS, values, strict=True):
                 setattr(self, field_name, value)
             return getattr(self, name)
         raise AttributeError(f"an Event has no attribute {name!r}")
@@ -148,10 +160,15 @@ class Event:
         return self.occurred_at - self.initialized_at
 
     def copy(self) -> Event:
-        """The same event, detached from the bus's memory: it pins nothing and outlives everything."""
+        """The same event, detached from the bus's memory: it pins nothing and outlives everything.
+
+        Its arrays and memoryviews are decoded anew, over memory of its own. An event that was not fetched has none of
+        the bus's; its copy shares the data.
+        """
         if self.raw is None:
             return _rebuild_event(*self._key())
-        return Event._fetched(self.id, self.topic, bytes(self._envelope), bytes(self.raw), self._load)
+        beside = memoryview(bytes(self._beside)) if self._beside else b""
+        return Event._fetched(self.id, self.topic, bytes(self._envelope), bytes(self.raw), beside, self._load)
 
     def _key(self) -> tuple[Any, ...]:
         return (
@@ -182,7 +199,7 @@ class Event:
 
 
 def _rebuild_event(id: str, topic: str, data: Any, *rest: Any) -> Event:
-    return Event(id, topic, data, **dict(zip(_ENVELOPE_FIELDS, rest, strict=True)))
+    return Event(id, topic, data, **dict(zip(ENVELOPE_FIELDS, rest, strict=True)))
 
 
 def _short(value: Any, length: int = 60) -> str:

@@ -20,6 +20,7 @@ METHODS = {
         "notify": "event",
         "notify_many": "events",
         "notify_and_wait": "event timeout_s",
+        "loan": "topic nbytes *shape *dtype **fields",
         "fetch_event": "shadow",
         "fetch_event_data": "shadow",
         "mark_as_completed": "listener shadow",

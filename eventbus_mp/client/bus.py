@@ -10,6 +10,7 @@ from eventbus_mp import messages
 from eventbus_mp.client import process
 from eventbus_mp.client.inbox import Inbox
 from eventbus_mp.client.listening import current_loop
+from eventbus_mp.client.loan import Loan, make_loan
 from eventbus_mp.client.naming import (
     broadcast_key,
     check_credit,
@@ -21,17 +22,10 @@ from eventbus_mp.client.naming import (
 from eventbus_mp.client.session import Session
 from eventbus_mp.config import BusConfig, check_bus_name
 from eventbus_mp.errors import BusClosed, UsageError, WaitTimeout
+from eventbus_mp.ids import unique_id
+from eventbus_mp.memory.registered import register_type
 from eventbus_mp.messages import Outcome
-from eventbus_mp.model import (
-    BusStatistics,
-    Event,
-    EventShadow,
-    Place,
-    Subscriber,
-    SubscriberKey,
-    Watcher,
-    check_topic,
-)
+from eventbus_mp.model import BusStatistics, Event, EventShadow, Subscriber, SubscriberKey, Watcher, check_topic
 from eventbus_mp.runtime.launch import manager_end
 
 __all__ = ["EventBus"]
@@ -204,8 +198,28 @@ class EventBus:
         return self._live().publisher.notify(event)[0]
 
     def notify_many(self, events: Iterable[Event]) -> list[EventShadow]:
-        """Publish in order, with one write for many. All are encoded before the first is published."""
+        """Publish in order, with one write for many. All are encoded before the first is published.
+
+        Arrays and buffers of events that come from a generator are copied once more, because it may reuse them.
+        """
         return self._live().publisher.notify_many(events)
+
+    def loan(
+        self, topic: str, nbytes: int | None = None, *, shape: Any = None, dtype: Any = None, **fields: Any
+    ) -> Loan:
+        """Shared memory to fill in place in a `with` block, whose end publishes it without a copy: see `Loan`.
+
+        The event's data is a memoryview of `nbytes` or, with `shape` and `dtype`, an ndarray; `fields` are the other
+        ones of `Event`. Entering the block blocks and raises like `notify`; in it no lock is held.
+
+        Raises:
+            UsageError: A size, shape or field is not valid, or numpy is not installed.
+        """
+        if "id" not in fields:
+            fields["id"] = (self.config.id_generator or unique_id)()
+        return make_loan(self._live().publisher, topic, nbytes, shape, dtype, fields)
+
+    register_type = staticmethod(register_type)
 
     def notify_and_wait(self, event: Event, timeout_s: float | None = None) -> Watcher:
         """Publish and wait until everybody has settled the event: its final watcher.
@@ -231,7 +245,7 @@ class EventBus:
         it, or a view into it, lives; `Event.copy` detaches it.
         """
         session = self._live()
-        place = _place(session, shadow)
+        place = session.place_of(shadow)
         return session.reader.fetch(place) if place is not None else None
 
     def fetch_event_data(self, shadow: EventShadow | tuple[str, str]) -> Any:
@@ -255,7 +269,7 @@ class EventBus:
 
     def watcher(self, shadow: EventShadow | tuple[str, str]) -> Watcher | None:
         """Who was told of the event and who has settled it; None when all have."""
-        place = _place(self._live(), shadow)
+        place = self._live().place_of(shadow)
         told = self._ask(messages.WatchEvent, place.topic, place.sequence) if place is not None else None
         return _watcher(told) if told is not None else None
 
@@ -269,7 +283,7 @@ class EventBus:
 
     def story(self, shadow: EventShadow | tuple[str, str]) -> list[str]:
         """What the manager remembers of the event, oldest first: bounded, so an old event's is empty."""
-        place = _place(self._live(), shadow)
+        place = self._live().place_of(shadow)
         return list(self._ask(messages.TellStory, place.sequence)) if place is not None else []
 
     def drain(self, pattern: str = "", *, timeout_s: float | None = None) -> None:
@@ -357,7 +371,7 @@ class EventBus:
     def _mark(self, listener: Any, shadow: EventShadow | tuple[str, str], outcome: int) -> None:
         session = self._live()
         key = listener_of(listener).key
-        place = _place(session, shadow)
+        place = session.place_of(shadow)
         subscription = session.find(key) or session.find(broadcast_key(key))
         if subscription is not None and place is not None and subscription.settle(place.sequence, outcome):
             if current_loop() is not session.loop:
@@ -375,16 +389,6 @@ class EventBus:
 
 def _rebuild(name: str, topics: tuple[str, ...], config: BusConfig) -> EventBus:
     return EventBus(name, topics, config=config)
-
-
-def _place(session: Session, shadow: EventShadow | tuple[str, str]) -> Place | None:
-    if isinstance(shadow, EventShadow):
-        return shadow._place
-    try:
-        topic, event_id = shadow
-    except (TypeError, ValueError) as cause:
-        raise UsageError(f"{shadow!r} is not a shadow; give one, or a (topic, id) pair") from cause
-    return session.reader.find(topic, event_id)
 
 
 def _watcher(told: list[list[list[Any]]]) -> Watcher:

@@ -10,14 +10,15 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from eventbus_mp.client.connection import Connection
 from eventbus_mp.client.supply import Supply
 from eventbus_mp.config import TIME_UNITS_NS, BusConfig
 from eventbus_mp.errors import BusFull, EventTooLarge, UnknownTopic
 from eventbus_mp.memory import segment
-from eventbus_mp.memory.arena import Arena
-from eventbus_mp.memory.payload import EncodedEvent, encode_event, new_tuple, write_payload
+from eventbus_mp.memory.arena import Arena, LentSpan, Room
+from eventbus_mp.memory.payload import EncodedEvent, encode_event, new_tuple, write_loaned, write_payload
 from eventbus_mp.messages import (
     SEQUENCE_LINK_SHIFT,
     ResolveTopic,
@@ -26,12 +27,20 @@ from eventbus_mp.model import Event, EventShadow, Place, check_topic
 from eventbus_mp.wire import records
 from eventbus_mp.wire.stream import TopicStale
 
-__all__ = ["Publisher"]
+__all__ = ["Borrowed", "Publisher"]
 
 log = logging.getLogger("eventbus_mp")
 
 WARNING_INTERVAL_S = 60.0
 """An event without a subscriber is warned of this often, a topic."""
+
+
+class Borrowed(NamedTuple):
+    """A span with nothing in it, for one event of `topic`."""
+
+    topic: int
+    view: memoryview
+    span: LentSpan
 
 
 class Publisher:
@@ -50,6 +59,8 @@ class Publisher:
         self._topics: dict[str, int] = {}
         """Numbers of topics that had a subscriber when we asked. Never says no: only the manager may say that."""
         self._warned: dict[str, float] = {}
+        self._lent_out: set[LentSpan] = set()
+        """Spans that loans fill."""
         connection.on_topic_stale = self._on_topic_stale
 
     def notify(self, event: Event, *, awaited: bool = False) -> tuple[EventShadow, int | None]:
@@ -65,17 +76,20 @@ class Publisher:
             with self._order:
                 written = self._write(arena, encoded, topic, event, awaited)
                 if written is not None:
-                    data, place, rolled = written
+                    data, place, filled = written
                     self._connection.send(data)
                     break
             arena = supply.get(encoded.length)
-        if rolled:
-            supply.order_ahead()
+        if filled is not None:
+            supply.order_ahead(filled.length, encoded.length)
         return EventShadow(topic_name, event.id, place), place[4]
 
     def notify_many(self, events: Iterable[Event]) -> list[EventShadow]:
         """Publish in order, with one pipe write for as many as fit into the spans at hand."""
-        prepared = [(event, self._encode(event)) for event in events]
+        if isinstance(events, (list, tuple)):
+            prepared = [(event, self._encode(event)) for event in events]
+        else:
+            prepared = [(event, _detached(self._encode(event))) for event in events]
         topics = {
             name: self._topics.get(name) or self._resolve(name) for name in {event.topic for event, _ in prepared}
         }
@@ -84,7 +98,7 @@ class Publisher:
         arena = self._supply.choose()
         while position < len(prepared):
             with self._order:
-                parts, rolled = [], False
+                parts, filled, filled_by = [], None, 0
                 while position < len(prepared):
                     event, encoded = prepared[position]
                     topic = topics[event.topic]
@@ -96,13 +110,14 @@ class Publisher:
                     if written is None:
                         break
                     parts.append(written[0])
-                    rolled = rolled or written[2]
+                    if written[2] is not None:
+                        filled, filled_by = written[2], encoded.length
                     shadows.append(EventShadow(event.topic, event.id, written[1]))
                     position += 1
                 if parts:
                     self._connection.send(b"".join(parts))
-            if rolled:
-                self._supply.order_ahead()
+            if filled is not None:
+                self._supply.order_ahead(filled.length, filled_by)
             if position < len(prepared):
                 arena = self._supply.get(prepared[position][1].length)
         return shadows
@@ -111,7 +126,53 @@ class Publisher:
         """Another manager goes on: [segment, offset] of the spans that are ours. What was ordered is ordered again."""
         with self._order:
             self._topics.clear()
-            return self._supply.begin_anew()
+            lent_out = [[span.segment, span.offset] for span in self._lent_out]
+            return lent_out + self._supply.begin_anew()
+
+    # --- loans ---
+
+    def borrow(self, event: Event, encoded: EncodedEvent) -> Borrowed | None:
+        """A span of its own for an event that will be filled in place; None when nobody is subscribed.
+
+        No lock is held until it is published or given back, and its place among the events is that of its publishing.
+        """
+        self._check_size(event, encoded)
+        topic = self._topics.get(event.topic) or self._resolve(event.topic)
+        if not topic:
+            return None
+        arena = self._supply.choose()
+        length = max(encoded.length, arena.large_bytes + 1)
+        while True:
+            with self._order:
+                room = _reserve(arena, length)
+                if room is not None:
+                    assert room.filled is not None
+                    self._lent_out.add(room.filled)
+                    return Borrowed(topic, room.view, room.filled)
+            arena = self._supply.get(length)
+
+    def publish_borrowed(self, borrowed: Borrowed, event: Event, encoded: EncodedEvent) -> EventShadow:
+        """Publish what was filled in place."""
+        topic, view, span = borrowed
+        deadline_ns = 0 if event.ttl is None else self._deadline_ns(event)
+        with self._order:
+            self._lent_out.discard(span)
+            self._sequence = sequence = self._sequence + 1
+            write_loaned(view, span.offset, encoded, topic, sequence)
+            record = records.notified(
+                topic, span.segment, span.offset, encoded.length, deadline_ns, sequence, awaited=False
+            )
+            self._connection.send(record + records.span_sealed(span.segment, span.offset))
+        self._supply.order_ahead(span.length, max(encoded.length, self._supply.arena.large_bytes + 1))
+        place = Place(topic, span.segment, span.offset, encoded.length, sequence)
+        return EventShadow(event.topic, event.id, place)
+
+    def return_borrowed(self, borrowed: Borrowed) -> None:
+        """Give the memory back; nothing is published."""
+        span = borrowed.span
+        with self._order:
+            self._lent_out.discard(span)
+            self._connection.send(records.span_sealed(span.segment, span.offset))
 
     def close(self) -> None:
         """Let go of the memory; the manager takes the spans back when the link ends."""
@@ -124,25 +185,21 @@ class Publisher:
 
     def _encode(self, event: Event) -> EncodedEvent:
         encoded = encode_event(event)
+        self._check_size(event, encoded)
+        return encoded
+
+    def _check_size(self, event: Event, encoded: EncodedEvent) -> None:
         if encoded.length > self._config.event_bytes_max:
             raise EventTooLarge(
                 f"event {event.id!r} of topic {event.topic!r} has {encoded.length} bytes encoded; "
                 f"BusConfig.event_bytes_max allows {self._config.event_bytes_max}"
             )
-        return encoded
 
     def _write(
         self, arena: Arena, encoded: EncodedEvent, topic: int, event: Event, awaited: bool
-    ) -> tuple[bytes, Place, bool] | None:
-        """Put the event into shared memory: (records, place, whether a shared span was filled); None: no room."""
-        try:
-            room = arena.reserve(encoded.length)
-        except OSError as cause:
-            raise BusFull(
-                f"/dev/shm is full: {segment.free_bytes()} bytes are free, "
-                f"{arena.span_length(encoded.length)} are needed. "
-                "Make it larger (docker run --shm-size=1g), or lower BusConfig.memory_bytes_max"
-            ) from cause
+    ) -> tuple[bytes, Place, LentSpan | None] | None:
+        """Put the event into shared memory: (records, place, the span that was filled); None: no room."""
+        room = _reserve(arena, encoded.length)
         if room is None:
             return None
         # Payload first, record second: the record is the only permission to read the payload.
@@ -155,7 +212,7 @@ class Publisher:
         if room.filled is not None:
             data += records.span_sealed(room.filled.segment, room.filled.offset)
         place = new_tuple(Place, (topic, room.segment, room.offset, encoded.length, sequence))
-        return data, place, room.filled is not None and room.filled.length == arena.span_bytes
+        return data, place, room.filled
 
     def _deadline_ns(self, event: Event) -> int:
         """`occurred_at + ttl` on the monotonic clock, which is one for the whole machine and never jumps."""
@@ -189,3 +246,20 @@ class Publisher:
             del self._topics[name]
             if message.dropped:
                 self._warn_unheard(name, "lost its last subscriber, or was unregistered")
+
+
+def _reserve(arena: Arena, length: int) -> Room | None:
+    try:
+        return arena.reserve(length)
+    except OSError as cause:
+        raise BusFull(
+            f"/dev/shm is full: {segment.free_bytes()} bytes are free, {arena.span_length(length)} are needed. "
+            "Make it larger (docker run --shm-size=1g), or lower BusConfig.memory_bytes_max"
+        ) from cause
+
+
+def _detached(encoded: EncodedEvent) -> EncodedEvent:
+    """With buffers of its own: what a generator gave may be filled anew for its next event."""
+    if not encoded.buffers:
+        return encoded
+    return encoded._replace(buffers=tuple(memoryview(bytes(buffer)) for buffer in encoded.buffers))

@@ -14,10 +14,10 @@ from eventbus_mp.client.reading import Reader
 from eventbus_mp.client.subscription import Subscription, flat_ranges
 from eventbus_mp.client.supply import Supply
 from eventbus_mp.config import BusConfig
-from eventbus_mp.errors import BusClosed, EventBusError, ManagerLost
+from eventbus_mp.errors import BusClosed, EventBusError, ManagerLost, UsageError
 from eventbus_mp.memory.reader import LeaseBook, Mappings
 from eventbus_mp.messages import Compare, GetStatistics, MarkEvent, RegisterTopic, StopHosting, Subscribe
-from eventbus_mp.model import BusStatistics, Place, SubscriberKey, SubscriberStatistics
+from eventbus_mp.model import BusStatistics, EventShadow, Place, SubscriberKey, SubscriberStatistics
 from eventbus_mp.wire.records import RECORD
 from eventbus_mp.wire.stream import Delivered
 
@@ -151,6 +151,20 @@ class Session:
 
     def subscriptions(self) -> tuple[Subscription, ...]:
         return tuple(self._hosted.values())
+
+    def place_of(self, shadow: EventShadow | tuple[str, str]) -> Place | None:
+        """Where the event lies, or lay; a bare (topic, id) is looked for.
+
+        Raises:
+            UsageError: It is neither a shadow nor a pair.
+        """
+        if isinstance(shadow, EventShadow):
+            return shadow._place
+        try:
+            topic, event_id = shadow
+        except (TypeError, ValueError) as cause:
+            raise UsageError(f"{shadow!r} is not a shadow; give one, or a (topic, id) pair") from cause
+        return self.reader.find(topic, event_id)
 
     def mark(self, key: SubscriberKey, place: Place | None, outcome: int) -> None:
         """Settle a delivery that is not in hand here; the manager says whether that can be."""

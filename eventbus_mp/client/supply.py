@@ -15,11 +15,23 @@ from eventbus_mp.client.connection import Connection
 from eventbus_mp.errors import BusFull, EventTooLarge
 from eventbus_mp.memory.arena import Arena, LentSpan
 from eventbus_mp.memory.reader import Mappings
-from eventbus_mp.messages import SPAN_AHEAD, SPAN_CANCELLED, SPAN_NEEDED, SPAN_RESERVE
+from eventbus_mp.messages import (
+    SHARED_SPAN_BYTES_MAX,
+    SPAN_AHEAD,
+    SPAN_CANCELLED,
+    SPAN_NEEDED,
+    SPAN_RESERVE,
+    GetStatistics,
+)
 from eventbus_mp.wire import records
 from eventbus_mp.wire.stream import SpanGranted
 
 __all__ = ["Supply"]
+
+LARGE_AHEAD = 2
+"""So many spans for large events lie ready: one to write into while the next is on its way."""
+AHEAD_DIVISOR = 8
+"""What lies ready in one process is at most this fraction of the bus's memory: others need it, too."""
 
 
 class Supply:
@@ -51,6 +63,11 @@ class Supply:
         self._ordered: dict[tuple[Arena, int], int] = {}
         """(for which arena, span length) -> how many are on order."""
         self._impossible: set[int] = set()
+        self._waiting: list[int] = []
+        """Lengths of the spans that threads wait for."""
+        self._large_length = self._large_run = 0
+        """The span of the latest large event, and how many in a row took one like it."""
+        self._memory_bytes_max = 0
         self._lock = threading.Lock()
         connection.on_span_granted = self._on_span_granted
 
@@ -72,8 +89,18 @@ class Supply:
                 self.listener_arena = Arena(self._mappings, self.arena.span_bytes)
             arena, urgency = self.listener_arena, SPAN_RESERVE
         key = arena, arena.span_length(length)
+        self._waiting.append(key[1])
+        try:
+            self._await_span(key, length, urgency)
+        finally:
+            self._waiting.remove(key[1])
+        return arena
+
+    def _await_span(self, key: tuple[Arena, int], length: int, urgency: int) -> None:
+        arena = key[0]
         deadline = time.monotonic() + self._connection.config.full_timeout_s
         self._before_waiting()
+        self._give_back_unused(set(self._waiting))
         while not arena.stocked(key[1]):
             self._check_possible(length, key[1])
             with self._lock:
@@ -82,13 +109,22 @@ class Supply:
             left_s = max(0.0, deadline - time.monotonic())
             if not self._connection.wait(lambda: arena.stocked(key[1]) or not self._ordered.get(key), left_s):
                 self._give_up(key[1])
-        return arena
 
-    def order_ahead(self) -> None:
-        """Ask for the next span of small events now, so that it lies ready when this one is full."""
-        key = self.arena, self.arena.span_bytes
+    def order_ahead(self, span_length: int, event_bytes: int) -> None:
+        """A span was filled, the last time by an event of so many bytes: ask for the next now, so that it lies ready.
+
+        Small events find one. Large ones of one size, one after the other, find up to `LARGE_AHEAD` of theirs.
+
+        Raises:
+            ManagerLost, BusClosed: There is nobody to ask.
+        """
+        arena = self.arena
+        most = 1 if span_length == arena.span_bytes else 0
+        if event_bytes > arena.large_bytes:
+            most = max(most, self._large_ahead(span_length))
+        key = arena, span_length
         with self._lock:
-            if not self._ordered.get(key) and not self.arena.stocked(key[1]):
+            for _ in range(most - self._ordered.get(key, 0) - arena.stocked(span_length)):
                 self._order(key, SPAN_AHEAD)
 
     def begin_anew(self) -> list[list[int]]:
@@ -97,6 +133,25 @@ class Supply:
             self._ordered.clear()
             arenas = [self.arena] if self.listener_arena is None else [self.arena, self.listener_arena]
             return [[span.segment, span.offset] for arena in arenas for span in arena.lent()]
+
+    def _large_ahead(self, span_length: int) -> int:
+        """How many spans to have ready after a large event: none for a single one, or when they are a large share."""
+        if span_length != self._large_length:
+            self._large_length, self._large_run = span_length, 0
+            self._give_back_unused({span_length, *self._waiting})
+        self._large_run += 1
+        if self._large_run == 1 or span_length > SHARED_SPAN_BYTES_MAX:
+            return 0
+        if not self._memory_bytes_max:
+            self._memory_bytes_max = self._connection.request(GetStatistics)["memory_bytes_max"]
+        return min(LARGE_AHEAD, self._memory_bytes_max // AHEAD_DIVISOR // span_length)
+
+    def _give_back_unused(self, kept: set[int]) -> None:
+        with self._lock:  # What `begin_anew` does not find here, the manager knows to be sealed.
+            spans = self.arena.take_unused(kept)
+            if spans:
+                notes = [records.span_sealed(span.segment, span.offset) for span in spans]
+                self._connection.send(b"".join(notes))
 
     def close(self) -> None:
         """Let go of the memory."""

@@ -127,11 +127,12 @@ class Server:
                 on_ready = self._on_ready.get(fd)
                 if on_ready is not None:  # else: closed by an earlier one of this round
                     on_ready()
+            self._flush()  # First of all: somebody waits for it.
             due_ns = self._next_due_ns()
             if due_ns is not None and due_ns <= time.monotonic_ns():
                 self._pass_time()
+                self._flush()
                 due_ns = self._next_due_ns()
-            self._flush()
             if self._standby_wanted or self._journal.is_full:
                 self._renew_standby()
         self._leave()

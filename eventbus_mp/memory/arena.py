@@ -6,6 +6,7 @@ for them is the caller's business. Small events share a span; a large one gets a
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import NamedTuple
 
 from eventbus_mp.memory import segment
@@ -39,7 +40,8 @@ class Room(NamedTuple):
 
 class Arena:
     def __init__(self, mappings: Mappings, span_bytes: int) -> None:
-        self._large_bytes = min(LARGE_BYTES, span_bytes // 4)
+        self.large_bytes = min(LARGE_BYTES, span_bytes // 4)
+        """A larger event gets a span of its own."""
         self._mappings = mappings
         self.span_bytes = span_bytes
         self._stock: dict[int, list[LentSpan]] = {}
@@ -51,7 +53,7 @@ class Arena:
 
     def span_length(self, length: int) -> int:
         """The size of the span that an event of `length` bytes goes to."""
-        if length <= self._large_bytes:
+        if length <= self.large_bytes:
             return self.span_bytes
         blocks = -(-length // BLOCK_BYTES)
         if length <= SHARED_SPAN_BYTES_MAX:
@@ -65,13 +67,21 @@ class Arena:
         """Take a granted span into stock."""
         self._stock.setdefault(span.length, []).append(span)
 
+    def take_unused(self, kept: Container[int]) -> list[LentSpan]:
+        """Take spans for large events out of stock, of all lengths but the `kept` ones: nobody is waiting for them."""
+        unused = []
+        for length in [length for length in self._stock if length != self.span_bytes and length not in kept]:
+            while span := self._pop(length):
+                unused.append(span)
+        return unused
+
     def reserve(self, length: int) -> Room | None:
         """Room for an event of `length` bytes, or None when a span of `span_length(length)` must be had first.
 
         Raises:
             OSError: ENOSPC: /dev/shm has no memory for the span, which stays in stock.
         """
-        if length > self._large_bytes:
+        if length > self.large_bytes:
             span = self._take(self.span_length(length))
             return Room(self._mappings[span.segment], span.segment, span.offset, span) if span else None
         filled = None
@@ -98,10 +108,18 @@ class Arena:
         self._position = self._end = 0
 
     def _take(self, span_length: int) -> LentSpan | None:
-        stock = self._stock.get(span_length)
-        if not stock:
+        span = self._pop(span_length)
+        if span is not None and not span.backed:
+            try:
+                segment.back(self._mappings.name(span.segment), span.offset, span.length)
+            except OSError:
+                self.add(span)
+                raise
+        return span
+
+    def _pop(self, span_length: int) -> LentSpan | None:
+        # In one step: whoever reads the pipe may be adding one.
+        try:
+            return self._stock[span_length].pop()
+        except LookupError:
             return None
-        span = stock[-1]
-        if not span.backed:
-            segment.back(self._mappings.name(span.segment), span.offset, span.length)
-        return stock.pop()

@@ -44,6 +44,18 @@ class Mappings(dict[int, memoryview]):
         return f"{self._prefix}{number}"
 
 
+def _exporter(mapping: memoryview, place: Place) -> ctypes.Array[ctypes.c_char]:
+    """A ctypes array over at least the payload.
+
+    Each length is a type of its own, which takes ten times as long to make as to use and goes with the collector only.
+    So lengths are powers of two, as far as the segment goes.
+    """
+    length = 1 << (place.length - 1).bit_length()
+    if place.offset + length > len(mapping):
+        length = place.length
+    return (ctypes.c_char * length).from_buffer(mapping, place.offset)
+
+
 class _Lease:
     __slots__ = ("exporter", "place", "told")
 
@@ -70,11 +82,11 @@ class LeaseBook:
 
     def view(self, mapping: memoryview, place: Place, told: bool) -> memoryview:
         """A read-only view of the payload whose lifetime is noted; `told`: the manager knows of it already."""
-        exporter = (ctypes.c_char * place.length).from_buffer(mapping, place.offset)
+        exporter = _exporter(mapping, place)
         lease = _Lease(place, told, weakref.ref(exporter, lambda _: self.ended.append(lease)))
         with self._lock:
             self.open.setdefault(place.sequence, []).append(lease)
-        return memoryview(exporter).cast("B").toreadonly()
+        return memoryview(exporter).cast("B")[: place.length].toreadonly()
 
     def outliving(self, sequence: int) -> list[Place]:
         """Leases to tell the manager before the delivery is settled; they count as told from now on."""

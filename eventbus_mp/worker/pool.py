@@ -7,8 +7,10 @@ passes through it. A worker that dies is replaced, and what it held goes to its 
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -21,6 +23,7 @@ import multiprocess.connection
 from eventbus_mp.client.bus import EventBus
 from eventbus_mp.client.naming import check_credit, check_patterns, listener_of, pack_config
 from eventbus_mp.errors import EventBusError, UsageError
+from eventbus_mp.memory.registered import registered_class, registered_name
 from eventbus_mp.model import SubscriberKey
 from eventbus_mp.worker.process import READY, HandlerSpec, WorkerLimits, run_worker
 
@@ -34,6 +37,29 @@ FAILED_STARTS_MAX = 5
 """So many workers in a row that die before they are ready end the pool's patience."""
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
+
+
+class _Shipper(dill.Pickler):  # type: ignore[misc]
+    """Sends registered classes of a program's `__main__` by name: the worker has imported that, and registered its own.
+
+    As values they would be other classes than those that events are decoded to; and dill does not manage an Enum.
+    """
+
+    def reducer_override(self, value: Any) -> Any:
+        if not isinstance(value, type) or value.__module__ != "__main__" or not _main_is_importable():
+            return NotImplemented
+        name = registered_name(value)
+        return (registered_class, (name,)) if name is not None else NotImplemented
+
+
+def _main_is_importable() -> bool:
+    return hasattr(sys.modules["__main__"], "__file__")
+
+
+def _ship_bytes(value: Any) -> bytes:
+    file = io.BytesIO()
+    _Shipper(file, recurse=True).dump(value)
+    return file.getvalue()
 
 
 class WorkerPool:
@@ -171,7 +197,7 @@ class WorkerPool:
             return self._bus, self._specs
         try:
             # With the globals that a function of `__main__` uses, which a fresh process would not have.
-            return dill.dumps((self._bus, self._specs), recurse=True)
+            return _ship_bytes((self._bus, self._specs))
         except Exception as error:
             names = ", ".join(spec.key.name for spec in self._specs)
             raise UsageError(

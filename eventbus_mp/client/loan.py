@@ -1,0 +1,115 @@
+"""Loans: the producer fills shared memory in place, and publishing costs no copy.
+
+A loan has a span of its own, so nothing waits for it: other events of the process are published meanwhile, and its
+place among them is that of its end. That also means that a loan of a few bytes takes a block of memory (256 KiB).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from eventbus_mp.client.publisher import Borrowed, Publisher
+from eventbus_mp.errors import EncodeError, UsageError
+from eventbus_mp.memory.buffers import loaned_array, loaned_view, numpy_for_loans
+from eventbus_mp.memory.payload import encode_loaned, loaned_offset
+from eventbus_mp.model import ENVELOPE_FIELDS, Event, EventShadow
+
+__all__ = ["Loan"]
+
+
+class Loan:
+    """Memory to fill in a `with` block, which publishes it when it ends. Made by `EventBus.loan`.
+
+    `buffer` (a writable memoryview) or `array` (an ndarray) is there in the block, with arbitrary content at first. An
+    exception in the block gives the memory back and publishes nothing. After the block `shadow` is set, and the memory
+    is not the producer's any more: `buffer` is released and `array` is made read-only. A view that was derived from
+    them, or a `buffer` that something still holds, cannot be taken away; it must neither be written nor read.
+    """
+
+    def __init__(self, publisher: Publisher, event: Event, nbytes: int, array: tuple[Any, Any] | None) -> None:
+        self.id = event.id
+        self.topic = event.topic
+        self.buffer: memoryview | None = None
+        self.array: Any = None
+        self.shadow: EventShadow | None = None
+        """Of the event that was published; None before."""
+        self._publisher = publisher
+        self._event = event
+        self._nbytes = nbytes
+        self._array = array
+        """(shape, dtype) of an array."""
+        self._encoded = encode_loaned(event, nbytes)
+        self._borrowed: Borrowed | None = None
+        self._entered = False
+
+    def __enter__(self) -> Loan:
+        if self._entered:
+            raise UsageError(f"the loan of event {self.id!r} was used already; take another one")
+        self._entered = True
+        self._borrowed = borrowed = self._publisher.borrow(self._event, self._encoded)
+        if borrowed is None:
+            memory = memoryview(bytearray(self._nbytes))  # Nobody will see it.
+        else:
+            start = borrowed.span.offset + loaned_offset(self._encoded)
+            memory = borrowed.view[start : start + self._nbytes]
+        if self._array is None:
+            self.buffer = memory
+        else:
+            shape, dtype = self._array
+            self.array = numpy_for_loans().ndarray(shape, dtype, buffer=memory)
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._revoke()
+        borrowed, self._borrowed = self._borrowed, None
+        if error is not None:
+            if borrowed is not None:
+                self._publisher.return_borrowed(borrowed)
+        elif borrowed is None:
+            self.shadow = EventShadow(self.topic, self.id)
+        else:
+            self.shadow = self._publisher.publish_borrowed(borrowed, self._event, self._encoded)
+
+    def _revoke(self) -> None:
+        if self.buffer is not None:
+            try:
+                self.buffer.release()
+            except BufferError:
+                return  # Something still looks through it; there is no way to take that away.
+        if self.array is not None:
+            self.array.flags.writeable = False
+
+
+def make_loan(
+    publisher: Publisher, topic: str, nbytes: int | None, shape: Any, dtype: Any, fields: dict[str, Any]
+) -> Loan:
+    """Check what was asked for, and make the loan; no memory is taken yet. `fields` are the event's, but for its data.
+
+    Raises:
+        UsageError: Neither a size, nor a shape with a dtype, or an unknown field; or numpy is not installed.
+        EncodeError: The dtype cannot travel.
+    """
+    unknown = sorted(set(fields).difference(ENVELOPE_FIELDS, ("id",)))
+    if unknown:
+        raise UsageError(f"loan({topic!r}): an event has no field {', '.join(unknown)}")
+    if nbytes is not None and shape is None and dtype is None:
+        if not isinstance(nbytes, int) or nbytes < 0:
+            raise UsageError(f"loan({topic!r}, {nbytes!r}): the size is a number of bytes, 0 or more")
+        return Loan(publisher, Event(topic=topic, data=loaned_view(nbytes), **fields), nbytes, None)
+    if nbytes is not None or shape is None or dtype is None:
+        raise UsageError(f"loan({topic!r}): give either a number of bytes, or shape= and dtype=")
+    lengths = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
+    if not all(isinstance(length, int) and length >= 0 for length in lengths):
+        raise UsageError(f"loan({topic!r}, shape={shape!r}): a shape is whole numbers, 0 or more")
+    numpy = numpy_for_loans()
+    try:
+        made = numpy.dtype(dtype)
+    except TypeError as cause:
+        raise UsageError(f"loan({topic!r}, dtype={dtype!r}): {cause}") from cause
+    try:
+        data = loaned_array(lengths, made)
+    except TypeError as cause:
+        raise EncodeError(f"loan({topic!r}, dtype={dtype!r}): {cause}") from cause
+    size = math.prod(lengths) * made.itemsize
+    return Loan(publisher, Event(topic=topic, data=data, **fields), size, (lengths, made))

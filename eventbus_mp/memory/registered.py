@@ -1,0 +1,145 @@
+"""Types that the user registers: what is put in is what comes out, and nothing is imported because of wire data.
+
+On the wire a value is its type's name and what `encode` made of it. A process that has not registered the name cannot
+decode it, and says so. The registry is the process's, not a bus's. A forked child has it; any other process registers
+for itself, which happens by itself when it is done at the level of the class's module.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from eventbus_mp.errors import DecodeError, UsageError
+from eventbus_mp.memory.values import VALUE_TYPES
+
+__all__ = ["find_registered", "make_registered", "register_type", "registered_class", "registered_name"]
+
+
+class _Registered(NamedTuple):
+    """`encode` and `decode` are None when they are derived."""
+
+    cls: Any
+    name: str
+    encode: Callable[[Any], Any] | None
+    decode: Callable[[Any], Any] | None
+
+
+_by_class: dict[type, _Registered] = {}
+_by_name: dict[str, _Registered] = {}
+_TRAVELS_BY_ITSELF = {type(None), bool, float, str, bytes, dict, list, memoryview, bytearray} | {
+    kind for kind, _, _ in VALUE_TYPES
+}
+
+
+def register_type(
+    cls: Any,
+    encode: Callable[[Any], Any] | None = None,
+    decode: Callable[[Any], Any] | None = None,
+    *,
+    name: str | None = None,
+) -> Any:
+    """Let values of exactly this class travel; gives the class back, so it decorates one, too.
+
+    Every process that reads such values registers the class as well. Registering a class or a name again replaces it.
+
+    Args:
+        cls: The class; its subclasses are registered by themselves.
+        encode: Makes of a value something that can travel. For an Enum and a dataclass it may be left out, together
+            with `decode`: then a member travels by its name (a Flag by its value), a dataclass as its fields.
+        decode: Makes the value again. A dataclass's own is made without `__init__`, like a copy.
+        name: The type's name on the wire; None: module and qualified name.
+
+    Raises:
+        UsageError: `cls` is not a class, or travels by itself; or only one of `encode` and `decode` was given, or none
+            for a class that needs them.
+    """
+    if not isinstance(cls, type):
+        raise UsageError(f"register_type({cls!r}): give a class")
+    if cls in _TRAVELS_BY_ITSELF:
+        raise UsageError(f"register_type({cls.__name__}): it travels by itself")
+    if (encode is None) != (decode is None):
+        raise UsageError(f"register_type({cls.__name__}): give both encode and decode, or neither")
+    if encode is None and not issubclass(cls, enum.Enum) and not dataclasses.is_dataclass(cls):
+        raise UsageError(f"register_type({cls.__name__}): only an Enum or a dataclass goes without encode and decode")
+    # A worker process knows the parent's `__main__` as `__mp_main__`.
+    module = "__main__" if cls.__module__ == "__mp_main__" else cls.__module__
+    entry = _Registered(cls, name or f"{module}.{cls.__qualname__}", encode, decode)
+    _by_class[cls] = _by_name[entry.name] = entry
+    return cls
+
+
+def registered_name(cls: Any) -> str | None:
+    """The name on the wire of a class; None when it is not registered."""
+    entry = _by_class.get(cls)
+    return entry.name if entry is not None else None
+
+
+def registered_class(name: str) -> Any:
+    """The class of that name, in this process.
+
+    Raises:
+        UsageError: It is not registered here.
+    """
+    entry = _by_name.get(name)
+    if entry is None:
+        raise UsageError(
+            f"{name} is not registered in this process; call register_type at the level of its module, "
+            "not under `if __name__ == '__main__':`"
+        )
+    return entry.cls
+
+
+def find_registered(value: Any) -> list[Any] | None:
+    """[name, what `encode` made of it] of a value whose class is registered; None of any other.
+
+    Raises:
+        TypeError: Its `encode` failed.
+    """
+    entry = _by_class.get(type(value))
+    if entry is None:
+        return None
+    if entry.encode is not None:
+        try:
+            return [entry.name, entry.encode(value)]
+        except Exception as cause:
+            raise TypeError(f"the registered encode of {entry.name} failed: {type(cause).__name__}: {cause}") from cause
+    if isinstance(value, enum.Flag):
+        return [entry.name, value.value]
+    if isinstance(value, enum.Enum):
+        return [entry.name, value.name]
+    return [entry.name, {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}]
+
+
+def make_registered(name: str, body: Any) -> Any:
+    """The value that `body` was made of.
+
+    Raises:
+        DecodeError: The name is not registered here, or the value does not fit the class.
+    """
+    entry = _by_name.get(name)
+    if entry is None:
+        raise DecodeError(
+            f"the data holds a {name}, which is not registered in this process; "
+            "call eventbus_mp.register_type where its class is defined"
+        )
+    try:
+        if entry.decode is not None:
+            return entry.decode(body)
+        return _remake(entry.cls, body)
+    except Exception as cause:
+        raise DecodeError(f"a {name} cannot be made of {body!r:.60}: {type(cause).__name__}: {cause}") from cause
+
+
+def _remake(cls: Any, body: Any) -> Any:
+    if issubclass(cls, enum.Enum):
+        return cls(body) if issubclass(cls, enum.Flag) else cls[body]
+    fields = [field.name for field in dataclasses.fields(cls)]
+    if set(fields) != set(body):
+        raise TypeError(f"its fields here are {fields}; do the processes run different versions of it?")
+    value = object.__new__(cls)
+    for name in fields:
+        object.__setattr__(value, name, body[name])  # a frozen one has no other way
+    return value
