@@ -73,6 +73,8 @@ _POINTS = {
     "after notify": _Point(_SEND, True, _NOTIFIED),
     "before a span is asked for": _Point(_SEND, False, _sends(records.SPAN_WANTED)),
     "after a span was asked for": _Point(_SEND, True, _sends(records.SPAN_WANTED)),
+    "inside a loan": _Point(f"{_PUBLISHER}:Publisher.borrow", True, _result_is_something),
+    "between loan and notify": _Point(f"{_PUBLISHER}:write_loaned", True),
     # A consumer.
     "between arrival and fetch": _Point(f"{_READER}.event_in_hand", False),
     "between fetch and settle": _Point(f"{_READER}.event_in_hand", True, _result_is_something),
@@ -90,9 +92,7 @@ _POINTS = {
     "while the manager starts": _Point("eventbus_mp.runtime.launch:_await_ready", False),
     "after the manager is started": _Point(f"{_CONNECTION}:start_manager", True),
     # The manager; to be called in its process.
-    "manager: between read and decide": _Point(
-        "eventbus_mp.manager.journal:Journal.read", True, _result_is_something
-    ),
+    "manager: between read and decide": _Point("eventbus_mp.manager.journal:Journal.read", True, _result_is_something),
     "manager: between decide and perform": _Point("eventbus_mp.core.bus:BusCore.handle", True),
     "manager: before a write": _Point("eventbus_mp.runtime.pipe:PipeEnds.flush", False),
     "manager: after a write": _Point("eventbus_mp.runtime.pipe:PipeEnds.flush", True),
@@ -110,7 +110,7 @@ CRASH_POINTS = tuple(_POINTS)
 def die_at(point: str, *, nth: int = 1) -> None:
     """Kill this process with SIGKILL when it comes to `point` for the `nth` time from now on.
 
-    It is the process that comes there first: one that is forked from it later lives on.
+    A process that is forked from this one is not concerned.
 
     Args:
         point: One of `CRASH_POINTS`.
@@ -131,11 +131,10 @@ def die_at(point: str, *, nth: int = 1) -> None:
 
 
 def _mortal(function: Callable[..., Any], point: _Point, nth: int) -> Callable[..., Any]:
-    left, pid = nth, 0
+    left, pid = nth, os.getpid()
 
     def step(arguments: tuple[Any, ...], result: Any) -> None:
-        nonlocal left, pid
-        pid = pid or os.getpid()
+        nonlocal left
         if pid != os.getpid() or not point.counts(arguments, result):
             return
         left -= 1

@@ -57,8 +57,12 @@ class Session:
         self._lock = threading.Lock()
         self.connection.on_delivered = self._on_delivered
         self.connection.on_manager_replaced = self._on_manager_replaced
-        for topic in config.topics:
-            self.connection.request(RegisterTopic, topic)
+        try:
+            for topic in config.topics:
+                self.connection.request(RegisterTopic, topic)
+        except BaseException:
+            self.close()
+            raise
 
     # --- hosting ---
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from eventbus_mp import messages
 from eventbus_mp.core.dispatcher import Endpoint
 from eventbus_mp.core.ledger import DrainWaiter
-from eventbus_mp.core.links import LinkState
+from eventbus_mp.core.links import LinkState, check_waits
 from eventbus_mp.core.registry import SubscriberState, compile_pattern
 from eventbus_mp.core.runs import BLOCK_SHIFT, Run, bits
 from eventbus_mp.core.watcher import describe
@@ -198,7 +198,8 @@ def _lease_event(core: BusCore, link: LinkState, message: messages.LeaseEvent, n
     if not found:
         return False
     run, bit = found[0]
-    if message.offset < run.span.start or message.offset + message.length > run.span.end:
+    end = message.offset + message.length
+    if not run.span.start <= message.offset < end <= run.span.end:
         raise ProtocolError(f"it leased event {message.sequence:#x} at {message.offset}, where that is not")
     topic = run.topic_of(bit.bit_length() - 1).name
     core.lease(link, message.sequence, run.span, topic, message.offset, message.length, now_ns)
@@ -246,6 +247,7 @@ def _subscriber_statistics(subscriber: SubscriberState) -> list[Any]:
 
 
 def _drain(core: BusCore, link: LinkState, message: messages.Drain, now_ns: int) -> Any:
+    check_waits(sum(waiter.link == link.number for waiter in core.ledger.drains), "drains")
     core.ledger.drains.append(DrainWaiter(link.number, message.request, compile_pattern(message.pattern)))
     core.ledger.topic_emptied = True  # Answer at once when there is nothing to wait for.
     return UNANSWERED

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from eventbus_mp import Event, EventBus, UsageError
+from eventbus_mp.runtime.rundir import RunDir
 from eventbus_mp.testing import CRASH_POINTS, die_at
 from tests.faults.helpers import await_links, death_of, taken_from
 
@@ -35,7 +36,26 @@ CONSUMER_POINTS = [
 CONNECTING_POINTS = ["before hello", "between hello and welcome", "after welcome"]
 STARTING_POINTS = ["before the manager is started", "while the manager starts", "after the manager is started"]
 MANAGER_POINTS = [point for point in CRASH_POINTS if point.startswith("manager: ")]
+HAPPENS = {
+    "manager: before a segment is made": 1,
+    "manager: before a standby is made": 3,
+    "manager: between standby and journal": 2,
+    "manager: before a greeting": 2,
+    "manager: after a greeting": 2,
+}
+"""How often the manager comes to these points in the test; to the others, more often than is asked for."""
 EVENTS = 10
+
+IN_THE_MANAGER = """
+import os, sys
+from eventbus_mp.testing import die_at
+armed = []
+def arm():  # In the manager, which what is started forks; and not in what that forks in its turn, its standby.
+    if not armed:
+        armed.append(die_at({!r}, nth={}))
+if "-m" in sys.argv:
+    os.register_at_fork(after_in_child=arm)
+"""
 
 
 def payload(number: int, nbytes: int) -> bytes:
@@ -68,6 +88,30 @@ def test_a_producer_dies(bus: EventBus, fork: Fork, point: str, nbytes: int, nth
         *((str(number), payload(number, nbytes)) for number in expected),
         ("last", b"last"),
     ]
+    assert nothing_is_held_but_by(bus)
+
+
+@pytest.mark.parametrize("point", ["inside a loan", "between loan and notify"])
+def test_a_borrower_dies(bus: EventBus, fork: Fork, point: str) -> None:
+    inbox = bus.inbox("taker", ["a"], credit=100)
+
+    def fill(to_parent: Any) -> None:
+        bus.topics()
+        die_at(point, nth=2)
+        for number in range(3):
+            with bus.loan("a", 1 << 20, id=str(number)) as loan:
+                assert loan.buffer is not None
+                loan.buffer[:4] = bytes([number]) * 4
+            to_parent.send(number)
+
+    assert death_of(fork(fill)) == [0]
+    await_links(bus, 1)
+    bus.notify(Event("last", "a", b"last"))
+    taken = taken_from(bus, inbox, until="last")
+    assert [id for id, _ in taken] == ["0", "last"]
+    assert bytes(taken[0][1][:4]) == bytes(4)
+    del taken
+    inbox.get(0)
     assert nothing_is_held_but_by(bus)
 
 
@@ -164,10 +208,7 @@ def test_the_manager_dies(
     """At the same step of the same work each time; everything comes exactly once."""
     if point == "manager: before a standby is made" and nth == 1:
         pytest.skip("before the first standby nobody has been greeted: that is a start that failed")
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys\nif '-m' in sys.argv:\n"
-        f"    from eventbus_mp.testing import die_at\n    die_at({point!r}, nth={nth})\n"
-    )
+    (tmp_path / "sitecustomize.py").write_text(IN_THE_MANAGER.format(point, nth))
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}")
     got: list[int] = []
 
@@ -186,6 +227,8 @@ def test_the_manager_dies(
         assert bus.subscribers()[0].name == "taker"
     assert len(child.hear()) == 12
     child.wait()
+    died = "goes on in its place" in (RunDir(tmp_path / "run", "test").log.read_text())
+    assert died or nth > HAPPENS.get(point, 9), "the manager did not come to the point"
     bus.drain("a", timeout_s=30)
     assert sorted(got) == list(range(20))
     assert [number for number in got if number % 2] == list(range(1, 20, 2))
