@@ -94,7 +94,10 @@ class Connection:
     def _greet(self, deadline: float) -> tuple[handshake.Welcome, int, int]:
         try:
             with handshake.connect(self._run_dir.socket, max(0.01, deadline - time.monotonic())) as connection:
-                connection.sendall(handshake.hello())
+                try:
+                    connection.sendall(handshake.hello())
+                except BrokenPipeError:
+                    pass  # It was refused unheard; the reason waits to be read.
                 return handshake.receive_welcome(connection)
         except PermissionError as cause:
             raise EventBusError(
