@@ -87,7 +87,7 @@ class Session:
     def drop(self, subscription: Subscription) -> None:
         """Host it no more: what is in hand or pending goes back to the bus."""
         self.loop.remove(subscription.number)
-        subscription.flush()
+        subscription.hand_back()  # And lease, in the same write, what somebody still has a view of.
         self.connection.request(StopHosting, subscription.number)
         self.forget(subscription)
 

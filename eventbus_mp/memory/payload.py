@@ -190,7 +190,10 @@ def read_id(block: bytes | memoryview, sequence: int) -> str | None:
     magic, _, there, _, _, id_bytes, _, _, _, _ = _unpack_header(block)
     if magic != MAGIC or there != sequence:
         return None
-    return str(block[HEADER_BYTES : HEADER_BYTES + id_bytes], "utf-8")
+    try:
+        return str(block[HEADER_BYTES : HEADER_BYTES + id_bytes], "utf-8")
+    except UnicodeDecodeError:
+        return None  # Somebody wrote over it.
 
 
 def read_event(block: bytes | memoryview, sequence: int, topic: str) -> Event | None:
@@ -203,6 +206,9 @@ def read_event(block: bytes | memoryview, sequence: int, topic: str) -> Event | 
     end = data_at + data_bytes
     if magic != MAGIC or there != sequence or end > len(block):
         return None
-    name = str(block[HEADER_BYTES:envelope_at], "utf-8")
+    try:
+        name = str(block[HEADER_BYTES:envelope_at], "utf-8")
+    except UnicodeDecodeError:
+        return None  # Somebody wrote over it.
     beside = memoryview(block).toreadonly()[(end + ALIGNMENT - 1) & -ALIGNMENT :] if raw_count else b""
     return Event._fetched(name, topic, block[envelope_at:data_at], block[data_at:end], beside, codec.decode)

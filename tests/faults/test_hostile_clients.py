@@ -274,9 +274,9 @@ def test_another_user_who_gets_as_far_as_the_socket_is_refused(
     def intrude(to_parent: Any) -> None:
         os.fchdir(here)
         os.setuid(65534)
-        with handshake.connect(Path("socket"), 10) as connection:
-            with pytest.raises(EventBusError, match="belongs to user 0, you are user 65534"):
-                handshake.receive_welcome(connection)
+        refused = pytest.raises(EventBusError, match="belongs to user 0, you are user 65534")
+        with handshake.connect(Path("socket"), 10) as connection, refused:
+            handshake.receive_welcome(connection)
         to_parent.send("refused")
 
     assert fork(intrude).hear() == "refused"
