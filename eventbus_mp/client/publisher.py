@@ -15,9 +15,8 @@ from typing import NamedTuple
 from eventbus_mp.client.connection import Connection
 from eventbus_mp.client.supply import Supply
 from eventbus_mp.config import TIME_UNITS_NS, BusConfig
-from eventbus_mp.errors import BusFull, EventTooLarge, UnknownTopic
-from eventbus_mp.memory import segment
-from eventbus_mp.memory.arena import Arena, LentSpan, Room
+from eventbus_mp.errors import EventTooLarge, UnknownTopic
+from eventbus_mp.memory.arena import Arena, LentSpan
 from eventbus_mp.memory.payload import EncodedEvent, encode_event, new_tuple, write_loaned, write_payload
 from eventbus_mp.messages import (
     SEQUENCE_LINK_SHIFT,
@@ -144,7 +143,7 @@ class Publisher:
         length = max(encoded.length, arena.large_bytes + 1)
         while True:
             with self._order:
-                room = _reserve(arena, length)
+                room = arena.reserve(length)
                 if room is not None:
                     assert room.filled is not None
                     self._lent_out.add(room.filled)
@@ -199,7 +198,7 @@ class Publisher:
         self, arena: Arena, encoded: EncodedEvent, topic: int, event: Event, awaited: bool
     ) -> tuple[bytes, Place, LentSpan | None] | None:
         """Put the event into shared memory: (records, place, the span that was filled); None: no room."""
-        room = _reserve(arena, encoded.length)
+        room = arena.reserve(encoded.length)
         if room is None:
             return None
         # Payload first, record second: the record is the only permission to read the payload.
@@ -246,16 +245,6 @@ class Publisher:
             del self._topics[name]
             if message.dropped:
                 self._warn_unheard(name, "lost its last subscriber, or was unregistered")
-
-
-def _reserve(arena: Arena, length: int) -> Room | None:
-    try:
-        return arena.reserve(length)
-    except OSError as cause:
-        raise BusFull(
-            f"/dev/shm is full: {segment.free_bytes()} bytes are free, {arena.span_length(length)} are needed. "
-            "Make it larger (docker run --shm-size=1g), or lower BusConfig.memory_bytes_max"
-        ) from cause
 
 
 def _detached(encoded: EncodedEvent) -> EncodedEvent:

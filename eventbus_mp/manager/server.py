@@ -167,14 +167,26 @@ class Server:
         mark = self._journal.mark
         if self._standby.pidfd >= 0:
             self.unwatch(self._standby.pidfd)
-        if self._standby.fork(self._forget_newcomers):
+        if self._fork_standby():
             self._take_over(mark)
             return
         self._journal.restart()
-        self.watch(self._standby.pidfd, self._on_standby_ended)
         accepted, self._accepted = self._accepted, []
         for one in accepted:
             one.greet()
+
+    def _fork_standby(self) -> bool:
+        """Whether this is the standby, after the manager's death. Where none can be made, the manager goes on alone."""
+        try:
+            if self._standby.fork(self._forget_newcomers):
+                return True
+        except OSError as error:
+            log.error("cannot make a standby (%s): until it can, the manager's death is the end of the bus", error)
+            self._standby.dismiss()
+            self._journal.heir = 0
+            return False
+        self.watch(self._standby.pidfd, self._on_standby_ended)
+        return False
 
     def _forget_newcomers(self) -> None:
         """In the standby: who has no link yet connects again when the manager dies, and sees at once that it did."""
@@ -204,10 +216,9 @@ class Server:
             link.ends.drop_queued()
             self._watch_link(link)
         # Should this one die, too, another does all of this again.
-        if self._standby.fork(self._forget_newcomers):
+        if self._fork_standby():
             self._take_over(mark)
             return
-        self.watch(self._standby.pidfd, self._on_standby_ended)
         self._catch_up(mark)
         self._journal.takeovers = 0
         self._standby_wanted = True  # One that need not catch up with all that.
