@@ -29,7 +29,6 @@ from eventbus_mp.memory import segment
 from eventbus_mp.messages import BLOCK_BYTES, LinkLost, LinkOpened, ManagerReplaced, TimePassed
 from eventbus_mp.runtime.handshake import Welcome
 from eventbus_mp.runtime.pipe import PipeEnds
-from eventbus_mp.runtime.rundir import RunDir
 from eventbus_mp.wire import records
 from eventbus_mp.wire.stream import FromProcess
 
@@ -65,7 +64,7 @@ class Server:
     """Serves one bus until the core says stop.
 
     Args:
-        run_dir: Of the bus; the caller holds its manager lock.
+        prefix: What the names of segments begin with; the caller has claimed it.
         config: The bus-wide settings.
         listener: The bus's socket, listening and not blocking.
 
@@ -73,11 +72,11 @@ class Server:
         EventBusError: /dev/shm is too small for any bus.
     """
 
-    def __init__(self, run_dir: RunDir, config: BusConfig, listener: socket.socket) -> None:
+    def __init__(self, prefix: str, config: BusConfig, listener: socket.socket) -> None:
         config = replace(config, memory_bytes_max=_memory_bytes_max(config))
         assert config.memory_bytes_max is not None
         self._core = BusCore(config, time.monotonic_ns())
-        self._prefix = f"{run_dir.segment_prefix}{os.urandom(4).hex()}-"
+        self._prefix = prefix
         self._span_bytes = min(SPAN_BYTES_MAX, _power_of_two(config.memory_bytes_max // SPANS_MIN))
         self._desk = Desk(self._core, self._prefix, self)
         self._pace = Pace()
