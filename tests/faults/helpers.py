@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
 from typing import Any
 
 from eventbus_mp import EventBus
 
-__all__ = ["await_links", "death_of", "taken_from"]
+__all__ = ["await_links", "death_of", "end_with_parent", "taken_from"]
+
+PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent() -> None:
+    """In a forked child: have the kernel kill it when the thread that forked it is gone."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def death_of(child: Any) -> list[Any]:
