@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import importlib.util
+from dataclasses import dataclass, replace
 
-from benchmarks.peers.interface import Data
+from benchmarks.payloads import KIB, MIB, Payload
+from benchmarks.peers.interface import Layout
 
-__all__ = ["TOPOLOGIES", "Topology", "make_data"]
+__all__ = ["QUICK", "TOPOLOGIES", "Topology"]
+
+TASK_NS = 1_000_000
+
+
+ONE_TO_ONE = Layout()
+SMALL_EVENT = Payload()
 
 
 @dataclass(frozen=True)
 class Topology:
-    """One producer, and its consumer processes."""
+    """Producers, consumer processes, and what passes between them."""
 
     name: str
-    subscribers: int = 1
-    processes_each: int = 1
-    """Processes that share one subscriber's events."""
+    layout: Layout = ONE_TO_ONE
+    payload: Payload = SMALL_EVENT
     events_per_s: int = 0
     """0: as fast as it goes, and throughput is what counts; else the pace, and latency is what counts."""
 
@@ -24,25 +31,42 @@ class Topology:
     def is_latency(self) -> bool:
         return self.events_per_s > 0
 
+    @property
+    def is_pool(self) -> bool:
+        return self.layout.task_ns > 0
 
-TOPOLOGIES: tuple[Topology, ...] = (
+    def missing(self) -> str | None:
+        """Why it cannot run here; None when it can."""
+        has_numpy = importlib.util.find_spec("numpy") is not None
+        return None if has_numpy or not self.payload.array_bytes else "not installed: numpy"
+
+    @property
+    def deliveries_each(self) -> int:
+        """How many acknowledgements one event needs."""
+        return self.layout.subscribers * self.layout.stages
+
+
+SMALL = (
     Topology("one-to-one"),
-    Topology("one-to-four", subscribers=4),
-    Topology("two-workers-competing", processes_each=2),
-    Topology("one-way-latency", events_per_s=1_000),
+    Topology("one-to-four", Layout(subscribers=4)),
+    Topology("four-to-one", Layout(producers=4)),
+    Topology("two-workers-competing", Layout(processes_each=2)),
+    Topology("four-workers-competing", Layout(processes_each=4)),
+    Topology("chain-of-three", Layout(stages=3)),
 )
+LATENCY = (
+    Topology("one-way-latency", events_per_s=1_000),
+    Topology("latency-under-load", events_per_s=10_000),
+)
+POOL = (Topology("cpu-pool", Layout(processes_each=2, task_ns=TASK_NS)),)
+SIZES = (Payload(4 * KIB), Payload(64 * KIB), Payload(1 * MIB), Payload(16 * MIB))
 
 
-def make_data(n: int, sent_ns: int = 0) -> Data:
-    """An event's data: about 150 bytes, encoded with msgpack or pickle."""
-    return {
-        "n": n,
-        "sent_ns": sent_ns,
-        "customer": "Ada Lovelace",
-        "email": "ada@example.org",
-        "total": 129.5,
-        "currency": "EUR",
-        "items": ["book", "lamp", "chair"],
-        "paid": True,
-        "address": "12 Long Street, Springfield",
-    }
+def _arrays(base: Topology) -> tuple[Topology, ...]:
+    return tuple(
+        Topology(f"{base.name}-{size.name}", replace(base.layout, array_bytes=size.array_bytes), size) for size in SIZES
+    )
+
+
+TOPOLOGIES: tuple[Topology, ...] = (*SMALL, *_arrays(SMALL[0]), *_arrays(SMALL[1]), *LATENCY, *POOL)
+QUICK = ("one-to-one", "one-to-four", "one-to-four-1MiB", "one-way-latency", "cpu-pool")

@@ -17,10 +17,10 @@ SEQUENCE_LINK_SHIFT = 40
 """A sequence number is `link << 40 | serial`: its producer makes it without asking, and it never repeats."""
 
 BLOCK_BYTES = 256 * 1024
-"""What segments are cut into; a span is 2^k neighbouring blocks."""
+"""What segments are cut into; a span is some neighbouring blocks."""
 SEGMENT_BYTES = 64 * 1024 * 1024
 SHARED_SPAN_BYTES_MAX = SEGMENT_BYTES // 2
-"""A larger event gets a segment of its own: the first block of each segment is its table."""
+"""A larger event gets a segment of its own."""
 
 RECORD_BYTES = 40
 """What a packed record has: wire/records.py has the picture."""

@@ -51,6 +51,14 @@ EXPECTED = {
         ["a worker has new settings: level=debug"] * 3 + ["30 of 30 jobs were done by 3 processes"],
     ),
     "inbox_asyncio": ("example-asyncio", ["collected [0, 1, 2, 3, 4]", "the loop went on meanwhile: True"]),
+    "arrays": (
+        "example-arrays",
+        [
+            "frame-1: (480, 640, 3) uint8, writeable: False",
+            "face-1: (100, 100, 3) of frame-1, mean 255",
+            "settled, and still readable: 25500, for its memory is leased: True",
+        ],
+    ),
     "audit_shadow": (
         "example-audit",
         [

@@ -1,8 +1,12 @@
-"""eventbus_mp: the producer notifies, one by one or in batches; each consumer process has a handler (`on`).
+"""eventbus_mp: the producer notifies; each consumer process has a handler (`on`).
 
 Processes of one subscriber use one name for their handler, so they share its events. The acknowledgement is
-the bus's own: the handler returned, so the event is completed. `drain` returns when the manager
-has the last one.
+the bus's own: the handler returned, so the event is completed, and the manager knows. `drain` returns when it has the
+last one. A consumer that dies is noticed, and its events go to another.
+
+Variants: `bus` notifies one by one, `bus-notify-many` in batches. `bus-loan` fills shared memory in place and
+publishes it without a copy: while the clock runs it writes only the ends of each array, since it is the passing on
+that is measured, not the making.
 """
 
 from __future__ import annotations
@@ -10,19 +14,27 @@ from __future__ import annotations
 import os
 import select
 import signal
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
-from benchmarks.peers.interface import Data, Peer, Rig, Take, Ticket
+from benchmarks.peers.inplace import fill, read
+from benchmarks.peers.interface import ConsumerTicket, Data, Layout, Peer, ProducerTicket, Rig, Source, Take
 from eventbus_mp import Event, EventBus
+from eventbus_mp.memory.segment import leftovers
+from eventbus_mp.runtime.rundir import RunDir
 
-__all__ = ["BusPeer"]
+__all__ = ["BusPeer", "LoanPeer", "running_bus"]
 
-TOPIC = "order_paid"
 MANAGER_EXIT_TIMEOUT_S = 15.0
+FLUSH_TIMEOUT_S = 60.0
+
+
+def topic(stage: int) -> str:
+    return f"stage-{stage}"
 
 
 class BusPeer(Peer):
@@ -31,39 +43,88 @@ class BusPeer(Peer):
     batch: How many events go into one `notify_many`; 0: `notify`, one by one.
     """
 
+    loans = False
+
     def __init__(self, name: str, batch: int = 0) -> None:
         self.name = name
-        self.paced = batch == 0
         self._batch = batch
 
+    def supports(self, layout: Layout, paced: bool) -> bool:
+        return super().supports(layout, paced) and not (self._batch and (paced or layout.array_bytes))
+
     @contextmanager
-    def open(self, subscribers: int) -> Iterator[Rig]:
-        with tempfile.TemporaryDirectory(prefix="ebmp-bench-") as run_dir:
-            bus = EventBus(f"bench-{os.getpid()}", topics=[TOPIC], run_dir=run_dir)
-            try:
-                manager_pid = bus.statistics().manager_pid
-                manager = os.pidfd_open(manager_pid)
-            except BaseException:
-                bus.close()
-                raise
-            try:
-                yield BusRig(bus, run_dir, manager_pid, self._batch)
-            finally:
-                _stop(bus, manager)
+    def open(self, layout: Layout, directory: Path) -> Iterator[Rig]:
+        topics = [topic(stage) for stage in range(layout.stages)]
+        with running_bus(directory, topics) as (bus, manager_pid):
+            yield BusRig(bus, directory, manager_pid, layout, self._batch, self.loans)
+
+
+class LoanPeer(BusPeer):
+    loans = True
+
+    def supports(self, layout: Layout, paced: bool) -> bool:
+        return layout.array_bytes > 0 and hasattr(EventBus, "loan")
+
+
+@contextmanager
+def running_bus(directory: Path, topics: list[str], **settings: Any) -> Iterator[tuple[EventBus, int]]:
+    """A bus of its own and its manager's pid; the manager is gone afterwards."""
+    bus = EventBus(f"bench-{os.getpid()}", topics=topics, run_dir=str(directory), **settings)
+    try:
+        manager_pid = bus.statistics().manager_pid
+        manager = os.pidfd_open(manager_pid)
+    except BaseException:
+        bus.close()
+        raise
+    try:
+        yield bus, manager_pid
+    finally:
+        _stop(bus, manager)
+    left = leftovers(RunDir(directory, bus.name).segment_prefix)
+    if left:
+        raise RuntimeError(f"the manager of {bus!r} left {', '.join(left)} in /dev/shm")
 
 
 class BusRig(Rig):
-    def __init__(self, bus: EventBus, run_dir: str, manager_pid: int, batch: int) -> None:
+    def __init__(
+        self, bus: EventBus, directory: Path, manager_pid: int, layout: Layout, batch: int, loans: bool
+    ) -> None:
         self._bus = bus
-        self._run_dir = run_dir
+        self._directory = directory
         self._manager_pid = manager_pid
+        self._layout = layout
+        self._batch = batch
+        self._loans = loans
+
+    def consumer(self, stage: int, subscriber: int, process: int) -> ConsumerTicket:
+        forward = stage + 1 if stage + 1 < self._layout.stages else None
+        return BusConsumer(
+            self._bus.name, self._directory, stage, f"stage-{stage}-subscriber-{subscriber}", forward, self._loans
+        )
+
+    def producer(self) -> ProducerTicket:
+        return BusProducer(self._bus.name, self._directory, self._batch)
+
+    def source(self) -> AbstractContextManager[Source]:
+        if self._loans:
+            return nullcontext(LoanSource(self._bus))
+        return nullcontext(BusSource(self._bus, self._batch))
+
+    def finish(self, deliveries: int, timeout_s: float) -> None:
+        self._bus.drain(timeout_s=timeout_s)
+
+    def servers(self) -> dict[str, int]:
+        return {"manager": self._manager_pid}
+
+
+class BusSource(Source):
+    def __init__(self, bus: EventBus, batch: int) -> None:
+        self._bus = bus
         self._batch = batch
 
-    def ticket(self, subscriber: int) -> Ticket:
-        return BusTicket(self._bus.name, self._run_dir, f"subscriber-{subscriber}")
-
     def publish(self, items: Iterable[Data]) -> None:
-        events = (Event(id=str(data["n"]), topic=TOPIC, data=data) for data in items)
+        name = topic(0)
+        events = (Event(id=str(data["n"]), topic=name, data=data) for data in items)
         if not self._batch:
             notify = self._bus.notify
             for event in events:
@@ -72,28 +133,69 @@ class BusRig(Rig):
         while batch := list(islice(events, self._batch)):
             self._bus.notify_many(batch)
 
-    def finish(self, timeout_s: float) -> None:
-        self._bus.drain(timeout_s=timeout_s)
-
-    def servers(self) -> dict[str, int]:
-        return {"manager": self._manager_pid}
+    def flush(self) -> None:
+        self._bus.drain(timeout_s=FLUSH_TIMEOUT_S)
 
 
-class BusTicket(Ticket):
-    def __init__(self, bus: str, run_dir: str, subscriber: str) -> None:
+class LoanSource(Source):
+    def __init__(self, bus: EventBus) -> None:
         self._bus = bus
-        self._run_dir = run_dir
+        self._filled = 0
+
+    def publish(self, items: Iterable[Data]) -> None:
+        name = topic(0)
+        for data in items:
+            array = data["array"]
+            with self._bus.loan(name, shape=array.shape, dtype=array.dtype) as loan:
+                self._filled = fill(loan.array, data, self._filled)
+
+
+class BusProducer(ProducerTicket):
+    def __init__(self, bus: str, directory: Path, batch: int) -> None:
+        self._bus = bus
+        self._directory = directory
+        self._batch = batch
+
+    @contextmanager
+    def open(self) -> Iterator[Source]:
+        with EventBus(self._bus, run_dir=str(self._directory)) as bus:
+            yield BusSource(bus, self._batch)
+
+
+class BusConsumer(ConsumerTicket):
+    def __init__(
+        self, bus: str, directory: Path, stage: int, subscriber: str, forward: int | None, loaned: bool
+    ) -> None:
+        self._bus = bus
+        self._directory = directory
+        self._stage = stage
         self._subscriber = subscriber
+        self._forward = forward
+        self._loaned = loaned
 
     def consume(self, take: Take, ready: Callable[[], None], stopping: threading.Event) -> None:
-        with EventBus(self._bus, run_dir=self._run_dir) as bus:
-
-            @bus.on(TOPIC, name=self._subscriber)
-            def handle(event: Event) -> None:
-                take(event.data)
-
+        with EventBus(self._bus, run_dir=str(self._directory)) as bus:
+            handle = self._handler(bus, take)
+            bus.on(topic(self._stage), name=self._subscriber)(handle)
             ready()
             stopping.wait()
+
+    def _handler(self, bus: EventBus, take: Take) -> Callable[[Event], None]:
+        if self._loaned:
+            return lambda event: take(read(_array_of(event.data)))
+        if self._forward is None:
+            return lambda event: take(event.data)
+        following = topic(self._forward)
+
+        def pass_on(event: Event) -> None:
+            take(event.data)
+            bus.notify(Event(id=event.id, topic=following, data=event.data))
+
+        return pass_on
+
+
+def _array_of(data: Any) -> Any:
+    return data["array"] if isinstance(data, dict) else data
 
 
 def _stop(bus: EventBus, manager: int) -> None:

@@ -195,7 +195,7 @@ class EventBus:
             EventTooLarge: It is over `event_bytes_max`, or over what the bus's memory can ever hold.
             BusFull: No memory became free within `full_timeout_s`; the text says who holds it.
         """
-        return self._live().publisher.notify(event)[0]
+        return (self._session or self._live()).publisher.notify(event)
 
     def notify_many(self, events: Iterable[Event]) -> list[EventShadow]:
         """Publish in order, with one write for many. All are encoded before the first is published.
@@ -229,9 +229,10 @@ class EventBus:
         """
         session = self._live()
         connection = session.connection
-        _, sequence = session.publisher.notify(event, awaited=True)
-        if sequence is None:
+        place = session.publisher.notify(event, awaited=True)._place
+        if place is None:
             return Watcher()
+        sequence = place.sequence
         if not connection.wait(lambda: connection.has_reply(sequence), timeout_s):
             connection.cancel_wait(sequence)
             raise WaitTimeout(f"event {event.id!r} of topic {event.topic!r} is not settled after {timeout_s:g} s")

@@ -56,7 +56,8 @@ class Connection:
         self._run_dir = RunDir(config.run_dir, bus)
         self.welcome, self._incoming, self._outgoing = self._connect()
         self._check_shared_memory()
-        self._write_lock = threading.Lock()
+        self.write_lock = threading.Lock()
+        """One writer at a time. The publisher holds it while it fills memory, too: so its events keep one order."""
         self._turn = threading.Condition()
         self._reading = False
         self._stream = FromManager()
@@ -145,16 +146,20 @@ class Connection:
         Raises:
             ManagerLost, BusClosed: There is nobody to write to.
         """
-        with self._write_lock:
-            if self._lost is not None:
-                raise self._again(self._lost)
-            try:
-                written = os.write(self._outgoing, data)
-                while written < len(data):
-                    written += os.write(self._outgoing, data[written:])
-            except BrokenPipeError as cause:
-                self._lose()
-                raise self._again(self._lost) from cause
+        with self.write_lock:
+            self.send_locked(data)
+
+    def send_locked(self, data: bytes) -> None:
+        """`send`, for whoever holds the `write_lock`."""
+        if self._lost is not None:
+            raise self._again(self._lost)
+        try:
+            written = os.write(self._outgoing, data)
+            while written < len(data):
+                written += os.write(self._outgoing, data[written:])
+        except BrokenPipeError as cause:
+            self._lose()
+            raise self._again(self._lost) from cause
 
     def request(self, kind: type[Request], *fields: Any) -> Any:
         """Ask the manager and wait for the answer.
@@ -300,7 +305,7 @@ class Connection:
 
     def close(self) -> None:
         """Say goodbye and leave; waiting threads get `BusClosed`. Harmless when repeated."""
-        with self._write_lock:
+        with self.write_lock:
             already_lost = self._lost is not None
             self._lost = self._lost or BusClosed(f"this handle of bus {self.bus!r} was closed; open another EventBus")
             if self._outgoing < 0:
@@ -333,7 +338,7 @@ class Connection:
             if fd >= 0:
                 os.close(fd)
         self._incoming = self._outgoing = self._wake_fd = -1
-        self._write_lock = threading.Lock()
+        self.write_lock = threading.Lock()
         self._turn = threading.Condition()
         self._reading = False
         self._lost = BusClosed(f"this connection to bus {self.bus!r} belongs to the parent process")

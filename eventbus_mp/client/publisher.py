@@ -1,13 +1,12 @@
 """The producer's side: encode, find room, write, notify. One encode, one copy, one pipe write an event.
 
-Two locks, on purpose: `_order` keeps a process's events in one order and guards the arena; the connection's write lock
-only covers a write. Nobody waits for memory while holding either, so a process that is out of memory can still settle.
+The connection's write lock is the publisher's, too: it keeps a process's events in one order and guards the arena.
+Nobody waits for memory while holding it, so a process that is out of memory can still settle.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -17,17 +16,19 @@ from eventbus_mp.client.supply import Supply
 from eventbus_mp.config import TIME_UNITS_NS, BusConfig
 from eventbus_mp.errors import EventTooLarge, UnknownTopic
 from eventbus_mp.memory.arena import Arena, LentSpan
-from eventbus_mp.memory.payload import EncodedEvent, encode_event, new_tuple, write_loaned, write_payload
+from eventbus_mp.memory.payload import EncodedEvent, encode_event, new_object, write_loaned, write_payload
 from eventbus_mp.messages import (
     SEQUENCE_LINK_SHIFT,
     ResolveTopic,
 )
 from eventbus_mp.model import Event, EventShadow, Place, check_topic
 from eventbus_mp.wire import records
+from eventbus_mp.wire.records import NOTIFIED, RECORD
 from eventbus_mp.wire.stream import TopicStale
 
 __all__ = ["Borrowed", "Publisher"]
 
+pack_record = RECORD.pack
 log = logging.getLogger("eventbus_mp")
 
 WARNING_INTERVAL_S = 60.0
@@ -54,7 +55,8 @@ class Publisher:
         self._supply = supply
         self._unit_ns = TIME_UNITS_NS[self._config.time_unit]
         self._sequence = connection.welcome.link << SEQUENCE_LINK_SHIFT
-        self._order = threading.Lock()
+        self._order = connection.write_lock
+        self._event_bytes_max = self._config.event_bytes_max
         self._topics: dict[str, int] = {}
         """Numbers of topics that had a subscriber when we asked. Never says no: only the manager may say that."""
         self._warned: dict[str, float] = {}
@@ -62,13 +64,16 @@ class Publisher:
         """Spans that loans fill."""
         connection.on_topic_stale = self._on_topic_stale
 
-    def notify(self, event: Event, *, awaited: bool = False) -> tuple[EventShadow, int | None]:
-        """Publish: (shadow, sequence), the sequence None when nobody is subscribed and nothing was stored."""
-        encoded = self._encode(event)
+    def notify(self, event: Event, *, awaited: bool = False) -> EventShadow:
+        """Publish: the shadow, without a place when nobody is subscribed and nothing was stored."""
+        encoded = encode_event(event)
+        length = encoded[4]
+        if length > self._event_bytes_max:
+            self._check_size(event, encoded)
         topic_name = event.topic
         topic = self._topics.get(topic_name) or self._resolve(topic_name)
         if not topic:
-            return EventShadow(topic_name, event.id), None
+            return EventShadow(topic_name, event.id)
         supply = self._supply
         arena = supply.arena if supply.listener_arena is None else supply.choose()
         while True:
@@ -76,12 +81,12 @@ class Publisher:
                 written = self._write(arena, encoded, topic, event, awaited)
                 if written is not None:
                     data, place, filled = written
-                    self._connection.send(data)
+                    self._connection.send_locked(data)
                     break
-            arena = supply.get(encoded.length)
+            arena = supply.get(length)
         if filled is not None:
-            supply.order_ahead(filled.length, encoded.length)
-        return EventShadow(topic_name, event.id, place), place[4]
+            supply.order_ahead(filled.length, length)
+        return shadow_at(topic_name, event.id, place)
 
     def notify_many(self, events: Iterable[Event]) -> list[EventShadow]:
         """Publish in order, with one pipe write for as many as fit into the spans at hand."""
@@ -89,44 +94,61 @@ class Publisher:
             prepared = [(event, self._encode(event)) for event in events]
         else:
             prepared = [(event, _detached(self._encode(event))) for event in events]
-        topics = {
-            name: self._topics.get(name) or self._resolve(name) for name in {event.topic for event, _ in prepared}
-        }
+        names = {event.topic for event, _ in prepared}
+        topics = {name: self._topics.get(name) or self._resolve(name) for name in names}
+        unheard = [EventShadow(event.topic, event.id) for event, _ in prepared] if not all(topics.values()) else []
+        if unheard:
+            heard = [index for index, (event, _) in enumerate(prepared) if topics[event.topic]]
+            for index, shadow in zip(heard, self._notify_all([prepared[at] for at in heard], topics), strict=True):
+                unheard[index] = shadow
+            return unheard
+        return self._notify_all(prepared, topics)
+
+    def _notify_all(self, prepared: list[tuple[Event, EncodedEvent]], topics: dict[str, int]) -> list[EventShadow]:
+        """Publish events that somebody is subscribed to."""
         shadows: list[EventShadow] = []
-        position = 0
         arena = self._supply.choose()
-        while position < len(prepared):
+        while len(shadows) < len(prepared):
             with self._order:
-                parts, filled, filled_by = [], None, 0
-                while position < len(prepared):
-                    event, encoded = prepared[position]
-                    topic = topics[event.topic]
-                    if not topic:
-                        shadows.append(EventShadow(event.topic, event.id))
-                        position += 1
-                        continue
-                    written = self._write(arena, encoded, topic, event, awaited=False)
-                    if written is None:
-                        break
-                    parts.append(written[0])
-                    if written[2] is not None:
-                        filled, filled_by = written[2], encoded.length
-                    shadows.append(EventShadow(event.topic, event.id, written[1]))
-                    position += 1
-                if parts:
-                    self._connection.send(b"".join(parts))
+                filled = self._write_many(arena, prepared, topics, shadows)
             if filled is not None:
-                self._supply.order_ahead(filled.length, filled_by)
-            if position < len(prepared):
-                arena = self._supply.get(prepared[position][1].length)
+                self._supply.order_ahead(*filled)
+            if len(shadows) < len(prepared):
+                arena = self._supply.get(prepared[len(shadows)][1][4])
         return shadows
+
+    def _write_many(
+        self,
+        arena: Arena,
+        prepared: list[tuple[Event, EncodedEvent]],
+        topics: dict[str, int],
+        shadows: list[EventShadow],
+    ) -> tuple[int, int] | None:
+        """Write and notify as many as there is room for: (length of the last span that was filled, by how much).
+
+        Each one that is written gets its shadow, and is notified also when the next one fails.
+        """
+        parts: list[bytes] = []
+        last = None
+        try:
+            for event, encoded in prepared[len(shadows) :]:
+                written = self._write(arena, encoded, topics[event.topic], event, awaited=False)
+                if written is None:
+                    break
+                data, place, filled = written
+                parts.append(data)
+                if filled is not None:
+                    last = filled.length, encoded[4]
+                shadows.append(shadow_at(event.topic, event.id, place))
+        finally:
+            if parts:
+                self._connection.send_locked(b"".join(parts))
+        return last
 
     def begin_anew(self) -> list[list[int]]:
         """Another manager goes on: [segment, offset] of the spans that are ours. What was ordered is ordered again."""
-        with self._order:
-            self._topics.clear()
-            lent_out = [[span.segment, span.offset] for span in self._lent_out]
-            return lent_out + self._supply.begin_anew()
+        self._topics.clear()
+        return self._supply.begin_anew(self._order, self._lent_out)
 
     # --- loans ---
 
@@ -140,7 +162,7 @@ class Publisher:
         if not topic:
             return None
         arena = self._supply.choose()
-        length = max(encoded.length, arena.large_bytes + 1)
+        length = max(encoded[4], arena.large_bytes + 1)
         while True:
             with self._order:
                 room = arena.reserve(length)
@@ -157,13 +179,13 @@ class Publisher:
         with self._order:
             self._lent_out.discard(span)
             self._sequence = sequence = self._sequence + 1
-            write_loaned(view, span.offset, encoded, topic, sequence)
+            write_loaned(view, span.offset, encoded, sequence)
             record = records.notified(
-                topic, span.segment, span.offset, encoded.length, deadline_ns, sequence, awaited=False
+                topic, span.segment, span.offset, encoded[4], deadline_ns, sequence, awaited=False
             )
-            self._connection.send(record + records.span_sealed(span.segment, span.offset))
-        self._supply.order_ahead(span.length, max(encoded.length, self._supply.arena.large_bytes + 1))
-        place = Place(topic, span.segment, span.offset, encoded.length, sequence)
+            self._connection.send_locked(record + records.span_sealed(span.segment, span.offset))
+        self._supply.order_ahead(span.length, max(encoded[4], self._supply.arena.large_bytes + 1))
+        place = Place(topic, span.segment, span.offset, encoded[4], sequence)
         return EventShadow(event.topic, event.id, place)
 
     def return_borrowed(self, borrowed: Borrowed) -> None:
@@ -171,7 +193,7 @@ class Publisher:
         span = borrowed.span
         with self._order:
             self._lent_out.discard(span)
-            self._connection.send(records.span_sealed(span.segment, span.offset))
+            self._connection.send_locked(records.span_sealed(span.segment, span.offset))
 
     def close(self) -> None:
         """Let go of the memory; the manager takes the spans back when the link ends."""
@@ -188,30 +210,40 @@ class Publisher:
         return encoded
 
     def _check_size(self, event: Event, encoded: EncodedEvent) -> None:
-        if encoded.length > self._config.event_bytes_max:
+        if encoded[4] > self._config.event_bytes_max:
             raise EventTooLarge(
-                f"event {event.id!r} of topic {event.topic!r} has {encoded.length} bytes encoded; "
+                f"event {event.id!r} of topic {event.topic!r} has {encoded[4]} bytes encoded; "
                 f"BusConfig.event_bytes_max allows {self._config.event_bytes_max}"
             )
 
     def _write(
         self, arena: Arena, encoded: EncodedEvent, topic: int, event: Event, awaited: bool
-    ) -> tuple[bytes, Place, LentSpan | None] | None:
+    ) -> tuple[bytes, tuple[int, int, int, int, int], LentSpan | None] | None:
         """Put the event into shared memory: (records, place, the span that was filled); None: no room."""
-        room = arena.reserve(encoded.length)
-        if room is None:
-            return None
+        # hot path, 1.2 us: what fits into the span in use is placed, and a plain record is packed, without a call.
+        length = encoded[4]
+        offset = arena.position
+        if length <= arena.large_bytes and offset + length <= arena.end:
+            arena.position = offset + length
+            view, segment_number, filled = arena.view, arena.segment, None
+        else:
+            room = arena.reserve(length)
+            if room is None:
+                return None
+            view, segment_number, offset, filled = room
         # Payload first, record second: the record is the only permission to read the payload.
         self._sequence = sequence = self._sequence + 1
-        if awaited:
-            self._connection.expect_reply(sequence)
-        write_payload(room.view, room.offset, encoded, topic, sequence)
-        deadline_ns = 0 if event.ttl is None else self._deadline_ns(event)
-        data = records.notified(topic, room.segment, room.offset, encoded.length, deadline_ns, sequence, awaited)
-        if room.filled is not None:
-            data += records.span_sealed(room.filled.segment, room.filled.offset)
-        place = new_tuple(Place, (topic, room.segment, room.offset, encoded.length, sequence))
-        return data, place, room.filled
+        write_payload(view, offset, encoded, sequence)
+        if awaited or event._envelope is not None:
+            if awaited:
+                self._connection.expect_reply(sequence)
+            deadline_ns = 0 if event.ttl is None else self._deadline_ns(event)
+            data = records.notified(topic, segment_number, offset, length, deadline_ns, sequence, awaited)
+        else:
+            data = pack_record(NOTIFIED, topic, segment_number, offset, length, 0, 0, sequence)
+        if filled is not None:
+            data += records.span_sealed(filled.segment, filled.offset)
+        return data, (topic, segment_number, offset, length, sequence), filled
 
     def _deadline_ns(self, event: Event) -> int:
         """`occurred_at + ttl` on the monotonic clock, which is one for the whole machine and never jumps."""
@@ -247,8 +279,16 @@ class Publisher:
                 self._warn_unheard(name, "lost its last subscriber, or was unregistered")
 
 
+def shadow_at(topic: str, event_id: str, at: tuple[int, int, int, int, int]) -> EventShadow:
+    """An `EventShadow`, in half the time that calling its class takes."""
+    shadow = new_object(EventShadow)
+    shadow.topic = topic
+    shadow.id = event_id
+    shadow._at = at
+    return shadow
+
+
 def _detached(encoded: EncodedEvent) -> EncodedEvent:
     """With buffers of its own: what a generator gave may be filled anew for its next event."""
-    if not encoded.buffers:
-        return encoded
-    return encoded._replace(buffers=tuple(memoryview(bytes(buffer)) for buffer in encoded.buffers))
+    name, envelope, data, buffers, length = encoded
+    return name, envelope, data, tuple(memoryview(bytes(buffer)) for buffer in buffers), length

@@ -36,6 +36,8 @@ class Subscription:
         self.in_hand: dict[int, Record] = {}
         self.running: Record | None = None
         """What the listener loop runs now, or ran last."""
+        self.dropped = False
+        """It is handed back: what a listener still takes in hand goes back, too."""
         self.on_arrival: Callable[[], None] | None = None
         self._connection = connection
         self._leases = leases
@@ -82,9 +84,13 @@ class Subscription:
 
     def hand_back(self) -> None:
         """Return what was not begun: another process gets it, and no attempt is counted."""
-        for sequence in [record[7] for record in self.pending]:
-            self.note(sequence, Outcome.RETURNED)
-        self.pending.clear()
+        self.dropped = True
+        while True:
+            try:
+                record = self.pending.popleft()  # One by one: the listener thread may be taking, too.
+            except IndexError:
+                break
+            self.note(record[7], Outcome.RETURNED)
         for sequence in list(self.in_hand):
             self.settle(sequence, Outcome.RETURNED)
         self.flush()

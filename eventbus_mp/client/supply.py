@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from eventbus_mp.client.connection import Connection
 from eventbus_mp.errors import BusFull, EventTooLarge
@@ -23,7 +23,6 @@ from eventbus_mp.messages import (
     SPAN_CANCELLED,
     SPAN_NEEDED,
     SPAN_RESERVE,
-    GetStatistics,
 )
 from eventbus_mp.wire import records
 from eventbus_mp.wire.stream import SpanGranted
@@ -33,8 +32,9 @@ __all__ = ["Supply"]
 RETRY_S = 0.02
 """How long to wait when the kernel has no memory, before the manager is asked for another piece."""
 
-LARGE_AHEAD = 2
-"""So many spans for large events lie ready: one to write into while the next is on its way."""
+LARGE_AHEAD, LARGE_AHEAD_BYTES = 2, 8 << 20
+"""So many spans for large events lie ready, or more, up to so many bytes: to write into while others are on their way,
+and until the readers of the first have settled."""
 AHEAD_DIVISOR = 8
 """What lies ready in one process is at most this fraction of the bus's memory: others need it, too."""
 
@@ -72,7 +72,7 @@ class Supply:
         """Lengths of the spans that threads wait for."""
         self._large_length = self._large_run = 0
         """The span of the latest large event, and how many in a row took one like it."""
-        self._memory_bytes_max = 0
+        self._memory_bytes_max = connection.welcome.memory_bytes_max
         self._lock = threading.Lock()
         connection.on_span_granted = self._on_span_granted
 
@@ -159,15 +159,23 @@ class Supply:
             most = max(most, self._large_ahead(span_length))
         key = arena, span_length
         with self._lock:
-            for _ in range(most - self._ordered.get(key, 0) - arena.stocked(span_length)):
-                self._order(key, SPAN_AHEAD)
+            missing = most - self._ordered.get(key, 0) - arena.stocked(span_length)
+            # Many in one write: each write may wake the manager.
+            if 2 * missing >= most:
+                self._order(key, SPAN_AHEAD, missing)
 
-    def begin_anew(self) -> list[list[int]]:
-        """Forget what is on order: the answers may have gone with the manager. [segment, offset] of what is here."""
-        with self._lock:
+    def begin_anew(self, order: threading.Lock, lent_out: Iterable[LentSpan]) -> list[list[int]]:
+        """Forget what is on order: the answers may have gone with the manager. [segment, offset] of what is here.
+
+        Args:
+            order: The publisher's lock: nothing is written meanwhile.
+            lent_out: Spans in the hands of loans.
+        """
+        with self._lock, order:
             self._ordered.clear()
             arenas = [self.arena] if self.listener_arena is None else [self.arena, self.listener_arena]
-            return [[span.segment, span.offset] for arena in arenas for span in arena.lent()]
+            spans = [*lent_out, *(span for arena in arenas for span in arena.lent())]
+            return [[span.segment, span.offset] for span in spans]
 
     def _large_ahead(self, span_length: int) -> int:
         """How many spans to have ready after a large event: none for a single one, or when they are a large share."""
@@ -177,9 +185,8 @@ class Supply:
         self._large_run += 1
         if self._large_run == 1 or span_length > SHARED_SPAN_BYTES_MAX:
             return 0
-        if not self._memory_bytes_max:
-            self._memory_bytes_max = self._connection.request(GetStatistics)["memory_bytes_max"]
-        return min(LARGE_AHEAD, self._memory_bytes_max // AHEAD_DIVISOR // span_length)
+        wanted = max(LARGE_AHEAD, LARGE_AHEAD_BYTES // span_length)
+        return min(wanted, self._large_run, self._memory_bytes_max // AHEAD_DIVISOR // span_length)
 
     def _give_back_unused(self, kept: set[int]) -> None:
         with self._lock:  # What `begin_anew` does not find here, the manager knows to be sealed.
@@ -194,9 +201,9 @@ class Supply:
         if self.listener_arena is not None:
             self.listener_arena.close()
 
-    def _order(self, key: tuple[Arena, int], urgency: int) -> None:
-        self._ordered[key] = self._ordered.get(key, 0) + 1
-        self._connection.send(records.span_wanted(key[1], urgency))
+    def _order(self, key: tuple[Arena, int], urgency: int, count: int = 1) -> None:
+        self._ordered[key] = self._ordered.get(key, 0) + count
+        self._connection.send(records.span_wanted(key[1], urgency) * count)
 
     def _check_possible(self, length: int, span_length: int) -> None:
         if span_length in self._impossible:

@@ -1,10 +1,12 @@
 """Spans: which process writes where, and when a piece of shared memory may be used again.
 
-A segment is cut into blocks; a span is 2^k neighbouring blocks, found by a buddy allocator. Its writer appends events
-until it is sealed; it is recycled whole when it is sealed, none of its events is unsettled, and nobody leases it.
+A segment is cut into blocks; a span is some neighbouring blocks, found by a buddy allocator: what it does not need of
+2^k blocks is free for others. Its writer appends events until it is sealed; it is recycled whole when it is sealed,
+none of its events is unsettled, and nobody leases it.
 
 Recycled spans keep their pages ("backed"), which is where the speed is: a warm span takes a copy in a fifth of the
-time of a fresh one. So a backed span is never merged with an unbacked neighbour unless nothing else fits.
+time of a fresh one. So a recycled span stays as it is for the next of its size, and is merged with its neighbours only
+when nothing else fits.
 """
 
 from __future__ import annotations
@@ -26,13 +28,12 @@ Place = tuple[int, int]  # segment number, index of the first block
 class Span:
     """A piece of a segment that one process writes. `live` counts runs that somebody has still to settle or to read."""
 
-    __slots__ = ("backed", "end", "filled", "leases", "live", "order", "sealed", "segment", "start", "writer")
+    __slots__ = ("backed", "end", "filled", "leases", "live", "sealed", "segment", "start", "writer")
 
-    def __init__(self, segment: int, start: int, end: int, order: int, writer: int, backed: bool) -> None:
+    def __init__(self, segment: int, start: int, end: int, writer: int, backed: bool) -> None:
         self.segment = segment
         self.start = start
         self.end = end
-        self.order = order
         self.writer = writer
         self.backed = backed
         self.filled = 0
@@ -71,12 +72,13 @@ class SpanTable:
         self.used_bytes = 0
         self._segments: dict[int, _Segment] = {}
         self._segment_bytes = 0
-        """What the segments offer; their tables not counted."""
         self._segment_serial = 0
         orders = (SHARED_SPAN_BYTES_MAX // BLOCK_BYTES).bit_length()
-        # Insertion-ordered, so that popitem() gives the one freed last: its pages are the likeliest in the cache.
-        self._warm: list[dict[Place, None]] = [{} for _ in range(orders)]
         self._cold: list[dict[Place, None]] = [{} for _ in range(orders)]
+        """Free 2^k blocks at a multiple of 2^k, by k."""
+        # Insertion-ordered, so that popitem() gives the one freed last: its pages are the likeliest in the cache.
+        self._warm: dict[int, dict[Place, None]] = {}
+        """Free spans as they were used, by how many blocks they have: the next of that size finds one."""
 
     @property
     def segment_count(self) -> int:
@@ -104,31 +106,25 @@ class SpanTable:
         limit = self.memory_bytes_max + (self._reserve_bytes if reserve else 0)
         if not self._is_shared(length):
             return self._allocate_own(length, writer, limit, effects)
-        order = _order(length)
-        if self.used_bytes + (BLOCK_BYTES << order) > limit:
+        size = _whole_blocks(length)
+        if self.used_bytes + size > limit:
             return None
-        found = self._take(order)
-        if found is None and self._grow(order, effects):
-            found = self._take(order)
-        if found is None and self._coalesce():
-            found = self._take(order)
+        blocks = size // BLOCK_BYTES
+        found = self._take(blocks, effects)
         if found is None:
             # Free, but in pieces.
             return self._allocate_own(length, writer, limit, effects)
         (segment, block), backed = found
-        start = block * BLOCK_BYTES
-        return self._use(Span(segment, start, start + (BLOCK_BYTES << order), order, writer, backed))
+        return self._use(Span(segment, block * BLOCK_BYTES, (block + blocks) * BLOCK_BYTES, writer, backed))
 
     def fits(self, length: int) -> bool:
         """Whether a span of `length` bytes could be had if all memory were free."""
-        if not self._is_shared(length):
-            return _own_bytes(length) - BLOCK_BYTES <= self.memory_bytes_max
-        return (BLOCK_BYTES << _order(length)) <= self.memory_bytes_max
+        return _whole_blocks(length) <= self.memory_bytes_max
 
     def _is_shared(self, length: int) -> bool:
         """Whether a span of this length lies among others; if not, it gets a segment of its own."""
         blocks = _segment_blocks(self.memory_bytes_max + self._reserve_bytes)
-        return length <= SHARED_SPAN_BYTES_MAX and blocks - 1 >= 1 << _order(length)
+        return length <= SHARED_SPAN_BYTES_MAX and blocks >= 1 << _order(length)
 
     def recycle(self, span: Span, effects: list[Effect]) -> None:
         """Make a recyclable span's memory free; a segment of its own goes away."""
@@ -140,7 +136,10 @@ class SpanTable:
             self._drop_segment(span.segment, effects)
             return
         # A span that nobody wrote may have no memory behind it: the next writer has to back it.
-        self._put(span.segment, first, span.order, self._warm if span.backed else self._cold)
+        if span.backed:
+            self._warm.setdefault(last - first, {})[span.segment, first] = None
+        else:
+            self._put_all(span.segment, first, last)
 
     # --- the buddy allocator ---
 
@@ -150,91 +149,114 @@ class SpanTable:
         self.used_bytes += span.length
         return span
 
-    def _take(self, order: int) -> tuple[Place, bool] | None:
-        """A free span of exactly `order`: warm before cold, split from a larger one if need be."""
-        for free in (self._warm, self._cold):
-            for larger in range(order, len(free)):
-                if free[larger]:
-                    (segment, block), _ = free[larger].popitem()
-                    while larger > order:
-                        larger -= 1
-                        free[larger][segment, block + (1 << larger)] = None
-                    return (segment, block), free is self._warm
-        return None
+    def _take(self, blocks: int, effects: list[Effect]) -> tuple[Place, bool] | None:
+        """So many free blocks, and whether they are warm: a warm span of about the size, or else cold ones."""
+        return (
+            self._take_warm(blocks, 2 * blocks)
+            or self._take_cold(blocks, effects)
+            or self._take_warm(blocks, None)
+            or (self._take_cold(blocks, effects) if self._coalesce() else None)
+        )
 
-    def _put(self, segment: int, block: int, order: int, free: list[dict[Place, None]]) -> None:
-        """Add a free span, merged with its buddy as long as that is free and just as warm."""
-        index = block - 1  # Buddies are counted from the block after the table: a segment has no odd end.
-        while order + 1 < len(free) and (segment, (index ^ (1 << order)) + 1) in free[order]:
-            del free[order][segment, (index ^ (1 << order)) + 1]
-            index &= ~(1 << order)
+    def _take_warm(self, blocks: int, most: int | None) -> tuple[Place, bool] | None:
+        """The smallest warm span that has as many, up to `most`; what it has beyond is a warm span, too."""
+        fitting = [size for size in self._warm if blocks <= size and (most is None or size <= most)]
+        if not fitting:
+            return None
+        size = min(fitting)
+        (segment, block), _ = self._warm[size].popitem()
+        if not self._warm[size]:
+            del self._warm[size]
+        if size > blocks:
+            self._warm.setdefault(size - blocks, {})[segment, block + blocks] = None
+        return (segment, block), True
+
+    def _take_cold(self, blocks: int, effects: list[Effect]) -> tuple[Place, bool] | None:
+        """Cold blocks, split off from more of them, in a new segment if need be."""
+        order = (blocks - 1).bit_length()
+        if not any(self._cold[order:]) and not self._grow(order, effects):
+            return None
+        larger = next(larger for larger in range(order, len(self._cold)) if self._cold[larger])
+        (segment, block), _ = self._cold[larger].popitem()
+        self._put_all(segment, block + blocks, block + (1 << larger))
+        return (segment, block), False
+
+    def _put(self, segment: int, block: int, order: int) -> None:
+        """Add cold blocks, merged with their buddy as long as that is free, too."""
+        free = self._cold
+        while order + 1 < len(free) and (segment, block ^ (1 << order)) in free[order]:
+            del free[order][segment, block ^ (1 << order)]
+            block &= ~(1 << order)
             order += 1
-        free[order][segment, index + 1] = None
+        free[order][segment, block] = None
+
+    def _put_all(self, segment: int, block: int, stop: int) -> None:
+        """Add the cold blocks up to `stop` as the buddies they make: 2^k blocks at a multiple of 2^k."""
+        while block < stop:
+            fit = (stop - block).bit_length()
+            aligned = (block & -block).bit_length() if block else len(self._cold)
+            order = min(fit, aligned, len(self._cold)) - 1
+            self._put(segment, block, order)
+            block += 1 << order
 
     def _coalesce(self) -> bool:
         """Merge warm with cold: the last resort against fragments. Whether there was anything warm to merge."""
-        moved = False
-        for order, places in enumerate(self._warm):
-            while places:
-                (segment, block), _ = places.popitem()
-                self._put(segment, block, order, self._cold)
-                moved = True
-        return moved
+        warm, self._warm = self._warm, {}
+        for size, places in warm.items():
+            for segment, block in places:
+                self._put_all(segment, block, block + size)
+        return bool(warm)
 
     # --- segments ---
 
     def _grow(self, order: int, effects: list[Effect]) -> bool:
         room = self.memory_bytes_max + self._reserve_bytes - self._segment_bytes
         blocks = _segment_blocks(room)
-        if blocks - 1 < 1 << order:
+        if blocks < 1 << order:
             return False
-        number = self._add_segment(blocks, own=False, effects=effects)
-        block = 1
-        while block < blocks:
-            fit = min((blocks - block).bit_length(), len(self._cold)) - 1
-            self._cold[fit][number, block] = None
-            block += 1 << fit
+        self._put_all(self._add_segment(blocks, own=False, effects=effects), 0, blocks)
         return True
 
     def _allocate_own(self, length: int, writer: int, limit: int, effects: list[Effect]) -> Span | None:
-        whole = _own_bytes(length)
-        if self.used_bytes + whole - BLOCK_BYTES > limit:
+        whole = _whole_blocks(length)
+        if self.used_bytes + whole > limit:
             return None
-        if self._segment_bytes + whole - BLOCK_BYTES > self.memory_bytes_max + self._reserve_bytes:
+        if self._segment_bytes + whole > self.memory_bytes_max + self._reserve_bytes:
             # Segments that cannot go hold little: `used_bytes` is what is bounded, or one small span in each of them
             # would keep every large event out for ever.
             self._drop_empty_segments(effects)
         number = self._add_segment(whole // BLOCK_BYTES, own=True, effects=effects)
-        return self._use(Span(number, BLOCK_BYTES, whole, 0, writer, backed=False))
+        return self._use(Span(number, 0, whole, writer, backed=False))
 
     def _add_segment(self, blocks: int, *, own: bool, effects: list[Effect]) -> int:
         self._segment_serial += 1
         self._segments[self._segment_serial] = _Segment(blocks, own)
-        self._segment_bytes += (blocks - 1) * BLOCK_BYTES
+        self._segment_bytes += blocks * BLOCK_BYTES
         effects.append(CreateSegment(self._segment_serial, blocks * BLOCK_BYTES))
         return self._segment_serial
 
     def _drop_segment(self, number: int, effects: list[Effect]) -> None:
-        self._segment_bytes -= (self._segments.pop(number).blocks - 1) * BLOCK_BYTES
+        self._segment_bytes -= self._segments.pop(number).blocks * BLOCK_BYTES
         effects.append(RemoveSegment(number))
 
     def _drop_empty_segments(self, effects: list[Effect]) -> None:
         empty = {number for number, segment in self._segments.items() if not any(segment.spans)}
-        for free in (*self._warm, *self._cold):
+        for free in (*self._warm.values(), *self._cold):
             for place in [place for place in free if place[0] in empty]:
                 del free[place]
+        self._warm = {size: places for size, places in self._warm.items() if places}
         for number in sorted(empty):
             self._drop_segment(number, effects)
 
     def check_invariants(self) -> None:
         """No two spans overlap; free and used ones add up to the segments; what is recyclable was recycled."""
         covered: dict[Place, str] = {}
-        for free in (self._warm, self._cold):
-            for order, places in enumerate(free):
-                for at, block in places:
-                    for index in range(block, block + (1 << order)):
-                        assert (at, index) not in covered, f"block {index} of segment {at} is free twice"
-                        covered[at, index] = "free"
+        cold = [(1 << order, places) for order, places in enumerate(self._cold)]
+        for size, places in [*cold, *self._warm.items()]:
+            for at, block in places:
+                for index in range(block, block + size):
+                    assert (at, index) not in covered, f"block {index} of segment {at} is free twice"
+                    covered[at, index] = "free"
         for span in self.in_use():
             assert span.live >= 0, f"span {span.segment}+{span.start} counts {span.live} runs"
             assert not span.recyclable, f"span {span.segment}+{span.start} is overdue"
@@ -242,10 +264,10 @@ class SpanTable:
                 assert (span.segment, index) not in covered, f"block {index} of {span.segment} is used and free"
                 covered[span.segment, index] = "used"
         for number, segment in self._segments.items():
-            for index in range(1, segment.blocks):
+            for index in range(segment.blocks):
                 assert (number, index) in covered, f"block {index} of segment {number} is lost"
-        assert len(covered) == sum(segment.blocks - 1 for segment in self._segments.values()), "a block of no segment"
-        assert self._segment_bytes == sum(segment.blocks - 1 for segment in self._segments.values()) * BLOCK_BYTES
+        assert len(covered) == sum(segment.blocks for segment in self._segments.values()), "a block of no segment"
+        assert self._segment_bytes == sum(segment.blocks for segment in self._segments.values()) * BLOCK_BYTES
         assert self.used_bytes == sum(span.length for span in self.in_use())
 
 
@@ -254,10 +276,11 @@ def _order(length: int) -> int:
     return max(0, (length - 1) // BLOCK_BYTES).bit_length()
 
 
-def _own_bytes(length: int) -> int:
-    return -(-length // BLOCK_BYTES) * BLOCK_BYTES + BLOCK_BYTES
+def _whole_blocks(length: int) -> int:
+    """The bytes of the blocks that hold `length` bytes."""
+    return -(-length // BLOCK_BYTES) * BLOCK_BYTES
 
 
 def _segment_blocks(room_bytes: int) -> int:
-    """The blocks of a segment that offers up to `room_bytes`; its table comes on top."""
-    return min(SEGMENT_BYTES, room_bytes + BLOCK_BYTES) // BLOCK_BYTES
+    """The blocks of a segment that offers up to `room_bytes`."""
+    return min(SEGMENT_BYTES, room_bytes) // BLOCK_BYTES

@@ -16,7 +16,7 @@ __all__ = ["Pace"]
 WINDOW_NS = 1_000_000
 BUSY_BYTES_MIN = 32 * RECORD_BYTES
 """From so many bytes a millisecond on, the manager rests between cycles: 32,000 notified events a second."""
-REST_S = 100e-6
+REST_S = 200e-6
 
 
 class Pace:

@@ -42,6 +42,7 @@ SPAN_BYTES_MAX = 1 << 20
 SPANS_MIN = 16
 """The spans that small events share are cut so that at least this many fit."""
 
+WAIT_S_MAX = 86_400.0
 TAKEOVERS_MAX = 5
 """So many managers in a row that died while they took over end the bus: the next one would die of the same."""
 
@@ -122,7 +123,7 @@ class Server:
         due_ns = self._next_due_ns()
         while not self._stopping:
             self._pace.rest()
-            for fd, _ in self._poll.poll(None if due_ns is None else max(0.0, (due_ns - time.monotonic_ns()) / 1e9)):
+            for fd, _ in self._poll.poll(_timeout_s(due_ns)):
                 on_ready = self._on_ready.get(fd)
                 if on_ready is not None:  # else: closed by an earlier one of this round
                     on_ready()
@@ -164,8 +165,6 @@ class Server:
         """Have a standby with every link there is, then greet those who wait for that. In the standby: take over."""
         self._standby_wanted = False
         mark = self._journal.mark
-        if self._standby.pidfd >= 0:
-            self.unwatch(self._standby.pidfd)
         if self._fork_standby():
             self._take_over(mark)
             return
@@ -184,7 +183,7 @@ class Server:
             self._standby.dismiss()
             self._journal.heir = 0
             return False
-        self.watch(self._standby.pidfd, self._on_standby_ended)
+        self._watch_standby()
         return False
 
     def _forget_newcomers(self) -> None:
@@ -197,11 +196,16 @@ class Server:
         self._wake.close()
         self._wakes.close()
 
-    def _on_standby_ended(self) -> None:
-        log.warning("the standby of the manager died; another one takes its place")
-        self.unwatch(self._standby.pidfd)
-        self._standby.dismiss()
-        self._standby_wanted = True
+    def _watch_standby(self) -> None:
+        pidfd = self._standby.pidfd
+        self.watch(pidfd, lambda: self._on_standby_ended(pidfd))
+
+    def _on_standby_ended(self, pidfd: int) -> None:
+        """Any of them: the one that was dismissed, as it should, or the one that is needed."""
+        self.unwatch(pidfd)
+        if self._standby.reap(pidfd):
+            log.warning("the standby of the manager died; another one takes its place")
+            self._standby_wanted = True
 
     def _take_over(self, mark: Mark) -> None:
         """The manager before died: become it. Do again what it did since `mark`, then have each process compare."""
@@ -256,7 +260,8 @@ class Server:
         """Take in a process whose HELLO was fine; it is greeted when the standby has its pipes, too."""
         number = self._link_serial + 1
         device = os.stat(segment.SHM_DIR).st_dev
-        welcome = Welcome(number, self._prefix, self._span_bytes, device, os.getpid())
+        memory_bytes_max = self._core.ledger.spans.memory_bytes_max
+        welcome = Welcome(number, self._prefix, self._span_bytes, memory_bytes_max, device, os.getpid())
         opened = self._reception.make_pipes(connection, pid, welcome)
         if opened is None:
             return
@@ -370,6 +375,11 @@ class Server:
             self.watch(link.ends.outgoing, lambda: None, select.EPOLLOUT)
         else:
             self.unwatch(link.ends.outgoing)
+
+
+def _timeout_s(due_ns: int | None) -> float | None:
+    """How long to wait for something that is due; epoll takes no more than 24 days."""
+    return None if due_ns is None else min(max(0.0, (due_ns - time.monotonic_ns()) / 1e9), WAIT_S_MAX)
 
 
 def _memory_bytes_max(config: BusConfig) -> int:

@@ -30,9 +30,10 @@ class Standby:
         self._journal = journal
         self._lifeline = -1
         """As long as this end of a pipe is open somewhere, the manager lives: only it has it."""
-        self._retired: list[int] = []
+        self._pids: dict[int, int] = {}
+        """Every one that is not seen dead yet, by its pidfd."""
         self.pidfd = -1
-        """Readable when the standby died; -1: there is none."""
+        """Of the standby: readable when it died; -1: there is none."""
 
     def fork(self, before_sleeping: Callable[[], None]) -> bool:
         """Make a new one and dismiss the one before. False: this is still the manager.
@@ -60,39 +61,42 @@ class Standby:
         self._journal.heir = pid
         self.dismiss()
         self._lifeline, self.pidfd = lifeline, pidfd
-        self._retired.append(pid)
+        self._pids[pidfd] = pid
         return False
 
     def _sleep(self, wakes: int) -> None:
         """Wait for the manager's death. Whoever is not the heir then ends here."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        # The lifeline of the one before is the manager's, not ours.
-        for fd in (self._lifeline, self.pidfd):
+        # The lifeline of the one before, and what watches those before, are the manager's, not ours.
+        for fd in (self._lifeline, *self._pids):
             if fd >= 0:
                 os.close(fd)
         self._lifeline = self.pidfd = -1
-        self._retired.clear()
+        self._pids.clear()
         os.read(wakes, 1)
         os.close(wakes)
         if self._journal.heir != os.getpid():
             os._exit(0)
 
     def dismiss(self) -> None:
-        """End the standby, if there is one: nobody takes over from now on."""
+        """End the standby, if there is one: nobody takes over from now on. `reap` it when its pidfd is readable."""
         if self.pidfd >= 0:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-            os.close(self.pidfd)
             os.close(self._lifeline)
             self.pidfd = self._lifeline = -1
-        self._retired = [pid for pid in self._retired if not _is_reaped(pid)]
+
+    def reap(self, pidfd: int) -> bool:
+        """See one gone: whether it was the one that is needed."""
+        os.waitpid(self._pids.pop(pidfd), 0)
+        os.close(pidfd)
+        needed = pidfd == self.pidfd
+        if needed:
+            os.close(self._lifeline)
+            self.pidfd = self._lifeline = -1
+        return needed
 
     def close(self) -> None:
         """End it and see it gone."""
         self.dismiss()
-        for pid in self._retired:
-            os.waitpid(pid, 0)
-
-
-def _is_reaped(pid: int) -> bool:
-    """Whether our child has ended; a moment after its SIGKILL it may not yet have."""
-    return os.waitpid(pid, os.WNOHANG)[0] == pid
+        for pidfd in list(self._pids):
+            self.reap(pidfd)

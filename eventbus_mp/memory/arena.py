@@ -16,8 +16,8 @@ from eventbus_mp.messages import BLOCK_BYTES, SHARED_SPAN_BYTES_MAX
 
 __all__ = ["Arena", "LentSpan", "Room"]
 
-LARGE_BYTES = 1 << 16
-"""From here on an event gets a span of its own."""
+LARGE_BYTES = 1 << 18
+"""Beyond this an event gets a span of its own: four of this size fit into the span that smaller ones share."""
 
 
 class LentSpan(NamedTuple):
@@ -48,19 +48,22 @@ class Arena:
         self._useless: list[LentSpan] = []
         self._refusal: OSError | None = None
         self._span: LentSpan | None = None
-        self._view = memoryview(b"")
-        self._segment = 0
-        self._position = 0
-        self._end = 0
+        # The publisher appends here without a call, as long as it fits.
+        self.view = memoryview(b"")
+        self.segment = 0
+        self.position = 0
+        self.end = 0
 
     def span_length(self, length: int) -> int:
         """The size of the span that an event of `length` bytes goes to."""
         if length <= self.large_bytes:
             return self.span_bytes
         blocks = -(-length // BLOCK_BYTES)
-        if length <= SHARED_SPAN_BYTES_MAX:
-            return BLOCK_BYTES << (blocks - 1).bit_length()
-        return blocks * BLOCK_BYTES
+        if length > SHARED_SPAN_BYTES_MAX:
+            return blocks * BLOCK_BYTES
+        # Eight sizes from one power of two to the next: so events of about one size find spans of the same one ready.
+        step = max(1, (1 << blocks.bit_length()) // 16)
+        return -(-blocks // step) * step * BLOCK_BYTES
 
     def stocked(self, span_length: int) -> int:
         return len(self._stock.get(span_length, ()))
@@ -98,16 +101,16 @@ class Arena:
             span = self._take(self.span_length(length))
             return Room(self._mappings[span.segment], span.segment, span.offset, span) if span else None
         filled = None
-        if self._position + length > self._end:
+        if self.position + length > self.end:
             span = self._take(self.span_bytes)
             if span is None:
                 return None
             filled, self._span = self._span, span
-            self._view, self._segment = self._mappings[span.segment], span.segment
-            self._position, self._end = span.offset, span.offset + span.length
-        offset = self._position
-        self._position += length
-        return new_tuple(Room, (self._view, self._segment, offset, filled))
+            self.view, self.segment = self._mappings[span.segment], span.segment
+            self.position, self.end = span.offset, span.offset + span.length
+        offset = self.position
+        self.position += length
+        return new_tuple(Room, (self.view, self.segment, offset, filled))
 
     def lent(self) -> list[LentSpan]:
         """Every span that this process may still write."""
@@ -117,8 +120,8 @@ class Arena:
     def close(self) -> None:
         """Let go of all memory; `reserve` finds none from now on."""
         self._stock.clear()
-        self._view, self._span = memoryview(b""), None
-        self._position = self._end = 0
+        self.view, self._span = memoryview(b""), None
+        self.position = self.end = 0
 
     def _take(self, span_length: int) -> LentSpan | None:
         span = self._pop(span_length)

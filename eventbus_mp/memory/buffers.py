@@ -208,12 +208,12 @@ def _decode_view(body: Any, raw: memoryview) -> memoryview:
 def _encode_array(value: Any, add: AddBuffer) -> Any:
     dtype = _describe(value.dtype)
     by_columns = value.flags.f_contiguous and not value.flags.c_contiguous
-    rows = value.T if by_columns else value
     if not value.nbytes:
         flat = memoryview(b"")
     else:
         # What is not contiguous is gathered first; the rest is copied once, into its place. The bytes of a
         # datetime64 or a structured array are no buffer for Python, hence the uint8.
+        rows = sys.modules["numpy"].ascontiguousarray(value.T if by_columns else value)
         flat = memoryview(rows.reshape(-1).view("uint8"))
     return [add(flat), dtype, list(value.shape), by_columns]
 
@@ -222,7 +222,10 @@ def _decode_array(body: Any, raw: memoryview) -> Any:
     numpy = _package("numpy", "a numpy.ndarray")
     offset, dtype, shape, by_columns = body
     order = "F" if by_columns else "C"
-    return numpy.ndarray(shape, _make_dtype(numpy, dtype), buffer=raw, offset=offset, order=order)
+    # Over an array that is read-only for good: for a bare memoryview, numpy looks through to the writable mapping below
+    # it, and lets the user set `writeable`.
+    buffer = numpy.asarray(raw)
+    return numpy.ndarray(shape, _make_dtype(numpy, dtype), buffer=buffer, offset=offset, order=order)
 
 
 def _encode_scalar(value: Any, add: AddBuffer) -> Any:

@@ -28,9 +28,11 @@ __all__ = [
     "Encoder",
     "check_envelope",
     "decode",
+    "decode_ext",
     "encode",
     "explain_event",
     "idle_encoders",
+    "take_encoder",
 ]
 
 Buffers = tuple[memoryview, ...]
@@ -112,6 +114,14 @@ class Encoder:
 idle_encoders: list[Encoder] = []
 
 
+def take_encoder() -> Encoder:
+    """One out of `idle_encoders`, or a new one."""
+    try:
+        return idle_encoders.pop()
+    except IndexError:
+        return Encoder()
+
+
 def encode(value: Any) -> bytes:
     """A small value as msgpack, of value types only: nothing beside it, nothing that has to be registered.
 
@@ -133,7 +143,7 @@ def decode(data: bytes | memoryview, raw: memoryview | bytes = b"") -> Any:
     Raises:
         DecodeError: A registered type is not registered here, or does not make the value; a package is missing.
     """
-    return unpackb(data, ext_hook=_Decoder(raw).ext if raw else _decode_ext, strict_map_key=False)
+    return unpackb(data, ext_hook=_Decoder(raw).ext if raw else decode_ext, strict_map_key=False)
 
 
 class _Decoder:
@@ -156,7 +166,7 @@ class _Decoder:
         return make(value, memoryview(self._raw))
 
 
-_decode_ext = _Decoder(b"").ext
+decode_ext = _Decoder(b"").ext
 
 
 # --- what is wrong, and where ---
@@ -183,6 +193,8 @@ def explain_event(envelope: list[Any], data: Any, cause: Exception) -> str:
 def check_envelope(envelope: list[Any]) -> None:
     """Raise `EncodeError` for a buffer in it: there is nothing beside an envelope."""
     for field, value in zip(ENVELOPE_FIELDS, envelope, strict=True):
+        if value is None or type(value) in (str, int):
+            continue
         encoder = Encoder()
         encoder.pack(wrap_buffers(value))
         if encoder.buffers:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgpack import unpackb
 
 from eventbus_mp.errors import EncodeError, UsageError
 from eventbus_mp.memory import codec
 from eventbus_mp.memory.buffers import holds_buffers, wrap_buffers
-from eventbus_mp.memory.codec import Buffers, Encoder, idle_encoders
-from eventbus_mp.memory.layout import ALIGNMENT, COMMIT_OFFSET, COMMITTED, HEADER, HEADER_BYTES, MAGIC
-from eventbus_mp.model import ENVELOPE_FIELDS, ID_BYTES_MAX, Event
+from eventbus_mp.memory.codec import Buffers, Encoder, decode_ext, idle_encoders, take_encoder
+from eventbus_mp.memory.layout import ALIGNMENT, HEADER, HEADER_BYTES, MAGIC
+from eventbus_mp.model import ENVELOPE_FIELDS, ID_BYTES_MAX, NOT_READ, Event
 
 __all__ = [
     "EncodedEvent",
@@ -23,6 +25,7 @@ __all__ = [
     "write_payload",
 ]
 
+new_object = object.__new__
 new_tuple = tuple.__new__
 """Makes a NamedTuple of a tuple in a third of the time of calling its class."""
 JOINED_BYTES_MAX = 1 << 16
@@ -30,22 +33,15 @@ JOINED_BYTES_MAX = 1 << 16
 
 SMALL_BYTES_MAX = 256
 """Up to here no part of an event can be over its limit, and msgpack has one mark for all bytes: 0xC4."""
+HEADER_AND_PADDING = HEADER_BYTES + ALIGNMENT - 1
 KEPT_BYTES_MAX = 1 << 20
 """A packer keeps the memory of its largest value; beyond this it is not used again."""
 
 _pack_header, _unpack_header = HEADER.pack, HEADER.unpack_from
-_PADDINGS = tuple(bytes(length) for length in range(ALIGNMENT))
 
 
-class EncodedEvent(NamedTuple):
-    """An event, ready to be written anywhere."""
-
-    id: bytes
-    envelope: bytes
-    data: bytes
-    buffers: Buffers
-    length: int
-    """Bytes in shared memory."""
+EncodedEvent = tuple[bytes, bytes, bytes, Buffers, int]
+"""An event, ready to be written anywhere: id, envelope, data, buffers, and how many bytes it takes in shared memory."""
 
 
 def encode_event(event: Event) -> EncodedEvent:
@@ -56,31 +52,23 @@ def encode_event(event: Event) -> EncodedEvent:
         UsageError: The id is too long.
     """
     try:
-        encoder = idle_encoders.pop()
+        encoder = idle_encoders.pop()  # written out: a call would cost 4 % of a small event's encoding
     except IndexError:
         encoder = Encoder()
-    pack = encoder.pack
+    if event._block is not None:
+        event = event._made_here()
     try:
-        name = event.id.encode()
-        if (
-            event.occurred_at is None
-            and event.transaction_id is None
-            and event.source is None
-            and event.initialized_at is None
-            and event.ttl is None
-        ):
-            envelope = b""
-        else:
-            envelope = pack([event.transaction_id, event.initialized_at, event.occurred_at, event.source, event.ttl])
-        data = pack(event.data)
+        name = event._id.encode()
+        envelope = encoder.pack(list(event._envelope)) if event._envelope is not None else b""
+        data = encoder.pack(event._data)
     except codec.ENCODE_FAILURES as cause:
         encoder.drop()
         return _encode_wrapped(event, cause)
-    length = (HEADER_BYTES + len(name) + len(envelope) + len(data) + ALIGNMENT - 1) & -ALIGNMENT
+    length = (len(name) + len(envelope) + len(data) + HEADER_AND_PADDING) & -ALIGNMENT
     if length > SMALL_BYTES_MAX or 0xC4 in data or encoder.buffers:
         return _encode_more(event, encoder, name, envelope, data)
     idle_encoders.append(encoder)
-    return new_tuple(EncodedEvent, (name, envelope, data, (), length))
+    return name, envelope, data, (), length
 
 
 def _encode_more(
@@ -89,7 +77,8 @@ def _encode_more(
     """The rest of `encode_event` for an event that is not small, or has something beside its data, or may have."""
     # msgpack takes memoryviews and bytearrays for bytes: they can be there only where one of its marks for bytes is.
     if not wrapped and (0xC4 in data or 0xC5 in data or 0xC6 in data) and holds_buffers(event.data):
-        encoder.drop()
+        encoder.take_buffers()
+        idle_encoders.append(encoder)
         return _encode_wrapped(event, None)
     buffers = encoder.take_buffers() if encoder.buffers else ()
     if len(data) <= KEPT_BYTES_MAX:
@@ -98,16 +87,16 @@ def _encode_more(
         encoder.drop()
     if len(name) > ID_BYTES_MAX:
         raise UsageError(f"Event.id {event.id!r:.60} has {len(name)} bytes of UTF-8; {ID_BYTES_MAX} are allowed")
-    length = (HEADER_BYTES + len(name) + len(envelope) + len(data) + ALIGNMENT - 1) & -ALIGNMENT
+    length = (len(name) + len(envelope) + len(data) + HEADER_AND_PADDING) & -ALIGNMENT
     if buffers:
         codec.check_envelope(_envelope(event))
         length += sum((len(buffer) + ALIGNMENT - 1) & -ALIGNMENT for buffer in buffers)
-    return new_tuple(EncodedEvent, (name, envelope, data, buffers, length))
+    return name, envelope, data, buffers, length
 
 
 def _encode_wrapped(event: Event, cause: Exception | None) -> EncodedEvent:
     """Encode an event with its memoryviews and bytearrays wrapped; `cause` is what went wrong without."""
-    encoder = Encoder()
+    encoder = take_encoder()
     try:
         name = event.id.encode()
         wrapped = wrap_buffers(event.data)
@@ -137,57 +126,50 @@ def encode_loaned(event: Event, raw_bytes: int) -> EncodedEvent:
     Raises:
         EncodeError, UsageError: As `encode_event`.
     """
-    encoded = encode_event(event)
-    return encoded._replace(length=encoded.length + ((raw_bytes + ALIGNMENT - 1) & -ALIGNMENT))
+    *parts, length = encode_event(event)
+    return (*parts, length + ((raw_bytes + ALIGNMENT - 1) & -ALIGNMENT))  # type: ignore[return-value]
 
 
-def write_payload(view: memoryview, offset: int, encoded: EncodedEvent, topic: int, sequence: int) -> None:
-    """Write the payload at `offset`; its commit mark last."""
+def write_payload(view: memoryview, offset: int, encoded: EncodedEvent, sequence: int) -> None:
+    """Write the payload at `offset`."""
     name, envelope, data, buffers, length = encoded
-    id_bytes, envelope_bytes, data_bytes = len(name), len(envelope), len(data)
+    header = _pack_header(MAGIC, len(name), 0, sequence, len(envelope), len(data), len(buffers))
     if length <= JOINED_BYTES_MAX and not buffers:
-        header = _pack_header(MAGIC, 0, sequence, length, topic, id_bytes, 0, envelope_bytes, data_bytes, 0)
-        padding = _PADDINGS[length - HEADER_BYTES - id_bytes - envelope_bytes - data_bytes]
-        view[offset : offset + length] = b"".join((header, name, envelope, data, padding))
+        block = b"".join((header, name, envelope, data))
+        view[offset : offset + len(block)] = block
     else:
-        counts = envelope_bytes, data_bytes, len(buffers)
-        header = _pack_header(MAGIC, 0, sequence, length, topic, id_bytes, 0, *counts)
         position = _write_parts(view, offset, (header, name, envelope, data))
         for buffer in buffers:
             position = _write_parts(view, position, (buffer,))
-    view[offset + COMMIT_OFFSET] = COMMITTED
 
 
-def write_loaned(view: memoryview, offset: int, encoded: EncodedEvent, topic: int, sequence: int) -> None:
-    """Write all of a loaned event but its buffer, which is there, at `loaned_offset`; its commit mark last."""
-    name, envelope, data, _, length = encoded
-    header = _pack_header(MAGIC, 0, sequence, length, topic, len(name), 0, len(envelope), len(data), 1)
+def write_loaned(view: memoryview, offset: int, encoded: EncodedEvent, sequence: int) -> None:
+    """Write all of a loaned event but its buffer, which is there, at `loaned_offset`."""
+    name, envelope, data, _, _ = encoded
+    header = _pack_header(MAGIC, len(name), 0, sequence, len(envelope), len(data), 1)
     _write_parts(view, offset, (header, name, envelope, data))
-    view[offset + COMMIT_OFFSET] = COMMITTED
 
 
 def loaned_offset(encoded: EncodedEvent) -> int:
     """Where the buffer of a loaned event begins, counted from its header."""
-    head_bytes = HEADER_BYTES + len(encoded.id) + len(encoded.envelope) + len(encoded.data)
-    return (head_bytes + ALIGNMENT - 1) & -ALIGNMENT
+    name, envelope, data, _, _ = encoded
+    return (len(name) + len(envelope) + len(data) + HEADER_AND_PADDING) & -ALIGNMENT
 
 
-def _write_parts(view: memoryview, position: int, parts: Sequence[bytes | memoryview]) -> int:
-    """Write the parts one after the other, and zeros up to the next multiple of the alignment: where that is."""
-    start = position
+def _write_parts(view: memoryview, start: int, parts: Sequence[bytes | memoryview]) -> int:
+    """Write the parts one after the other: the next multiple of the alignment."""
+    position = start
     for part in parts:
         view[position : position + len(part)] = part
         position += len(part)
-    end = start + ((position - start + ALIGNMENT - 1) & -ALIGNMENT)
-    view[position:end] = _PADDINGS[end - position]
-    return end
+    return start + ((position - start + ALIGNMENT - 1) & -ALIGNMENT)
 
 
 def read_id(block: bytes | memoryview, sequence: int) -> str | None:
     """The id of the event in `block`, or None when another event, or none, is there."""
     if len(block) < HEADER_BYTES:
         return None
-    magic, _, there, _, _, id_bytes, _, _, _, _ = _unpack_header(block)
+    magic, id_bytes, _, there, _, _, _ = _unpack_header(block)
     if magic != MAGIC or there != sequence:
         return None
     try:
@@ -197,18 +179,35 @@ def read_id(block: bytes | memoryview, sequence: int) -> str | None:
 
 
 def read_event(block: bytes | memoryview, sequence: int, topic: str) -> Event | None:
-    """The event in `block`, its data not yet decoded; None when another event, or none, is there."""
+    """The event in `block`, of which nothing is decoded yet; None when another event, or none, is there."""
     if len(block) < HEADER_BYTES:
         return None
-    magic, _, there, _, _, id_bytes, _, envelope_bytes, data_bytes, raw_count = _unpack_header(block)
+    magic, id_bytes, _, there, envelope_bytes, data_bytes, raw_count = _unpack_header(block)
     envelope_at = HEADER_BYTES + id_bytes
     data_at = envelope_at + envelope_bytes
     end = data_at + data_bytes
     if magic != MAGIC or there != sequence or end > len(block):
         return None
-    try:
-        name = str(block[HEADER_BYTES:envelope_at], "utf-8")
-    except UnicodeDecodeError:
-        return None  # Somebody wrote over it.
-    beside = memoryview(block).toreadonly()[(end + ALIGNMENT - 1) & -ALIGNMENT :] if raw_count else b""
-    return Event._fetched(name, topic, block[envelope_at:data_at], block[data_at:end], beside, codec.decode)
+    event = new_object(Event)
+    event.topic = topic
+    event._block = block
+    event._marks = envelope_at, data_at, end, raw_count
+    event._load = _load
+    event._id = event._data = event._envelope = NOT_READ
+    return event
+
+
+def _load(event: Event, name: str) -> Any:
+    """A field of a fetched event that nobody asked for yet."""
+    block: Any = event._block
+    envelope_at, data_at, end, raw_count = event._marks
+    if name == "data":
+        if not raw_count:
+            return unpackb(block[data_at:end], ext_hook=decode_ext, strict_map_key=False)
+        beside = memoryview(block).toreadonly()[(end + ALIGNMENT - 1) & -ALIGNMENT :]
+        return codec.decode(block[data_at:end], beside)
+    if name == "id":
+        return str(block[HEADER_BYTES:envelope_at], "utf-8")
+    if name == "raw":
+        return block[data_at:end]
+    return tuple(codec.decode(block[envelope_at:data_at])) if data_at > envelope_at else None

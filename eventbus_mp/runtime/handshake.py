@@ -1,8 +1,8 @@
 """The handshake: how a process gets its pair of pipes.
 
     process -> manager   HELLO: [magic, version, pid]
-    manager -> process   WELCOME: [magic, version, link, segment prefix, span bytes, /dev/shm's device, manager's pid]
-                         with the ends of two pipes as ancillary data, or REFUSAL: [magic, version, text]
+    manager -> process   WELCOME: [magic, version, *Welcome], with the ends of two pipes as ancillary data,
+                         or REFUSAL: [magic, version, text]
 
 Both are msgpack with a 4-byte length in front, over a unix socket that is closed afterwards. The kernel says who
 connects (SO_PEERCRED); another user is refused. Pipes cost half as much as sockets on the way that follows, and a
@@ -32,9 +32,12 @@ _CREDENTIALS = struct.Struct("iII")
 
 
 class Welcome(NamedTuple):
+    """What a process is told about its link and the bus."""
+
     link: int
     segment_prefix: str
     span_bytes: int
+    memory_bytes_max: int
     shm_device: int
     manager_pid: int
 

@@ -27,7 +27,7 @@ class Desk:
     def __init__(self, subscriber):
         self.ledger, self.topic, self.subscriber = Ledger(1 << 20, 3, None), Topic(1, "a"), subscriber
         self.route = Route((subscriber,))
-        self.span = Span(1, BLOCK_BYTES, 2 * BLOCK_BYTES, 0, 1, backed=True)
+        self.span = Span(1, 0, BLOCK_BYTES, 1, backed=True)
         self.first = BLOCK_EVENTS
 
     def queue(self, count):

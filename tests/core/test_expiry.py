@@ -9,7 +9,7 @@ BUCKET_NS = 1 << BUCKET_SHIFT
 
 
 def event(sequence):
-    return Run(sequence, NOBODY, Span(1, 0, 1, 0, 1, backed=True))
+    return Run(sequence, NOBODY, Span(1, 0, 1, 1, backed=True))
 
 
 def test_never_early_and_at_most_one_bucket_late():

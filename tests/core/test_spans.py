@@ -24,22 +24,29 @@ def put(table, span, *, written=True):
     return effects
 
 
-def test_a_span_is_a_power_of_two_of_blocks_that_holds_the_length():
+def test_a_span_is_the_blocks_that_hold_the_length():
     table = SpanTable(64 * MIB)
     assert [take(table, length)[0].length for length in (1, BLOCK_BYTES, BLOCK_BYTES + 1, 5 * BLOCK_BYTES)] == [
         BLOCK_BYTES,
         BLOCK_BYTES,
         2 * BLOCK_BYTES,
-        8 * BLOCK_BYTES,
+        5 * BLOCK_BYTES,
     ]
 
 
-def test_the_first_block_of_a_segment_is_its_table():
+def test_what_a_span_does_not_need_is_there_for_others():
     table = SpanTable(4 * MIB)
-    starts = []
-    while (span := take(table, 1)[0]) is not None:
-        starts.append(span.start)
-    assert min(starts) == BLOCK_BYTES
+    for length in (MIB + 1, MIB, BLOCK_BYTES, BLOCK_BYTES, BLOCK_BYTES, MIB):
+        assert take(table, length)[0] is not None
+    assert table.segment_count == 1
+    table.check_invariants()
+
+
+def test_a_segment_is_used_from_its_first_byte_to_its_last():
+    table = SpanTable(128 * MIB)
+    spans = [take(table, SHARED_SPAN_BYTES_MAX)[0] for _ in range(4)]
+    assert [span.start for span in spans] == [SHARED_SPAN_BYTES_MAX, 0] * 2
+    assert table.segment_count == 2
 
 
 def test_memory_is_bounded_and_comes_back():
@@ -89,7 +96,7 @@ def test_warm_and_cold_neighbours_are_merged_when_nothing_else_fits():
 def test_a_large_span_has_a_segment_of_its_own_that_goes_with_it():
     table = SpanTable(128 * MIB)
     span, effects = take(table, SHARED_SPAN_BYTES_MAX + 1)
-    assert effects == [CreateSegment(span.segment, SHARED_SPAN_BYTES_MAX + 2 * BLOCK_BYTES)]
+    assert effects == [CreateSegment(span.segment, SHARED_SPAN_BYTES_MAX + BLOCK_BYTES)]
     assert put(table, span) == [RemoveSegment(span.segment)]
     assert table.segment_count == table.used_bytes == 0
 
@@ -141,7 +148,7 @@ def test_find_knows_only_spans_in_use():
     table = SpanTable(2 * MIB)
     span, _ = take(table, MIB)
     assert table.find(span.segment, span.start) is table.find(span.segment, span.end - 1) is span
-    assert table.find(span.segment, 0) is table.find(span.segment, 1 << 31) is table.find(99, span.start) is None
+    assert table.find(span.segment, span.end) is table.find(span.segment, 1 << 31) is table.find(99, span.start) is None
     put(table, span)
     assert table.find(span.segment, span.start) is None
 

@@ -24,7 +24,7 @@ def test_a_sent_delivery_is_not_sent_again():
 
 def test_describe_tells_subscribers_completers_skippers():
     subscribers = [SubscriberState(number, f"s{number}", b"", broadcast=False) for number in (1, 2, 3)]
-    run = Run(1, Route(tuple(subscribers)), Span(1, 0, 1, 0, 1, backed=True))
+    run = Run(1, Route(tuple(subscribers)), Span(1, 0, 1, 1, backed=True))
     run.add(b"", [Topic(1, "a")], 2)
     run.unsettled = [0b01, 0b11, 0b01]
     run.completed = [0b10, 0b00, 0b00]

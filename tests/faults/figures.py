@@ -133,15 +133,15 @@ def _redelivered_after(bus: EventBus, killed_ns: int, other: Worker, got: dict[i
 
     Fresh events come to a worker in ascending order, so one that is lower than one before was sent again.
     """
-    idle = False
+    idle, again_ns = False, 0
     while True:
         for number, when in other.read():
             got[number] = when
             if number < other.highest and when > killed_ns:
-                return (when - killed_ns) / 1e6
+                again_ns = again_ns or when
             other.highest = max(other.highest, number)
-        if idle:
-            return None
+        if again_ns or idle:
+            return (again_ns - killed_ns) / 1e6 if again_ns else None
         idle = not bus.statistics().events_unsettled
 
 

@@ -171,14 +171,14 @@ class CoreMachine(CoreHarness):
 
     # --- memory ---
 
-    @rule(which=pick, blocks=st.sampled_from((1, 1, 2, 4)), urgency=st.integers(m.SPAN_AHEAD, m.SPAN_RESERVE))
+    @rule(which=pick, blocks=st.sampled_from((1, 1, 2, 3, 5)), urgency=st.integers(m.SPAN_AHEAD, m.SPAN_RESERVE))
     def want_span(self, which, blocks, urgency):
         link = self.links[which % len(self.links)]
         self.wanted.append((link, blocks * BLOCK_BYTES, urgency))
         self.tell(m.SpanWanted(link, blocks * BLOCK_BYTES, urgency))
         self.settle_up()
 
-    @rule(which=pick, blocks=st.sampled_from((1, 2, 4)))
+    @rule(which=pick, blocks=st.sampled_from((1, 2, 3, 5)))
     def cancel_span(self, which, blocks):
         link = self.links[which % len(self.links)]
         self.wanted = [item for item in self.wanted if item[:2] != (link, blocks * BLOCK_BYTES)]
