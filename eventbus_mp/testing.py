@@ -34,7 +34,7 @@ class _Point(NamedTuple):
 
 
 def _sends(*kinds: int) -> Callable[[tuple[Any, ...], Any], bool]:
-    """Whether a `Connection.send` carries a record of one of these kinds."""
+    """Whether a `Connection.send_locked` carries a record of one of these kinds."""
     wanted = set(kinds)
     return lambda arguments, result: not wanted.isdisjoint(arguments[1][records.KIND_BYTE :: records.RECORD_BYTES])
 
@@ -46,7 +46,7 @@ def _result_is_something(arguments: tuple[Any, ...], result: Any) -> bool:
 def _write_half_a_payload(view: memoryview, offset: int, encoded: Any, *rest: Any) -> None:
     from eventbus_mp.memory.payload import write_payload
 
-    whole = memoryview(bytearray(encoded.length))
+    whole = memoryview(bytearray(encoded[4]))
     write_payload(whole, 0, encoded, *rest)
     half = len(whole) // 2
     view[offset : offset + half] = whole[:half]
@@ -58,7 +58,7 @@ def _write_half_a_record(connection: Any, data: bytes) -> None:
 
 _NOTIFIED = _sends(*records.NOTIFIED_KINDS)
 _SETTLED = _sends(records.SETTLED)
-_SEND = "eventbus_mp.client.connection:Connection.send"
+_SEND = "eventbus_mp.client.connection:Connection.send_locked"
 _READER = "eventbus_mp.client.reading:Reader"
 _HANDSHAKE = "eventbus_mp.runtime.handshake"
 _PUBLISHER = "eventbus_mp.client.publisher"
@@ -66,7 +66,7 @@ _CONNECTION = "eventbus_mp.client.connection"
 
 _POINTS = {
     # A producer.
-    "between allocate and commit": _Point("eventbus_mp.memory.arena:Arena.reserve", True, _result_is_something),
+    "between allocate and commit": _Point(f"{_PUBLISHER}:write_payload", False),
     "inside a payload": _Point(f"{_PUBLISHER}:write_payload", False, last_words=_write_half_a_payload),
     "between commit and notify": _Point(_SEND, False, _NOTIFIED),
     "inside a record": _Point(_SEND, False, _NOTIFIED, _write_half_a_record),

@@ -29,9 +29,9 @@ SCRIBBLES: dict[str, Callable[[memoryview], None]] = {
     "no magic": lambda view: fill(view, 0, 4, b"x"),
     "another sequence": lambda view: fill(view, 8, 16, b"x"),
     "an id that is no text": lambda view: fill(view, HEADER_BYTES, HEADER_BYTES + 2, b"\xff"),
-    "an id that is too long": lambda view: fill(view, 24, 26, b"\xff"),
-    "an envelope that is too long": lambda view: fill(view, 28, 32, b"\x7f"),
-    "data that is too long": lambda view: fill(view, 32, 36, b"\x7f"),
+    "an id that is too long": lambda view: fill(view, 4, 6, b"\xff"),
+    "an envelope that is too long": lambda view: fill(view, 16, 20, b"\x7f"),
+    "data that is too long": lambda view: fill(view, 20, 24, b"\x7f"),
     "data that is no msgpack": lambda view: fill(view, HEADER_BYTES + 2, len(view), b"\xc1"),
 }
 
@@ -55,9 +55,11 @@ def test_handlers_go_on_after_a_scribbled_event(
     listener.on("a", name="inbox", credit=10)(lambda event: got.append(event.data["n"][0]))
     inbox.close()
     bus.drain(timeout_s=30)
-    assert got == [1]
+    # Who never asks for the id is not harmed by one that is no text.
+    assert got in ([1], [1, 1])
     found = bus.statistics().subscribers[0]
-    assert (found.completed, found.skipped) == (1, 1)
+    assert (found.completed, found.skipped) == (len(got), 2 - len(got))
+    assert len(got) == 1 or "an id" in name or "envelope" in name
     caplog.clear()  # A traceback in it has the event, which has the memory.
 
 
@@ -135,8 +137,8 @@ def test_no_bytes_make_the_decoder_fail_in_a_strange_way(block: bytes, sequence:
 @given(st.binary(max_size=60), st.lists(st.tuples(st.integers(0, 299), st.integers(0, 255)), max_size=8))
 def test_no_change_makes_the_decoder_fail_in_a_strange_way(data: bytes, changes: list[tuple[int, int]]) -> None:
     encoded = encode_event(Event("id", "topic", {"a": [data, (1, 2.5)], "b": bytearray(data)}, source="s"))
-    block = bytearray(encoded.length)
-    write_payload(memoryview(block), 0, encoded, 1, 7)
+    block = bytearray(encoded[4])
+    write_payload(memoryview(block), 0, encoded, 7)
     for at, byte in changes:
         block[at % len(block)] = byte
     assert read_or_complain(bytes(block), 7) in (None, True)
@@ -154,7 +156,7 @@ def read_or_complain(block: bytes, sequence: int) -> bool | None:
         return None
     try:
         assert repr(event.data) is not None
-        assert event.source is None or repr(event.source)
+        assert repr((event.id, event.source))
     except COMPLAINTS:
         pass
     return True
