@@ -164,7 +164,9 @@ def _explain_skip(core: BusCore, link: LinkState, message: messages.ExplainSkip,
     subscriber = core.ledger.registry.subscriber_by_number.get(message.subscriber)
     if subscriber is not None:
         reason = message.reason[:REASON_LENGTH_MAX]
-        subscriber.recent_skips.append((message.event_id[:REASON_LENGTH_MAX], reason))
+        skip = (message.event_id[:REASON_LENGTH_MAX], reason)
+        if skip not in subscriber.recent_skips:  # A process that crashes after telling why: the next one tells it, too.
+            subscriber.recent_skips.append(skip)
     return None
 
 
