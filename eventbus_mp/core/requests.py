@@ -285,7 +285,8 @@ def _compare(core: BusCore, link: LinkState, message: messages.Compare, now_ns: 
                 core.effects.append(Deliver(link.number, number, attempt, run.cut(missing)))
                 core.ledger.story.tell(now_ns, f"sent again on link {link.number}", run.first, missing)
     for place, span in unsure.spans.items():
-        if place in link.spans and [span.segment, span.start] not in message.spans:
+        # The same span, and not another at its place, which it was granted since and may not have heard of.
+        if link.spans.get(place) is span and [span.segment, span.start] not in message.spans:
             del link.spans[place]
             span.sealed = True
             core.ledger.recycle_if_free(span, core.effects)
