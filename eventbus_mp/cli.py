@@ -18,7 +18,7 @@ from eventbus_mp.demo.measure import python_files
 from eventbus_mp.demo.totals import STEPS, DemoResult
 from eventbus_mp.errors import EventBusError
 from eventbus_mp.runtime import handshake
-from eventbus_mp.runtime.rundir import clean_all, default_root
+from eventbus_mp.runtime.rundir import clean_all, clean_homeless, default_root
 
 __all__ = ["main"]
 
@@ -172,6 +172,9 @@ def _clean(options: argparse.Namespace) -> int:
             print(f"{bus}: running, left alone")
         else:
             print(f"{bus}: removed, with {len(removed)} segments of shared memory")
+    homeless = clean_homeless()
+    if homeless:
+        print(f"removed {len(homeless)} segments of shared memory of buses whose directory is elsewhere, or gone")
     return 0
 
 

@@ -361,8 +361,12 @@ class EventBus:
             if self._session is None:
                 session = process.worker_session(self.name, self.config.run_dir) or Session(self.name, self.config)
                 process.keep_session(self, session)
-                for topic in self._topics:
-                    session.connection.request(messages.RegisterTopic, topic)
+                try:
+                    for topic in self._topics:
+                        session.connection.request(messages.RegisterTopic, topic)
+                except BaseException:
+                    process.close_session(session)
+                    raise
                 self._session = session
             return self._session
 

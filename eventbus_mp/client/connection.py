@@ -95,8 +95,16 @@ class Connection:
     def _greet(self, deadline: float) -> tuple[handshake.Welcome, int, int]:
         try:
             with handshake.connect(self._run_dir.socket, max(0.01, deadline - time.monotonic())) as connection:
-                connection.sendall(handshake.hello())
+                try:
+                    connection.sendall(handshake.hello())
+                except BrokenPipeError:
+                    pass  # It was refused unheard; the reason waits to be read.
                 return handshake.receive_welcome(connection)
+        except PermissionError as cause:
+            raise EventBusError(
+                f"the bus at {self._run_dir.path} cannot be reached: {cause.strerror}; it belongs to another user, "
+                "and BusConfig.run_dir names where yours are"
+            ) from cause
         except TimeoutError as cause:
             raise ManagerLost(f"the manager of bus {self.bus!r} does not answer ({self._run_dir.socket})") from cause
 

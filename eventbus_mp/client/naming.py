@@ -88,7 +88,11 @@ def pack_config(config: Any) -> bytes:
 
 
 def unpack_config(data: bytes) -> Any:
-    return codec.decode(data)
+    """The config; its bytes when they are not one, or of a type that this process does not know."""
+    try:
+        return codec.decode(data)
+    except Exception:
+        return data
 
 
 def _sorted(value: Any) -> Any:

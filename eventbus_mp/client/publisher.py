@@ -14,9 +14,8 @@ from typing import NamedTuple
 from eventbus_mp.client.connection import Connection
 from eventbus_mp.client.supply import Supply
 from eventbus_mp.config import TIME_UNITS_NS, BusConfig
-from eventbus_mp.errors import BusFull, EventTooLarge, UnknownTopic
-from eventbus_mp.memory import segment
-from eventbus_mp.memory.arena import Arena, LentSpan, Room
+from eventbus_mp.errors import EventTooLarge, UnknownTopic
+from eventbus_mp.memory.arena import Arena, LentSpan
 from eventbus_mp.memory.payload import EncodedEvent, encode_event, new_object, write_loaned, write_payload
 from eventbus_mp.messages import (
     SEQUENCE_LINK_SHIFT,
@@ -166,7 +165,7 @@ class Publisher:
         length = max(encoded[4], arena.large_bytes + 1)
         while True:
             with self._order:
-                room = _reserve(arena, length)
+                room = arena.reserve(length)
                 if room is not None:
                     assert room.filled is not None
                     self._lent_out.add(room.filled)
@@ -228,7 +227,7 @@ class Publisher:
             arena.position = offset + length
             view, segment_number, filled = arena.view, arena.segment, None
         else:
-            room = _reserve(arena, length)
+            room = arena.reserve(length)
             if room is None:
                 return None
             view, segment_number, offset, filled = room
@@ -287,16 +286,6 @@ def shadow_at(topic: str, event_id: str, at: tuple[int, int, int, int, int]) -> 
     shadow.id = event_id
     shadow._at = at
     return shadow
-
-
-def _reserve(arena: Arena, length: int) -> Room | None:
-    try:
-        return arena.reserve(length)
-    except OSError as cause:
-        raise BusFull(
-            f"/dev/shm is full: {segment.free_bytes()} bytes are free, {arena.span_length(length)} are needed. "
-            "Make it larger (docker run --shm-size=1g), or lower BusConfig.memory_bytes_max"
-        ) from cause
 
 
 def _detached(encoded: EncodedEvent) -> EncodedEvent:

@@ -57,8 +57,12 @@ class Session:
         self._lock = threading.Lock()
         self.connection.on_delivered = self._on_delivered
         self.connection.on_manager_replaced = self._on_manager_replaced
-        for topic in config.topics:
-            self.connection.request(RegisterTopic, topic)
+        try:
+            for topic in config.topics:
+                self.connection.request(RegisterTopic, topic)
+        except BaseException:
+            self.close()
+            raise
 
     # --- hosting ---
 
@@ -89,7 +93,7 @@ class Session:
     def drop(self, subscription: Subscription) -> None:
         """Host it no more: what is in hand or pending goes back to the bus."""
         self.loop.remove(subscription.number)
-        subscription.flush()
+        subscription.hand_back()  # And lease, in the same write, what somebody still has a view of.
         self.connection.request(StopHosting, subscription.number)
         self.forget(subscription)
 

@@ -7,12 +7,14 @@ thread, whose waiting then would keep the listener waiting.
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Callable, Iterable
 
 from eventbus_mp.client.connection import Connection
 from eventbus_mp.errors import BusFull, EventTooLarge
+from eventbus_mp.memory import segment
 from eventbus_mp.memory.arena import Arena, LentSpan
 from eventbus_mp.memory.reader import Mappings
 from eventbus_mp.messages import (
@@ -26,6 +28,9 @@ from eventbus_mp.wire import records
 from eventbus_mp.wire.stream import SpanGranted
 
 __all__ = ["Supply"]
+
+RETRY_S = 0.02
+"""How long to wait when the kernel has no memory, before the manager is asked for another piece."""
 
 LARGE_AHEAD, LARGE_AHEAD_BYTES = 2, 8 << 20
 """So many spans for large events lie ready, or more, up to so many bytes: to write into while others are on their way,
@@ -99,16 +104,46 @@ class Supply:
     def _await_span(self, key: tuple[Arena, int], length: int, urgency: int) -> None:
         arena = key[0]
         deadline = time.monotonic() + self._connection.config.full_timeout_s
+        refusal: OSError | None = None
         self._before_waiting()
         self._give_back_unused(set(self._waiting))
-        while not arena.stocked(key[1]):
+        while not self._prepare(key):
+            refused_again, refusal = refusal, self._give_back_useless(arena) or refusal
+            left_s = max(0.0, deadline - time.monotonic())
+            if refusal is not None and not left_s:
+                raise self._no_memory(key[1], refusal) from refusal
+            if refused_again is not None:
+                # Memory comes free only when events are settled; without a moment in between we only ask and refuse.
+                self._connection.wait(lambda: False, min(RETRY_S, left_s))
             self._check_possible(length, key[1])
             with self._lock:
                 if not self._ordered.get(key):
                     self._order(key, urgency)
-            left_s = max(0.0, deadline - time.monotonic())
             if not self._connection.wait(lambda: arena.stocked(key[1]) or not self._ordered.get(key), left_s):
-                self._give_up(key[1])
+                self._give_up(key[1], refusal)
+
+    def _prepare(self, key: tuple[Arena, int]) -> bool:
+        """Whether a span is in stock, with memory behind it."""
+        with self._lock:
+            return key[0].prepare(key[1])
+
+    def _give_back_useless(self, arena: Arena) -> OSError | None:
+        """Return the spans that the kernel has no memory for, and why: the next may have its memory already."""
+        with self._lock:  # As in `_give_back_unused`.
+            spans, refusal = arena.take_useless()
+            if spans:
+                notes = [records.span_sealed(span.segment, span.offset) for span in spans]
+                self._connection.send(b"".join(notes))
+        return refusal
+
+    def _no_memory(self, span_length: int, refusal: OSError) -> BusFull:
+        if refusal.errno == errno.ENOSPC:
+            free = segment.free_bytes()
+            return BusFull(
+                f"/dev/shm is full: {free} bytes are free, {span_length} are needed; {self._describe_holders()}. "
+                "Make it larger (docker run --shm-size=1g), or lower BusConfig.memory_bytes_max"
+            )
+        return BusFull(f"the kernel gives no shared memory for {span_length} bytes: {refusal}")
 
     def order_ahead(self, span_length: int, event_bytes: int) -> None:
         """A span was filled, the last time by an event of so many bytes: ask for the next now, so that it lies ready.
@@ -177,11 +212,13 @@ class Supply:
                 "which the bus's memory does not have; raise BusConfig.memory_bytes_max"
             )
 
-    def _give_up(self, span_length: int) -> None:
+    def _give_up(self, span_length: int, refusal: OSError | None) -> None:
         with self._lock:
             for key in [key for key in self._ordered if key[1] == span_length]:
                 self._ordered[key] = 0  # The other thread that waits, if one does, orders again.
             self._connection.send(records.span_wanted(span_length, SPAN_CANCELLED))
+        if refusal is not None:
+            raise self._no_memory(span_length, refusal) from refusal
         raise BusFull(
             f"no {span_length} bytes of the bus's memory became free within "
             f"{self._connection.config.full_timeout_s:g} s: {self._describe_holders()}. "

@@ -17,7 +17,7 @@ from eventbus_mp.core.dispatcher import Endpoint, dispatch
 from eventbus_mp.core.intake import take_in
 from eventbus_mp.core.invariants import check_invariants
 from eventbus_mp.core.ledger import Ledger, SpanRequest
-from eventbus_mp.core.links import LinkState
+from eventbus_mp.core.links import LinkState, check_waits
 from eventbus_mp.core.registry import SubscriberState
 from eventbus_mp.core.requests import REQUEST_HANDLERS, UNANSWERED
 from eventbus_mp.core.runs import BLOCK_SHIFT, Run, bits
@@ -165,12 +165,15 @@ class BusCore:
         """Take `count` events from `first` on out of the endpoint's hands; what is not there was settled before."""
         taken = []
         last = first + count - 1
-        for block in range(first >> BLOCK_SHIFT, (last >> BLOCK_SHIFT) + 1):
-            for run in self.ledger.runs.in_block(block):
-                if run in endpoint.held:
-                    mask = endpoint.let_go(run, run.between(first, last))
-                    if mask:
-                        taken.append((run, mask))
+        blocks = range(first >> BLOCK_SHIFT, (last >> BLOCK_SHIFT) + 1)
+        if len(blocks) > len(endpoint.held):
+            runs = list(endpoint.held)
+        else:
+            runs = [run for block in blocks for run in self.ledger.runs.in_block(block) if run in endpoint.held]
+        for run in runs:
+            mask = endpoint.let_go(run, run.between(first, last))
+            if mask:
+                taken.append((run, mask))
         return taken
 
     def _return(self, endpoint: Endpoint, taken: list[tuple[Run, int]], now_ns: int, effects: list[Effect]) -> None:
@@ -215,6 +218,7 @@ class BusCore:
             if crowded or ledger.span_requests or not ledger.grant(wanted, effects):
                 effects.append(GrantSpan(link.number, 0, 0, message.length, False))
         elif not (wanted.reserve or not ledger.span_requests) or not ledger.grant(wanted, effects):
+            check_waits(sum(item.link == link.number for item in ledger.span_requests), "spans")
             ledger.span_requests.append(wanted)
 
     def _on_span_sealed(self, message: SpanSealed, now_ns: int, effects: list[Effect]) -> None:

@@ -16,6 +16,8 @@ from eventbus_mp.messages import RECORD_BYTES, EventsNotified
 
 __all__ = ["take_in"]
 
+PAYLOAD_BYTES_MIN = 64
+"""A payload's header (memory/layout.py), which the core does not know more of."""
 EMPTY_WATCHER: list[list[Any]] = [[], [], []]
 
 
@@ -27,6 +29,7 @@ def take_in(
     span = _written_span(ledger, link, message, start)
     stop = _end_in_span(span, message, start, min(len(message.topics), start + BLOCK_EVENTS - first % BLOCK_EVENTS))
     topics, route, stop = _routed(ledger, message, start, stop)
+    _fill(span, message.lengths[start:stop])
     if not route.subscribers:
         _drop(ledger, link, message, start, stop, effects)
         return stop
@@ -106,3 +109,12 @@ def _end_in_span(span: Span, message: EventsNotified, start: int, stop: int) -> 
         if segment != span.segment or offset < span.start or end > span.end:
             return start + index
     return stop
+
+
+def _fill(span: Span, lengths: list[int]) -> None:
+    """Count what is written: so a span's size bounds the events in it, whatever its writer says."""
+    if min(lengths) < PAYLOAD_BYTES_MIN:
+        raise ProtocolError(f"an event of {min(lengths)} bytes is shorter than its header")
+    span.filled += sum(lengths)
+    if span.filled > span.length:
+        raise ProtocolError(f"the span at {span.segment}+{span.start} got {span.filled} bytes, more than it has")

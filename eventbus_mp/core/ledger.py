@@ -13,13 +13,14 @@ from typing import NamedTuple
 
 from eventbus_mp.core.dispatcher import Endpoint, note_stale
 from eventbus_mp.core.expiry import Expiry
-from eventbus_mp.core.links import Lease, LinkState
+from eventbus_mp.core.links import LEASES_MAX, Lease, LinkState
 from eventbus_mp.core.registry import Registry, Route, SubscriberState, Topic
 from eventbus_mp.core.runs import Run, RunTable, bits
 from eventbus_mp.core.spans import Span, SpanTable
 from eventbus_mp.core.story import Story
 from eventbus_mp.core.watcher import describe
 from eventbus_mp.effects import Effect, GrantSpan, Reply, Warn
+from eventbus_mp.errors import ProtocolError
 from eventbus_mp.messages import Outcome
 
 __all__ = ["DrainWaiter", "Ledger", "SpanRequest"]
@@ -330,6 +331,8 @@ class Ledger:
         """Keep the span from recycling until the link has released the event as often as it leased it."""
         lease = link.leases.get(sequence)
         if lease is None:
+            if len(link.leases) >= LEASES_MAX:
+                raise ProtocolError(f"it has views into {LEASES_MAX} events")
             lease = link.leases[sequence] = Lease(span, topic, offset, length, now_ns)
             span.leases += 1
         lease.views += 1

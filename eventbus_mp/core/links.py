@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from eventbus_mp.errors import ProtocolError
 from eventbus_mp.messages import SEQUENCE_LINK_SHIFT
 
 if TYPE_CHECKING:
@@ -11,7 +12,18 @@ if TYPE_CHECKING:
     from eventbus_mp.core.runs import Run
     from eventbus_mp.core.spans import Span
 
-__all__ = ["Lease", "LinkState", "Unsure"]
+__all__ = ["LEASES_MAX", "Lease", "LinkState", "Unsure", "check_waits"]
+
+WAITS_MAX = 1024
+"""What one process may wait for at once, of each kind; it waits for as many as it has threads."""
+LEASES_MAX = 1 << 17
+"""Events that one process may have views into, beyond those in its hands."""
+
+
+def check_waits(count: int, what: str) -> None:
+    """Raise `ProtocolError` if a process that waits for so many of something wants one more."""
+    if count >= WAITS_MAX:
+        raise ProtocolError(f"it waits for {count} {what} at once")
 
 
 class Lease:

@@ -6,7 +6,7 @@ import re
 from collections import deque
 from typing import TYPE_CHECKING
 
-from eventbus_mp.errors import InvalidPattern
+from eventbus_mp.errors import InvalidPattern, UsageError
 from eventbus_mp.model import check_topic
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["Registry", "Route", "SubscriberState", "Topic", "compile_pattern"]
 
 RECENT_SKIPS_MAX = 100
+TOPICS_MAX = 1 << 16
+SUBSCRIBERS_MAX = 1 << 14
 
 
 class Route:
@@ -120,6 +122,8 @@ class Registry:
         topic = self.topics.get(name)
         if topic is None:
             check_topic(name)
+            if len(self.topics) >= TOPICS_MAX:
+                raise UsageError(f"the bus has {TOPICS_MAX} topics and takes no more; put what varies into the data")
             self._topic_serial += 1
             topic = Topic(self._topic_serial, name)
             self.topics[name] = self.topic_by_number[topic.number] = topic
@@ -146,6 +150,8 @@ class Registry:
         matchers = tuple(compile_pattern(pattern) for pattern in patterns)
         subscriber = self.subscribers.get((name, config))
         if subscriber is None:
+            if len(self.subscribers) >= SUBSCRIBERS_MAX:
+                raise UsageError(f"the bus has {SUBSCRIBERS_MAX} subscribers and takes no more")
             self._subscriber_serial += 1
             subscriber = SubscriberState(self._subscriber_serial, name, config, broadcast)
             self.subscribers[name, config] = subscriber
@@ -154,7 +160,7 @@ class Registry:
             return subscriber
         subscriber.patterns = tuple(patterns)
         subscriber.matchers = matchers
-        self._reroute_all()
+        self._reroute_for(subscriber)
         return subscriber
 
     def unsubscribe(self, subscriber: SubscriberState) -> None:
@@ -162,7 +168,7 @@ class Registry:
         del self.subscribers[subscriber.name, subscriber.config]
         subscriber.patterns = ()
         subscriber.matchers = ()
-        self._reroute_all()
+        self._reroute_for(subscriber)
 
     def forget(self, subscriber: SubscriberState) -> None:
         """The last delivery of an unsubscribed subscriber is settled: its number means nothing any more."""
@@ -171,10 +177,12 @@ class Registry:
     def is_subscribed(self, subscriber: SubscriberState) -> bool:
         return self.subscribers.get((subscriber.name, subscriber.config)) is subscriber
 
-    def _reroute_all(self) -> None:
-        self._routes.clear()
+    def _reroute_for(self, subscriber: SubscriberState) -> None:
+        """Give a new route to the topics that it wants, or is told of."""
         for topic in self.topics.values():
-            self._reroute(topic)
+            if subscriber.number in topic.route.row_of or subscriber.wants(topic.name):
+                self._reroute(topic)
+        self._routes = {topic.route.subscribers: topic.route for topic in self.topics.values()}
 
     def _reroute(self, topic: Topic) -> None:
         wanting = tuple(subscriber for subscriber in self.subscribers.values() if subscriber.wants(topic.name))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from eventbus_mp import messages
 from eventbus_mp.core.dispatcher import Endpoint
 from eventbus_mp.core.ledger import DrainWaiter
-from eventbus_mp.core.links import LinkState
+from eventbus_mp.core.links import LinkState, check_waits
 from eventbus_mp.core.registry import SubscriberState, compile_pattern
 from eventbus_mp.core.runs import BLOCK_SHIFT, Run, bits
 from eventbus_mp.core.watcher import describe
@@ -164,7 +164,9 @@ def _explain_skip(core: BusCore, link: LinkState, message: messages.ExplainSkip,
     subscriber = core.ledger.registry.subscriber_by_number.get(message.subscriber)
     if subscriber is not None:
         reason = message.reason[:REASON_LENGTH_MAX]
-        subscriber.recent_skips.append((message.event_id[:REASON_LENGTH_MAX], reason))
+        skip = (message.event_id[:REASON_LENGTH_MAX], reason)
+        if skip not in subscriber.recent_skips:  # A process that crashes after telling why: the next one tells it, too.
+            subscriber.recent_skips.append(skip)
     return None
 
 
@@ -198,7 +200,8 @@ def _lease_event(core: BusCore, link: LinkState, message: messages.LeaseEvent, n
     if not found:
         return False
     run, bit = found[0]
-    if message.offset < run.span.start or message.offset + message.length > run.span.end:
+    end = message.offset + message.length
+    if not run.span.start <= message.offset < end <= run.span.end:
         raise ProtocolError(f"it leased event {message.sequence:#x} at {message.offset}, where that is not")
     topic = run.topic_of(bit.bit_length() - 1).name
     core.lease(link, message.sequence, run.span, topic, message.offset, message.length, now_ns)
@@ -246,6 +249,7 @@ def _subscriber_statistics(subscriber: SubscriberState) -> list[Any]:
 
 
 def _drain(core: BusCore, link: LinkState, message: messages.Drain, now_ns: int) -> Any:
+    check_waits(sum(waiter.link == link.number for waiter in core.ledger.drains), "drains")
     core.ledger.drains.append(DrainWaiter(link.number, message.request, compile_pattern(message.pattern)))
     core.ledger.topic_emptied = True  # Answer at once when there is nothing to wait for.
     return UNANSWERED
@@ -281,7 +285,8 @@ def _compare(core: BusCore, link: LinkState, message: messages.Compare, now_ns: 
                 core.effects.append(Deliver(link.number, number, attempt, run.cut(missing)))
                 core.ledger.story.tell(now_ns, f"sent again on link {link.number}", run.first, missing)
     for place, span in unsure.spans.items():
-        if place in link.spans and [span.segment, span.start] not in message.spans:
+        # The same span, and not another at its place, which it was granted since and may not have heard of.
+        if link.spans.get(place) is span and [span.segment, span.start] not in message.spans:
             del link.spans[place]
             span.sealed = True
             core.ledger.recycle_if_free(span, core.effects)

@@ -28,7 +28,7 @@ Place = tuple[int, int]  # segment number, index of the first block
 class Span:
     """A piece of a segment that one process writes. `live` counts runs that somebody has still to settle or to read."""
 
-    __slots__ = ("backed", "end", "leases", "live", "sealed", "segment", "start", "writer")
+    __slots__ = ("backed", "end", "filled", "leases", "live", "sealed", "segment", "start", "writer")
 
     def __init__(self, segment: int, start: int, end: int, writer: int, backed: bool) -> None:
         self.segment = segment
@@ -36,6 +36,8 @@ class Span:
         self.end = end
         self.writer = writer
         self.backed = backed
+        self.filled = 0
+        """Bytes of the events in it, settled ones too."""
         self.live = 0
         self.sealed = False
         self.leases = 0

@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import sys
+import traceback
 
 import msgpack
 from filelock import Timeout
@@ -40,18 +41,27 @@ def main() -> int:
         return 1
     run_dir.remove_segments()
     run_dir.socket.unlink(missing_ok=True)
+    claim = run_dir.claim_segments()
+    serves = False
     try:
         with handshake.listen(run_dir.socket) as listener:
-            server = Server(run_dir, config, listener)
+            server = Server(claim.prefix, config, listener)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             os.write(ready_fd, READY)
             os.close(ready_fd)
             _keep_the_collector_away()
             _allow_many_descriptors()
+            serves = True
             server.run()
             run_dir.socket.unlink(missing_ok=True)
+    except Exception:
+        if serves:
+            # Its standby goes on, and needs all that we would clean up.
+            traceback.print_exc()
+            os._exit(1)
+        raise
     finally:
-        run_dir.remove_segments()
+        claim.release()
     run_dir.remove_files()
     lock.release()
     return 0

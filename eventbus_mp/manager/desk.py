@@ -51,6 +51,8 @@ class Desk:
         self._messages: deque[Message] = deque()
         self._mappings = Mappings(prefix)
         """For the ids in warnings only."""
+        self._missing: dict[int, fx.CreateSegment] = {}
+        """Segments that the kernel refused to make, by number."""
         self.is_catching_up = False
         """A new manager does again what the one before it did: segments may be there, warnings were given."""
 
@@ -81,6 +83,8 @@ class Desk:
         self._office.post(effect.link, [records.topic_stale(effect.topic, effect.dropped)])
 
     def _grant_span(self, effect: fx.GrantSpan) -> None:
+        if effect.segment in self._missing:
+            self._create_segment(self._missing.pop(effect.segment))
         granted = records.span_granted(effect.segment, effect.offset, effect.length, effect.backed)
         self._office.post(effect.link, [granted])
 
@@ -90,8 +94,13 @@ class Desk:
         except FileExistsError:
             if not self.is_catching_up:
                 raise
+        except OSError as error:
+            # The core need not know: whoever gets a span there cannot map it, gives it back and asks again.
+            log.warning("cannot make a segment of %d bytes: %s", effect.length, error)
+            self._missing[effect.segment] = effect
 
     def _remove_segment(self, effect: fx.RemoveSegment) -> None:
+        self._missing.pop(effect.segment, None)
         segment.remove(f"{self._prefix}{effect.segment}")
 
     def _close_link(self, effect: fx.CloseLink) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -21,6 +22,9 @@ log = logging.getLogger("eventbus_mp.manager")
 SILENCE_NS_MAX = 5_000_000_000
 GUESTS_MAX = 1024
 HELLO_BYTES_MAX = 8192
+DESCRIPTORS_SPARE = 8
+"""What the manager keeps free for itself: a standby, a segment, a process to be told that it is refused."""
+NO_ROOM = "the manager has no file descriptors left; raise its limit (ulimit -n)"
 
 
 @dataclass(slots=True)
@@ -90,6 +94,9 @@ class Reception:
             self._drop_oldest()
             return
         connection.setblocking(False)
+        if not _has_room():
+            self._refuse(connection, NO_ROOM)
+            return
         pid, uid = handshake.peer(connection)
         if uid not in (os.getuid(), 0):
             log.warning("process %d of user %d was refused: this bus belongs to user %d", pid, uid, os.getuid())
@@ -131,10 +138,13 @@ class Reception:
             fds += make_pipe()
             fds += make_pipe()
             pidfd = _open_pidfd(pid)
+            if not _has_room():
+                fds += [pidfd] if pidfd >= 0 else []
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         except OSError as error:
             log.warning("cannot take process %d: %s", pid, error)
             _close_all(fds)
-            self._refuse(connection, f"the manager has no file descriptors left ({error}); raise its limit (ulimit -n)")
+            self._refuse(connection, NO_ROOM)
             return None
         to_process, from_manager, from_process, to_manager = fds
         accepted = Accepted(connection, welcome, [to_process, to_manager])
@@ -195,6 +205,19 @@ def _open_pidfd(pid: int) -> int:
         if pid <= 0:
             return -1
         raise error
+
+
+def _has_room() -> bool:
+    """Whether the manager has the descriptors that it may need itself."""
+    probes: list[int] = []
+    try:
+        while len(probes) < DESCRIPTORS_SPARE:
+            probes.append(os.eventfd(0))
+    except OSError:
+        return False
+    finally:
+        _close_all(probes)
+    return True
 
 
 def _close_all(fds: list[int]) -> None:

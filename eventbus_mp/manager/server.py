@@ -29,7 +29,6 @@ from eventbus_mp.memory import segment
 from eventbus_mp.messages import BLOCK_BYTES, LinkLost, LinkOpened, ManagerReplaced, TimePassed
 from eventbus_mp.runtime.handshake import Welcome
 from eventbus_mp.runtime.pipe import PipeEnds
-from eventbus_mp.runtime.rundir import RunDir
 from eventbus_mp.wire import records
 from eventbus_mp.wire.stream import FromProcess
 
@@ -66,7 +65,7 @@ class Server:
     """Serves one bus until the core says stop.
 
     Args:
-        run_dir: Of the bus; the caller holds its manager lock.
+        prefix: What the names of segments begin with; the caller has claimed it.
         config: The bus-wide settings.
         listener: The bus's socket, listening and not blocking.
 
@@ -74,11 +73,11 @@ class Server:
         EventBusError: /dev/shm is too small for any bus.
     """
 
-    def __init__(self, run_dir: RunDir, config: BusConfig, listener: socket.socket) -> None:
+    def __init__(self, prefix: str, config: BusConfig, listener: socket.socket) -> None:
         config = replace(config, memory_bytes_max=_memory_bytes_max(config))
         assert config.memory_bytes_max is not None
         self._core = BusCore(config, time.monotonic_ns())
-        self._prefix = f"{run_dir.segment_prefix}{os.urandom(4).hex()}-"
+        self._prefix = prefix
         self._span_bytes = min(SPAN_BYTES_MAX, _power_of_two(config.memory_bytes_max // SPANS_MIN))
         self._desk = Desk(self._core, self._prefix, self)
         self._pace = Pace()
@@ -134,9 +133,9 @@ class Server:
                 self._pass_time()
                 self._flush()
                 due_ns = self._next_due_ns()
-            if self._standby_wanted or self._journal.is_full:
+            while self._standby_wanted or self._journal.is_full:
                 self._renew_standby()
-                self._flush()  # A standby that took over has to say so: nobody may be about to wake it.
+                self._flush()  # Should this be the heir now: all wait for its first words, and say nothing themselves.
                 due_ns = self._next_due_ns()
         self._leave()
 
@@ -167,14 +166,26 @@ class Server:
         """Have a standby with every link there is, then greet those who wait for that. In the standby: take over."""
         self._standby_wanted = False
         mark = self._journal.mark
-        if self._standby.fork(self._forget_newcomers):
+        if self._fork_standby():
             self._take_over(mark)
             return
         self._journal.restart()
-        self._watch_standby()
         accepted, self._accepted = self._accepted, []
         for one in accepted:
             one.greet()
+
+    def _fork_standby(self) -> bool:
+        """Whether this is the standby, after the manager's death. Where none can be made, the manager goes on alone."""
+        try:
+            if self._standby.fork(self._forget_newcomers):
+                return True
+        except OSError as error:
+            log.error("cannot make a standby (%s): until it can, the manager's death is the end of the bus", error)
+            self._standby.dismiss()
+            self._journal.heir = 0
+            return False
+        self._watch_standby()
+        return False
 
     def _forget_newcomers(self) -> None:
         """In the standby: who has no link yet connects again when the manager dies, and sees at once that it did."""
@@ -209,10 +220,9 @@ class Server:
             link.ends.drop_queued()
             self._watch_link(link)
         # Should this one die, too, another does all of this again.
-        if self._standby.fork(self._forget_newcomers):
+        if self._fork_standby():
             self._take_over(mark)
             return
-        self._watch_standby()
         self._catch_up(mark)
         self._journal.takeovers = 0
         self._standby_wanted = True  # One that need not catch up with all that.

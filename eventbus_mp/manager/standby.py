@@ -40,15 +40,23 @@ class Standby:
 
         True: this is the new one, the manager is dead, and it is the heir. It began with `before_sleeping`, to let go
         of what only a manager that is awake should hold.
+
+        Raises:
+            OSError: The kernel has no process or no descriptors for it; the one before is still there.
         """
         wakes, lifeline = os.pipe()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(wakes)
+            os.close(lifeline)
+            raise
         if not pid:
             os.close(lifeline)
             before_sleeping()
             self._sleep(wakes)
             return True
-        os.close(wakes)
+        os.close(wakes)  # Its number is free for what follows.
         pidfd = os.pidfd_open(pid)
         self._journal.heir = pid
         self.dismiss()

@@ -46,6 +46,8 @@ class Arena:
         self._mappings = mappings
         self.span_bytes = span_bytes
         self._stock: dict[int, list[LentSpan]] = {}
+        self._useless: list[LentSpan] = []
+        self._refusal: OSError | None = None
         self._span: LentSpan | None = None
         # The publisher appends here without a call, as long as it fits.
         self.view = memoryview(b"")
@@ -71,6 +73,21 @@ class Arena:
         """Take a granted span into stock."""
         self._stock.setdefault(span.length, []).append(span)
 
+    def prepare(self, span_length: int) -> bool:
+        """Back and map the next span in stock, so that `reserve` finds it ready; False: there is none that works."""
+        while self.stocked(span_length):
+            span = self._take(span_length)
+            if span is not None:
+                self.add(span._replace(backed=True))
+                return True
+        return False
+
+    def take_useless(self) -> tuple[list[LentSpan], OSError | None]:
+        """Spans that the kernel gave no memory or mapping for, and the latest reason: to be given back."""
+        found = self._useless, self._refusal
+        self._useless, self._refusal = [], None
+        return found
+
     def take_unused(self, kept: Container[int]) -> list[LentSpan]:
         """Take spans for large events out of stock, of all lengths but the `kept` ones: nobody is waiting for them."""
         unused = []
@@ -80,11 +97,7 @@ class Arena:
         return unused
 
     def reserve(self, length: int) -> Room | None:
-        """Room for an event of `length` bytes, or None when a span of `span_length(length)` must be had first.
-
-        Raises:
-            OSError: ENOSPC: /dev/shm has no memory for the span, which stays in stock.
-        """
+        """Room for an event of `length` bytes, or None when a span of `span_length(length)` must be had first."""
         if length > self.large_bytes:
             span = self._take(self.span_length(length))
             return Room(self._mappings[span.segment], span.segment, span.offset, span) if span else None
@@ -102,7 +115,7 @@ class Arena:
 
     def lent(self) -> list[LentSpan]:
         """Every span that this process may still write."""
-        spans = [span for stock in self._stock.values() for span in stock]
+        spans = [span for stock in self._stock.values() for span in stock] + self._useless
         return [*spans, self._span] if self._span is not None else spans
 
     def close(self) -> None:
@@ -113,12 +126,15 @@ class Arena:
 
     def _take(self, span_length: int) -> LentSpan | None:
         span = self._pop(span_length)
-        if span is not None and not span.backed:
+        if span is not None:
             try:
-                segment.back(self._mappings.name(span.segment), span.offset, span.length)
-            except OSError:
-                self.add(span)
-                raise
+                if not span.backed:
+                    segment.back(self._mappings.name(span.segment), span.offset, span.length)
+                self._mappings[span.segment]
+            except OSError as error:
+                self._useless.append(span)
+                self._refusal = error
+                return None
         return span
 
     def _pop(self, span_length: int) -> LentSpan | None:

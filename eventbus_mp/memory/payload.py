@@ -176,7 +176,10 @@ def read_id(block: bytes | memoryview, sequence: int) -> str | None:
     magic, id_bytes, _, there, _, _, _ = _unpack_header(block)
     if magic != MAGIC or there != sequence:
         return None
-    return str(block[HEADER_BYTES : HEADER_BYTES + id_bytes], "utf-8")
+    try:
+        return str(block[HEADER_BYTES : HEADER_BYTES + id_bytes], "utf-8")
+    except UnicodeDecodeError:
+        return None  # Somebody wrote over it.
 
 
 def read_event(block: bytes | memoryview, sequence: int, topic: str) -> Event | None:

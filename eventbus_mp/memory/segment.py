@@ -52,6 +52,9 @@ def create(name: str, length: int) -> None:
     fd = os.open(SHM_DIR / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         os.ftruncate(fd, length)
+    except OSError:
+        remove(name)
+        raise
     finally:
         os.close(fd)
 

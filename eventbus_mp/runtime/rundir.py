@@ -6,10 +6,15 @@
     socket               where processes connect
     manager.log          the manager's warnings and last words
 /dev/shm/ebmp-<hash of the directory>-<token>-<number>    segments; the token is new for each manager
+/dev/shm/ebmp-<hash of the directory>-<token>-claim       locked (flock) as long as the manager or its standby lives
+
+So whoever finds a segment can tell whether its bus lives, also when the run directory is gone: the claim of a dead one
+is not locked, and the kernel unlocks it however they died.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import stat
@@ -21,9 +26,10 @@ from filelock import FileLock, Timeout
 from eventbus_mp.errors import EventBusError
 from eventbus_mp.memory import segment
 
-__all__ = ["RunDir", "clean_all", "default_root"]
+__all__ = ["Claim", "RunDir", "clean_all", "clean_homeless", "default_root"]
 
 SEGMENT_PREFIX = "ebmp-"
+CLAIM = "claim"
 LOG_TAIL_BYTES = 4_000
 _FILES = ("socket", "manager.log", "manager.lock", "start.lock")
 
@@ -93,12 +99,17 @@ class RunDir:
         except FileNotFoundError:
             return ""
 
+    def claim_segments(self) -> Claim:
+        """Names for a new manager's segments. The claim lasts until it and every process forked meanwhile are gone."""
+        while True:
+            claim = Claim(f"{self.segment_prefix}{os.urandom(4).hex()}-")
+            if claim.is_ours():
+                return claim
+            claim.release()  # Somebody cleaned just between its making and its locking.
+
     def remove_segments(self) -> list[str]:
-        """Unlink every segment of this bus. Only for whoever holds the manager lock."""
-        names = segment.leftovers(self.segment_prefix)
-        for name in names:
-            segment.remove(name)
-        return names
+        """Unlink every segment that a dead manager of this bus left: their names. Only under the manager lock."""
+        return _remove_dead(self.segment_prefix, unclaimed=True)
 
     def remove_files(self) -> None:
         """Remove the directory, unless somebody is starting this bus at this moment. Only under the manager lock.
@@ -131,6 +142,65 @@ class RunDir:
         return removed
 
 
+class Claim:
+    """The right to the names that begin with `prefix`. Forked processes share it; it ends with the last of them."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self._path = segment.SHM_DIR / f"{prefix}{CLAIM}"
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+
+    def is_ours(self) -> bool:
+        """Whether the file that is locked is still there."""
+        return os.fstat(self._fd).st_nlink > 0
+
+    def release(self) -> None:
+        """Remove every segment of these names, and then the claim."""
+        for name in segment.leftovers(self.prefix):
+            if not name.endswith(CLAIM):
+                segment.remove(name)
+        if self.is_ours():
+            self._path.unlink()
+        os.close(self._fd)
+
+
+def _remove_dead(prefix: str, *, unclaimed: bool) -> list[str]:
+    """Unlink segments whose names begin with `prefix` and whose claim is a dead manager's, or (`unclaimed`) missing."""
+    removed = []
+    names = [name for name in segment.leftovers(prefix) if name.count("-") >= 3]
+    for bus in dict.fromkeys(name.rpartition("-")[0] for name in names):
+        mine = [name for name in names if name.rpartition("-")[0] == bus and not name.endswith(CLAIM)]
+        claim = _lock_if_dead(segment.SHM_DIR / f"{bus}-{CLAIM}")
+        if claim is None or (claim < 0 and not unclaimed):
+            continue
+        for name in mine:
+            segment.remove(name)
+        removed += mine
+        if claim >= 0:
+            segment.remove(f"{bus}-{CLAIM}")
+            os.close(claim)
+    return removed
+
+
+def _lock_if_dead(path: Path) -> int | None:
+    """Lock a dead manager's claim: a descriptor, or -1 when there is none; None when it lives, or is another user's."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return -1
+    except OSError:
+        return None
+    try:
+        if os.fstat(fd).st_uid != os.getuid():
+            raise BlockingIOError
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
 def clean_all(root: str | os.PathLike[str] | None) -> dict[str, list[str] | None]:
     """`RunDir.clean` for every bus below `root`: bus -> removed segments, or None where a manager lives."""
     base = Path(root) if root is not None else default_root()
@@ -146,3 +216,8 @@ def _is_bus(path: Path) -> bool:
     names = {child.name for child in path.iterdir()}
     left = names or segment.leftovers(RunDir(path.parent, path.name).segment_prefix)
     return bool(left) and names <= set(_FILES)
+
+
+def clean_homeless() -> list[str]:
+    """Remove the segments of dead managers whose run directory is gone, or somewhere else: their names."""
+    return _remove_dead(SEGMENT_PREFIX, unclaimed=False)

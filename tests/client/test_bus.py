@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -271,3 +272,28 @@ def test_the_story_of_an_event(bus: EventBus) -> None:
     assert story[0] == f"notified by process {os.getpid()}"
     assert story[1].startswith("sent to one")
     assert story[-1] == "completed by one"
+
+
+def test_unsubscribed_just_as_the_listener_begins(bus: EventBus) -> None:
+    """Between taking it and having it in hand: it goes back, and nobody has it for ever."""
+    begins, may_go_on = threading.Event(), threading.Event()
+
+    def listener(shadow: Any) -> None:
+        """Settles nothing."""
+
+    bus.subscribe(listener, ["a"])
+    assert bus._session is not None
+    reader = bus._session.reader
+    look = reader.shadow_in_hand
+
+    def look_slowly(record: Any) -> Any:
+        begins.set()
+        may_go_on.wait(20)
+        return look(record)
+
+    reader.shadow_in_hand = look_slowly  # type: ignore[method-assign]
+    bus.notify(Event("1", "a", 1))
+    assert begins.wait(20)
+    bus.unsubscribe(listener)
+    may_go_on.set()
+    bus.drain(timeout_s=20)

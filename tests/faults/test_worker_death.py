@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from eventbus_mp import Event, EventBus, WorkerPool
+from eventbus_mp import Event, EventBus, Skip, WorkerPool
+from eventbus_mp.testing import die_at
+from tests.faults.helpers import death_of
 
 Make = Callable[..., EventBus]
 
@@ -72,6 +74,27 @@ def test_a_poison_event_is_given_up_and_its_neighbours_are_handled(make_bus: Mak
     found = statistics_of(bus, "taster")
     assert (found.completed, found.skipped) == (9, 1)
     assert "crashed 2 times" in found.recent_skips[-1][1]
+
+
+def test_a_skip_that_is_explained_twice_is_listed_once(bus: EventBus, fork: Callable[..., Any]) -> None:
+    """The process dies between telling why it will skip and skipping; the one that follows tells the same."""
+
+    def skip(event: Event) -> None:
+        raise Skip("not for us")
+
+    def host(to_parent: Any) -> None:
+        die_at("between settle and telling")
+        bus.on("a", name="skipper")(skip)
+        to_parent.send("ready")
+        signal.pause()
+
+    child = fork(host)
+    assert child.hear() == "ready"
+    bus.notify(Event("1", "a", 1))
+    assert death_of(child) == []
+    bus.on("a", name="skipper")(skip)
+    bus.drain(timeout_s=20)
+    assert statistics_of(bus, "skipper").recent_skips == (("1", "not for us"),)
 
 
 def test_a_killed_consumer_gives_back_its_views(make_bus: Make, fork: Callable[..., Any]) -> None:

@@ -26,7 +26,7 @@ def arena(prefix):
 
 def test_small_events_share_a_span_and_large_ones_do_not(arena):
     assert arena.span_length(1) == arena.span_length(LARGE_BYTES) == MIB
-    assert arena.span_length(LARGE_BYTES + 1) == 2 * BLOCK_BYTES
+    assert arena.span_length(LARGE_BYTES + 1) == BLOCK_BYTES
     assert arena.span_length(BLOCK_BYTES + 1) == 2 * BLOCK_BYTES
     assert arena.span_length(5 * BLOCK_BYTES) == 5 * BLOCK_BYTES
     assert arena.span_length(16 * MIB + 1) == 18 * MIB
@@ -82,14 +82,27 @@ def test_a_backed_span_is_not_backed_again(arena, number, prefix):
     assert (segment.SHM_DIR / f"{prefix}{number}").stat().st_blocks == 0
 
 
-def test_a_span_without_memory_stays_in_stock(prefix, make_segment):
+def test_a_span_without_memory_is_given_back(prefix, make_segment):
     arena, length = Arena(Mappings(prefix), MIB), segment.free_bytes() + 64 * MIB
     length -= length % BLOCK_BYTES
     number = make_segment(length + MIB)
     arena.add(LentSpan(number, 0, length, False))
-    with pytest.raises(OSError, match="No space left"):
-        arena.reserve(length)
-    assert arena.stocked(length) == 1
+    assert arena.reserve(length) is None
+    assert [span.segment for span in arena.lent()] == [number]
+    arena.add(LentSpan(99, MIB, MIB, True))
+    assert not arena.prepare(MIB)
+    useless, refusal = arena.take_useless()
+    assert [span.segment for span in useless] == [number, 99]
+    assert isinstance(refusal, FileNotFoundError)
+    assert arena.take_useless() == ([], None)
+    assert arena.lent() == []
+
+
+def test_a_prepared_span_has_its_memory(arena, number, prefix):
+    arena.add(LentSpan(number, MIB, MIB, False))
+    assert arena.prepare(MIB)
+    assert (segment.SHM_DIR / f"{prefix}{number}").stat().st_blocks * 512 == MIB
+    assert [span.backed for span in arena.lent()] == [True]
 
 
 def test_a_closed_arena_has_no_room(arena, number):

@@ -1,0 +1,154 @@
+"""Crash points: have this process killed between two steps of the bus, for tests of what survives it.
+
+    die_at("between commit and notify", nth=3)
+
+From then on the third time this process is about to do that step is its last: it kills itself with SIGKILL, so no
+`finally`, no `atexit` and no goodbye runs. The bus has no hooks for this: `die_at` puts a wrapper round the function in
+question, in this process only, so whoever does not call it pays nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import signal
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from eventbus_mp.errors import UsageError
+from eventbus_mp.wire import records
+
+__all__ = ["CRASH_POINTS", "die_at"]
+
+
+class _Point(NamedTuple):
+    where: str
+    """module:function or module:class.method"""
+    after: bool
+    """Whether the function is called first."""
+    counts: Callable[[tuple[Any, ...], Any], bool] = lambda arguments, result: True
+    """Whether this call, with this result (None: before the call), is one of the point's steps."""
+    last_words: Callable[..., None] = lambda *arguments: None
+    """What the process still does, with the call's arguments: half of a step."""
+
+
+def _sends(*kinds: int) -> Callable[[tuple[Any, ...], Any], bool]:
+    """Whether a `Connection.send_locked` carries a record of one of these kinds."""
+    wanted = set(kinds)
+    return lambda arguments, result: not wanted.isdisjoint(arguments[1][records.KIND_BYTE :: records.RECORD_BYTES])
+
+
+def _result_is_something(arguments: tuple[Any, ...], result: Any) -> bool:
+    return bool(result)
+
+
+def _write_half_a_payload(view: memoryview, offset: int, encoded: Any, *rest: Any) -> None:
+    from eventbus_mp.memory.payload import write_payload
+
+    whole = memoryview(bytearray(encoded[4]))
+    write_payload(whole, 0, encoded, *rest)
+    half = len(whole) // 2
+    view[offset : offset + half] = whole[:half]
+
+
+def _write_half_a_record(connection: Any, data: bytes) -> None:
+    os.write(connection._outgoing, data[: records.RECORD_BYTES // 2])
+
+
+_NOTIFIED = _sends(*records.NOTIFIED_KINDS)
+_SETTLED = _sends(records.SETTLED)
+_SEND = "eventbus_mp.client.connection:Connection.send_locked"
+_READER = "eventbus_mp.client.reading:Reader"
+_HANDSHAKE = "eventbus_mp.runtime.handshake"
+_PUBLISHER = "eventbus_mp.client.publisher"
+_CONNECTION = "eventbus_mp.client.connection"
+
+_POINTS = {
+    # A producer.
+    "between allocate and commit": _Point(f"{_PUBLISHER}:write_payload", False),
+    "inside a payload": _Point(f"{_PUBLISHER}:write_payload", False, last_words=_write_half_a_payload),
+    "between commit and notify": _Point(_SEND, False, _NOTIFIED),
+    "inside a record": _Point(_SEND, False, _NOTIFIED, _write_half_a_record),
+    "after notify": _Point(_SEND, True, _NOTIFIED),
+    "before a span is asked for": _Point(_SEND, False, _sends(records.SPAN_WANTED)),
+    "after a span was asked for": _Point(_SEND, True, _sends(records.SPAN_WANTED)),
+    "inside a loan": _Point(f"{_PUBLISHER}:Publisher.borrow", True, _result_is_something),
+    "between loan and notify": _Point(f"{_PUBLISHER}:write_loaned", True),
+    # A consumer.
+    "between arrival and fetch": _Point(f"{_READER}.event_in_hand", False),
+    "between fetch and settle": _Point(f"{_READER}.event_in_hand", True, _result_is_something),
+    "between settle and telling": _Point(_SEND, False, _SETTLED),
+    "inside a settle": _Point(_SEND, False, _SETTLED, _write_half_a_record),
+    "after settle": _Point(_SEND, True, _SETTLED),
+    "inside a lease": _Point("eventbus_mp.memory.reader:LeaseBook.view", True),
+    "between settle and release": _Point(_SEND, False, _sends(records.SPAN_RELEASED)),
+    "after release": _Point(_SEND, True, _sends(records.SPAN_RELEASED)),
+    # Whoever connects.
+    "before hello": _Point(f"{_HANDSHAKE}:hello", False),
+    "between hello and welcome": _Point(f"{_HANDSHAKE}:receive_welcome", False),
+    "after welcome": _Point(f"{_HANDSHAKE}:receive_welcome", True),
+    "before the manager is started": _Point(f"{_CONNECTION}:start_manager", False),
+    "while the manager starts": _Point("eventbus_mp.runtime.launch:_await_ready", False),
+    "after the manager is started": _Point(f"{_CONNECTION}:start_manager", True),
+    # The manager; to be called in its process.
+    "manager: between read and decide": _Point("eventbus_mp.manager.journal:Journal.read", True, _result_is_something),
+    "manager: between decide and perform": _Point("eventbus_mp.core.bus:BusCore.handle", True),
+    "manager: before a write": _Point("eventbus_mp.runtime.pipe:PipeEnds.flush", False),
+    "manager: after a write": _Point("eventbus_mp.runtime.pipe:PipeEnds.flush", True),
+    "manager: before a segment is made": _Point("eventbus_mp.memory.segment:create", False),
+    "manager: before a standby is made": _Point("eventbus_mp.manager.standby:Standby.fork", False),
+    "manager: between standby and journal": _Point("eventbus_mp.manager.journal:Journal.restart", False),
+    "manager: before a greeting": _Point("eventbus_mp.manager.reception:Accepted.greet", False),
+    "manager: after a greeting": _Point("eventbus_mp.manager.reception:Accepted.greet", True),
+}
+
+CRASH_POINTS = tuple(_POINTS)
+"""Every name that `die_at` takes."""
+
+
+def die_at(point: str, *, nth: int = 1) -> None:
+    """Kill this process with SIGKILL when it comes to `point` for the `nth` time from now on.
+
+    A process that is forked from this one is not concerned.
+
+    Args:
+        point: One of `CRASH_POINTS`.
+        nth: 1: the next time.
+
+    Raises:
+        UsageError: There is no such point.
+    """
+    if point not in _POINTS:
+        raise UsageError(f"there is no crash point {point!r}; take one of {', '.join(_POINTS)}")
+    found = _POINTS[point]
+    module, _, path = found.where.partition(":")
+    owner = importlib.import_module(module)
+    *names, name = path.split(".")
+    for part in names:
+        owner = getattr(owner, part)
+    setattr(owner, name, _mortal(getattr(owner, name), found, nth))
+
+
+def _mortal(function: Callable[..., Any], point: _Point, nth: int) -> Callable[..., Any]:
+    left, pid = nth, os.getpid()
+
+    def step(arguments: tuple[Any, ...], result: Any) -> None:
+        nonlocal left
+        if pid != os.getpid() or not point.counts(arguments, result):
+            return
+        left -= 1
+        if not left:
+            point.last_words(*arguments)
+            os.kill(pid, signal.SIGKILL)
+
+    @functools.wraps(function)
+    def mortal(*arguments: Any, **named: Any) -> Any:
+        if not point.after:
+            step(arguments, None)
+        result = function(*arguments, **named)
+        if point.after:
+            step(arguments, result)
+        return result
+
+    return mortal

@@ -1,0 +1,82 @@
+"""Everything is killed at once, as by a power cut: the next start, and `eventbus-mp clean`, leave nothing of it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eventbus_mp import Event, EventBus
+from eventbus_mp.memory import segment
+from eventbus_mp.runtime.rundir import RunDir
+
+Make = Callable[..., EventBus]
+Fork = Callable[..., Any]
+
+
+@pytest.fixture
+def killed_bus(make_bus: Make, run_dir: Path, fork: Fork, kill_bus: Callable[[], None]) -> list[str]:
+    """The segments, and the claim on them, of a bus whose every process was killed in the middle of work."""
+
+    def work(to_parent: Any) -> None:
+        bus = make_bus(topics=["a"])
+        bus.inbox("one", ["a"])
+        for number in range(10):
+            bus.notify(Event(str(number), "a", bytes(100_000)))
+        bus.topics()
+        to_parent.send("in the middle")
+        to_parent.recv()
+
+    child = fork(work)
+    assert child.hear() == "in the middle"
+    child.kill()
+    kill_bus()
+    left = segment.leftovers(RunDir(run_dir, "test").segment_prefix)
+    assert len(left) >= 2
+    return left
+
+
+def clean(run_dir: Path) -> str:
+    command = [sys.executable, "-m", "eventbus_mp.cli", "clean", "--run-dir", str(run_dir)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def is_gone(names: list[str]) -> bool:
+    return not set(names) & set(os.listdir("/dev/shm"))
+
+
+def test_the_next_start_removes_it(make_bus: Make, killed_bus: list[str]) -> None:
+    bus = make_bus(topics=["b"])
+    assert bus.topics() == ["b"]
+    assert is_gone(killed_bus)
+
+
+def test_clean_removes_it(run_dir: Path, killed_bus: list[str]) -> None:
+    assert f"test: removed, with {len(killed_bus) - 1} segments" in clean(run_dir)
+    assert is_gone(killed_bus)
+    assert not RunDir(run_dir, "test").path.exists()
+
+
+def test_clean_removes_it_without_its_run_directory(
+    make_bus: Make, run_dir: Path, tmp_path: Path, killed_bus: list[str]
+) -> None:
+    """And leaves alone a bus that lives, its run directory gone just the same."""
+    living = make_bus("other", ["a"])
+    inbox = living.inbox("one", ["a"])
+    living.notify(Event("1", "a", b"x" * 100_000))
+    theirs = segment.leftovers(RunDir(run_dir, "other").segment_prefix)
+    hidden = run_dir.rename(tmp_path / "hidden")
+    assert "segments of shared memory of buses whose directory is elsewhere" in clean(tmp_path / "nowhere")
+    assert is_gone(killed_bus)
+    assert segment.leftovers(RunDir(run_dir, "other").segment_prefix) == theirs
+    assert living.fetch_event_data(inbox.get(20)) == b"x" * 100_000  # type: ignore[arg-type]
+    os.kill(living.statistics().manager_pid, 9)
+    assert living.topics() == ["a"]
+    assert clean(tmp_path / "nowhere") == ""  # The standby has the claim.
+    assert segment.leftovers(RunDir(run_dir, "other").segment_prefix) == theirs
+    shutil.rmtree(hidden / "test")
+    hidden.rename(run_dir)

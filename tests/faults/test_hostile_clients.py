@@ -1,0 +1,285 @@
+"""Clients that break the protocol: their link is closed with a reason in the log, and nobody else notices."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+from eventbus_mp import Event, EventBus
+from eventbus_mp import messages as m
+from eventbus_mp.errors import EventBusError
+from eventbus_mp.runtime import handshake
+from eventbus_mp.runtime.rundir import RunDir
+from eventbus_mp.wire import records
+from eventbus_mp.wire.stream import Replied, encode_request
+from tests.faults.helpers import await_links, taken_from
+from tests.faults.malformed import Mutator
+from tests.faults.rogue import Rogue
+
+Make = Callable[..., EventBus]
+Attack = Callable[[Rogue, Any], list[bytes]]
+
+
+def notified(rogue: Rogue, segment: int, offset: int, length: int, *, topic: int = 1, sequence: int = 0) -> bytes:
+    return records.notified(topic, segment, offset, length, 0, sequence or rogue.first_sequence, False)
+
+
+def request(kind: int, body: bytes) -> bytes:
+    return records.request(kind, 1, body)
+
+
+BREACHES: dict[str, tuple[Attack, str]] = {
+    "a segment that is not there": (lambda rogue, place: [notified(rogue, 99, 1 << 18, 64)], "may write"),
+    "the table of a segment": (lambda rogue, place: [notified(rogue, 1, 0, 64)], "may write"),
+    "another's span": (lambda rogue, place: [notified(rogue, place.segment, place.offset, 64)], "may write"),
+    "more than the span": (
+        lambda rogue, place: [notified(rogue, (own := rogue.span()).segment, own.offset + own.length - 64, 128)],
+        "may write",
+    ),
+    "an event without a header": (
+        lambda rogue, place: [notified(rogue, (own := rogue.span()).segment, own.offset, 8)],
+        "8 bytes",
+    ),
+    "one place for many events": (
+        lambda rogue, place: [
+            own := rogue.span(),
+            *[notified(rogue, own.segment, own.offset, 1 << 17, sequence=rogue.first_sequence + n) for n in range(3)],
+        ][1:],
+        "than it has",
+    ),
+    "a topic that was never there": (
+        lambda rogue, place: [notified(rogue, (own := rogue.span()).segment, own.offset, 64, topic=77)],
+        "never given out",
+    ),
+    "another's sequence": (
+        lambda rogue, place: [
+            notified(rogue, (own := rogue.span()).segment, own.offset, 64, sequence=place.sequence + 1)
+        ],
+        "does not follow",
+    ),
+    "a sequence twice": (
+        lambda rogue, place: [notified(rogue, (own := rogue.span()).segment, own.offset + at, 64) for at in (0, 64)],
+        "does not follow",
+    ),
+    "sealing another's span": (lambda rogue, place: [records.span_sealed(place.segment, place.offset)], "not write"),
+    "sealing twice": (
+        lambda rogue, place: [records.span_sealed((own := rogue.span()).segment, own.offset)] * 2,
+        "not write",
+    ),
+    "a span of nothing": (lambda rogue, place: [records.span_wanted(0, m.SPAN_NEEDED)], "0 bytes"),
+    "a lease of nothing": (lambda rogue, place: [records.span_leased(1, 9, 0, 64, 5)], "where nothing is"),
+    "a lease across spans": (
+        lambda rogue, place: [records.span_leased(1, place.segment, place.offset, 1 << 30, place.sequence)],
+        "where nothing is",
+    ),
+    "a release of nothing": (lambda rogue, place: [records.span_released(place.sequence)], "does not lease"),
+    "an outcome of no kind": (lambda rogue, place: [records.settled(1, 99, place.sequence, 1)], "outcome 99"),
+    "nothing settled": (lambda rogue, place: [records.settled(1, 1, place.sequence, 0)], "at once"),
+    "a mark of no kind": (
+        lambda rogue, place: [encode_request(m.MarkEvent(0, 1, 1, place.sequence, "taker", msgpack.packb(None), 99))],
+        "outcome 99",
+    ),
+    "a subscriber without a name": (
+        lambda rogue, place: [encode_request(m.Subscribe(0, 1, "", b"\xc0", ["a"], 1, False))],
+        "credit of 1",
+    ),
+    "a lease before its event": (
+        lambda rogue, place: [encode_request(m.LeaseEvent(0, 1, place.topic, 0, 64, place.sequence))],
+        "where that is not",
+    ),
+    "a lease of less than nothing": (
+        lambda rogue, place: [encode_request(m.LeaseEvent(0, 1, place.topic, place.offset, -1, place.sequence))],
+        "where that is not",
+    ),
+    "a request of no kind": (lambda rogue, place: [request(99, b"\x90")], "request 99"),
+    "a request that is not msgpack": (lambda rogue, place: [request(0, b"\xc1")], "not msgpack"),
+    "too many fields": (lambda rogue, place: [request(0, msgpack.packb(["a", "b"]))], "1 fields"),
+    "a field of a wrong type": (lambda rogue, place: [request(0, msgpack.packb([1]))], "a int where"),
+    "a request of a megabyte": (lambda rogue, place: [request(0, bytes(1 << 20) + b"x")], "is over"),
+    "a kind of no kind": (lambda rogue, place: [records.RECORD.pack(99, 0, 0, 0, 0, 0, 0, 0)], "kind 99"),
+    "the manager's words": (lambda rogue, place: [records.span_granted(1, 0, 64, True)], "kind 20"),
+}
+
+
+@pytest.fixture
+def shadow(bus: EventBus) -> Any:
+    """Of an event that waits in another client's inbox."""
+    bus.inbox("taker", ["a"], credit=1000)
+    return bus.notify(Event("before", "a", b"before"))
+
+
+def others_notice_nothing(bus: EventBus, run_dir: Path) -> None:
+    with bus.inbox("taker", ["a"], credit=1000) as inbox:
+        bus.notify(Event("after", "a", b"after"))
+        assert taken_from(bus, inbox, until="after") == [("before", b"before"), ("after", b"after")]
+    assert bus.statistics().events_unsettled == 0
+    assert "goes on in its place" not in log_of(run_dir)
+
+
+def log_of(run_dir: Path) -> str:
+    return RunDir(run_dir, "test").log.read_text()
+
+
+@pytest.mark.parametrize("name", BREACHES)
+def test_a_breach_is_the_end_of_its_link(make_bus: Make, run_dir: Path, name: str) -> None:
+    bus = make_bus(topics=["a", "b"], check_invariants=True)
+    inbox = bus.inbox("taker", ["a"], credit=1000)
+    place = bus.notify(Event("before", "a", b"before"))._place
+    attack, reason = BREACHES[name]
+    with Rogue(run_dir) as rogue:
+        rogue.ask(m.Subscribe, "rogue", msgpack.packb(None), ["b"], 5, False)
+        rogue.send(*attack(rogue, place))
+        assert rogue.is_cut_off()
+    await_links(bus, 1)
+    assert reason in log_of(run_dir).partition("broke the protocol and is cut off: ")[2]
+    bus.notify(Event("after", "a", b"after"))
+    assert taken_from(bus, inbox, until="after") == [("before", b"before"), ("after", b"after")]
+    assert bus.statistics().events_unsettled == 0
+    assert "goes on in its place" not in log_of(run_dir)
+
+
+HARMLESS: dict[str, Callable[[Rogue, Any], bytes]] = {
+    "settles what it does not have": lambda rogue, place: records.settled(1, 1, place.sequence, 1),
+    "settles a million": lambda rogue, place: records.settled(1, 1, place.sequence & ~0xFF, 1 << 20) * 1000,
+    "settles for nobody": lambda rogue, place: records.settled(1 << 31, 1, place.sequence, 1),
+    "wants it all": lambda rogue, place: records.span_wanted((1 << 32) - 1, m.SPAN_NEEDED),
+    "cancels what it did not ask": lambda rogue, place: records.span_wanted(5, m.SPAN_CANCELLED),
+    "explains for nobody": lambda rogue, place: encode_request(m.ExplainSkip(0, 1, 1 << 60, "x" * 9999, "y" * 9999)),
+    "stops what it does not host": lambda rogue, place: encode_request(m.StopHosting(0, 1, -5)),
+    "compares without being asked": lambda rogue, place: encode_request(m.Compare(0, 1, 1, [["x"], 7], [[1]])),
+    "asks for a strange topic": lambda rogue, place: encode_request(m.NameTopic(0, 1, -1)),
+    "a pattern that is none": lambda rogue, place: encode_request(m.Subscribe(0, 1, "x", b"\xc0", [1, "("], 1, False)),
+    "drains a pattern that is none": lambda rogue, place: encode_request(m.Drain(0, 1, "(")),
+    "a config that cannot be read": lambda rogue, place: encode_request(m.Subscribe(0, 1, "x", b"\xc1", [], 1, False)),
+    "the story of no event": lambda rogue, place: encode_request(m.TellStory(0, 1, -1)),
+}
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_nonsense_that_harms_nobody(make_bus: Make, run_dir: Path, name: str) -> None:
+    bus = make_bus(topics=["a", "b"])
+    inbox = bus.inbox("taker", ["a"], credit=1000)
+    place = bus.notify(Event("before", "a", b"before"))._place
+    with Rogue(run_dir) as rogue:
+        rogue.send(HARMLESS[name](rogue, place), encode_request(m.ListTopics(0, 2)))
+        rogue.hear(Replied)
+        assert bus.statistics().links == 2
+        bus.subscribers()
+        bus.notify(Event("after", "a", b"after"))
+        assert taken_from(bus, inbox, until="after") == [("before", b"before"), ("after", b"after")]
+
+
+def test_half_a_frame_and_the_end(bus: EventBus, run_dir: Path, shadow: Any) -> None:
+    frames = [
+        records.notified(1, 1, 1 << 18, 64, 0, 1, False),
+        records.settled(1, 1, 5, 1),
+        request(0, msgpack.packb(["x" * 900])),
+    ]
+    for frame in frames:
+        for length in (1, len(frame) // 2, len(frame) - 1):
+            with Rogue(run_dir) as rogue:
+                rogue.send(frame[:length])
+    await_links(bus, 1)
+    others_notice_nothing(bus, run_dir)
+
+
+def test_garbage_of_every_kind(bus: EventBus, run_dir: Path, shadow: Any) -> None:
+    seed = int.from_bytes(os.urandom(4), "little")
+    print("seed", seed)
+    mutator = Mutator(seed)
+    for _ in range(60):
+        with Rogue(run_dir) as rogue:
+            rogue.send(*[mutator.frame(rogue.welcome.link) for _ in range(50)])
+    await_links(bus, 1)
+    assert log_of(run_dir).count("is cut off") > 30
+    others_notice_nothing(bus, run_dir)
+
+
+def test_one_that_never_reads_its_pipe(make_bus: Make, run_dir: Path) -> None:
+    bus = make_bus(topics=[f"{n:0200d}" for n in range(2000)])
+    bus.topics()
+    with Rogue(run_dir) as rogue:
+        for _ in range(20):
+            rogue.send(encode_request(m.ListTopics(0, 2)) * 200)
+        while bus.statistics().links > 1:
+            rogue.send(encode_request(m.ListTopics(0, 2)) * 50)
+    assert "it asks and does not read the answers" in log_of(run_dir)
+    with open(f"/proc/{bus.statistics().manager_pid}/status") as status:
+        peak = next(line for line in status if line.startswith("VmHWM"))
+    assert int(peak.split()[1]) < 600_000
+
+
+FLOODS: dict[str, Callable[[Rogue], list[bytes]]] = {
+    "spans": lambda rogue: [records.span_wanted(16 << 20, m.SPAN_NEEDED)] * 50_000,
+    "drains": lambda rogue: [encode_request(m.Drain(0, n, "a")) for n in range(50_000)],
+    "topics": lambda rogue: [encode_request(m.RegisterTopic(0, n, f"topic {n}")) for n in range(100_000)],
+    "subscribers": lambda rogue: [
+        encode_request(m.Subscribe(0, n, f"s{n}", b"\xc0", ["nothing"], 1, False)) for n in range(20_000)
+    ],
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_a_flood_is_bounded(bus: EventBus, run_dir: Path, shadow: Any, name: str) -> None:
+    with Rogue(run_dir) as rogue:
+        rogue.span()
+        flood = FLOODS[name](rogue)
+        for start in range(0, len(flood), 500):
+            rogue.send(*flood[start : start + 500])
+    await_links(bus, 1)
+    assert bus.statistics().topics <= 1 << 16
+    with bus.inbox("taker", ["a"], credit=1000) as inbox:
+        bus.notify(Event("after", "a", b"after"))
+        assert taken_from(bus, inbox, until="after")[0] == ("before", b"before")
+
+
+def test_another_user_is_refused(bus: EventBus, run_dir: Path, shadow: Any, fork: Callable[..., Any]) -> None:
+    if os.getuid():
+        pytest.skip("only root can be somebody else")
+    path = RunDir(run_dir, "test").path
+
+    def intrude(to_parent: Any) -> None:
+        os.setgid(65534)
+        os.setuid(65534)
+        for folder in Path("/dev/shm").glob("ebmp-*"):
+            with pytest.raises(PermissionError):
+                folder.open("rb")
+        to_parent.send("no way to the memory")
+        to_parent.recv()
+        with pytest.raises(EventBusError, match="cannot be reached"):
+            EventBus("test", run_dir=str(run_dir), connect_timeout_s=1).topics()
+        to_parent.send("no way to the bus")
+
+    child = fork(intrude)
+    assert child.hear() == "no way to the memory"
+    child.tell()
+    assert child.hear() == "no way to the bus"
+    assert path.stat().st_mode & 0o077 == 0
+    others_notice_nothing(bus, run_dir)
+
+
+def test_another_user_who_gets_as_far_as_the_socket_is_refused(
+    bus: EventBus, run_dir: Path, shadow: Any, fork: Callable[..., Any]
+) -> None:
+    if os.getuid():
+        pytest.skip("only root can be somebody else")
+    socket = RunDir(run_dir, "test").socket
+    os.chmod(socket, 0o777)
+    os.chmod(socket.parent, 0o711)
+    here = os.open(socket.parent, os.O_PATH)
+
+    def intrude(to_parent: Any) -> None:
+        os.fchdir(here)
+        os.setuid(65534)
+        refused = pytest.raises(EventBusError, match="belongs to user 0, you are user 65534")
+        with handshake.connect(Path("socket"), 10) as connection, refused:
+            handshake.receive_welcome(connection)
+        to_parent.send("refused")
+
+    assert fork(intrude).hear() == "refused"
+    os.close(here)
+    assert "of user 65534 was refused" in log_of(run_dir)
+    others_notice_nothing(bus, run_dir)

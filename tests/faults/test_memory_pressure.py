@@ -1,0 +1,286 @@
+"""Too little memory, descriptors or room in pipes: a clear error or a wait, and never a SIGBUS or a deadlock."""
+
+import fcntl
+import os
+import resource
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eventbus_mp import BusFull, Event, EventBus, EventBusError, ManagerLost
+from eventbus_mp.runtime.rundir import RunDir
+from tests.faults.namespaces import may_mount, with_shared_memory
+
+Make = Callable[..., EventBus]
+Fork = Callable[..., Any]
+MIB = 1 << 20
+F_SETPIPE_SZ = 1031
+
+
+def large(number: int, nbytes: int = MIB) -> Event:
+    return Event(str(number), "a", bytes([number % 256]) * nbytes)
+
+
+# --- a small /dev/shm ---
+
+
+@pytest.fixture
+def in_small_memory(fork: Fork) -> Callable[..., Any]:
+    """Runs `work(to_parent)` in a process whose /dev/shm has these mount options; gives what it says."""
+    if not may_mount():
+        pytest.skip("this user may not mount: no /dev/shm of another size")
+
+    def run(options: str, work: Callable[[Any], Any]) -> Any:
+        def inside(to_parent: Any) -> None:
+            with_shared_memory(options)
+            to_parent.send(work(to_parent))
+
+        child = fork(inside)
+        said = child.hear(60)
+        assert child.wait() == 0, "it was killed: SIGBUS?"
+        return said
+
+    return run
+
+
+def test_no_bus_fits_into_a_megabyte(make_bus: Make, run_dir: Path, in_small_memory: Callable[..., Any]) -> None:
+    def work(to_parent: Any) -> str:
+        with pytest.raises(ManagerLost) as caught:
+            make_bus(memory_bytes_max=None).topics()
+        return str(caught.value)
+
+    said = in_small_memory("size=1m", work)
+    assert "/dev/shm has 1048576 bytes free, and a bus needs at least 4194304" in said
+    assert "docker run --shm-size=1g" in said
+    RunDir(run_dir, "test").clean()  # The log was left to be read.
+
+
+@pytest.mark.parametrize("nbytes", [100, 50_000, 2 * MIB])
+def test_a_bus_that_promises_more_than_there_is(
+    make_bus: Make, in_small_memory: Callable[..., Any], nbytes: int
+) -> None:
+    def work(to_parent: Any) -> tuple[str, int, int]:
+        bus = make_bus(topics=["a"], memory_bytes_max=16 * MIB, full_timeout_s=0.3)
+        inbox = bus.inbox("hoarder", ["a"], credit=100_000)
+        sent = 0
+
+        def send_until_full() -> None:
+            nonlocal sent
+            while True:
+                bus.notify_many(large(sent + n, nbytes) for n in range(10))
+                sent += 10
+
+        with pytest.raises(BusFull) as caught:
+            send_until_full()
+        got = 0
+        while bus.statistics().events_unsettled:
+            shadow = inbox.get(20)
+            assert shadow is not None
+            assert bus.fetch_event(shadow) is not None
+            inbox.complete(shadow)
+            got += 1
+        if nbytes < MIB:
+            bus.notify(large(1, nbytes))  # The memory that came free.
+        bus.shutdown()
+        return str(caught.value), sent, got
+
+    text, sent, got = in_small_memory("size=4m" if nbytes < MIB else "size=1m", work)
+    assert text.startswith("/dev/shm is full: ")
+    assert "docker run --shm-size=1g" in text
+    assert "hoarder has" in text or nbytes > MIB
+    assert sent <= got < sent + 10
+
+
+def test_who_waits_for_memory_gets_what_comes_free(make_bus: Make, in_small_memory: Callable[..., Any]) -> None:
+    """64 MB as in Docker, and a bus that promises a gigabyte: 200 MB go through it, and nobody sees an error."""
+
+    def work(to_parent: Any) -> int:
+        bus = make_bus(topics=["a"], memory_bytes_max=1024 * MIB, full_timeout_s=30)
+        got = []
+        bus.on("a")(lambda event: got.append((int(event.id) % 256, event.data[0], event.data[-1])))
+        for number in range(100):
+            bus.notify(large(number, 2 * MIB - 1000))
+        bus.drain(timeout_s=30)
+        assert got == [(number, number, number) for number in range(100)]
+        bus.shutdown()
+        return len(got)
+
+    assert in_small_memory("size=64m", work) == 100
+
+
+def test_a_segment_that_cannot_be_made(make_bus: Make, in_small_memory: Callable[..., Any]) -> None:
+    def work(to_parent: Any) -> tuple[str, bytes]:
+        bus = make_bus(topics=["a"], full_timeout_s=0.2)
+        inbox = bus.inbox("one", ["a"])
+        with pytest.raises(BusFull) as caught:
+            bus.notify(large(1, 10))
+        bus.register_topic("b")  # The manager lives.
+        with_shared_memory("size=64m,nr_inodes=100", again=True)
+        bus.notify(large(1, 10))
+        data = bus.fetch_event_data(inbox.get(20))  # type: ignore[arg-type]
+        bus.shutdown()
+        return str(caught.value), data
+
+    text, data = in_small_memory("size=64m,nr_inodes=2", work)
+    assert "gives no shared memory" in text
+    assert data == bytes([1]) * 10
+
+
+# --- memory_bytes_max ---
+
+
+def test_a_slow_subscriber_slows_its_producers(make_bus: Make) -> None:
+    bus = make_bus(topics=["a"], full_timeout_s=60)
+    pause, got = threading.Event(), []
+
+    @bus.on("a")
+    def slow(event: Event) -> None:
+        pause.wait(0.002)
+        got.append(event.data[0])
+
+    for number in range(60):
+        bus.notify(large(number))
+    bus.drain(timeout_s=60)
+    assert got == list(range(60))
+
+
+def test_a_stuck_subscriber_is_named(make_bus: Make, fork: Fork) -> None:
+    bus = make_bus(topics=["a"], full_timeout_s=0.3)
+
+    def host(to_parent: Any) -> None:
+        bus.on("a", name="stuck one", credit=2)(lambda event: to_parent.send(event.data[0]))
+        to_parent.send("ready")
+        signal.pause()
+
+    child = fork(host)
+    assert child.hear() == "ready"
+    os.kill(child.pid, signal.SIGSTOP)
+    sent = 0
+
+    def send_until_full() -> None:
+        nonlocal sent
+        while True:
+            bus.notify(large(sent))
+            sent += 1
+
+    with pytest.raises(BusFull, match=r"stuck one has 2 events in hand and \d+ queued"):
+        send_until_full()
+    os.kill(child.pid, signal.SIGCONT)
+    assert [child.hear() for _ in range(sent)] == list(range(sent))
+    bus.notify(large(sent))
+    assert child.hear() == sent
+
+
+def test_a_dead_subscriber_is_named_and_then_given_up(make_bus: Make, fork: Fork) -> None:
+    bus = make_bus(topics=["a"], full_timeout_s=0.2, grace_s=1.0)
+    patient = make_bus(full_timeout_s=30)
+
+    def host(to_parent: Any) -> None:
+        bus.inbox("dead one", ["a"])
+        to_parent.send("ready")
+        signal.pause()
+
+    child = fork(host)
+    assert child.hear() == "ready"
+    child.kill()
+    with pytest.raises(BusFull, match=r"dead one has 0 events in hand and \d+ queued"):
+        bus.notify_many(large(number) for number in range(100))
+    patient.notify(large(1))  # Goes on when the grace is over.
+    patient.drain(timeout_s=30)
+    assert bus.statistics().memory_bytes_used <= 4 * MIB
+
+
+@pytest.mark.parametrize("nbytes", [30_000, 400_000])
+def test_a_pipeline_whose_stages_publish_while_memory_is_full(make_bus: Make, fork: Fork, nbytes: int) -> None:
+    bus = make_bus(topics=["a", "b", "c"], memory_bytes_max=4 * MIB, full_timeout_s=60)
+    stages = {"a": "b", "b": "c"}
+
+    def stage(source: str) -> Callable[[Any], None]:
+        def work(to_parent: Any) -> None:
+            @bus.on(f"{source}$", name=f"stage {source}")
+            def pass_on(event: Event) -> None:
+                bus.notify(Event(event.id, stages[source], event.data))
+
+            to_parent.send("ready")
+            signal.pause()
+
+        return work
+
+    inbox = bus.inbox("end", ["c"], credit=8)
+    children = [fork(stage(source)) for source in ("a", "a", "b", "b")]
+    assert [child.hear() for child in children] == ["ready"] * 4
+
+    def produce(to_parent: Any) -> None:
+        for number in range(60):
+            bus.notify(large(number, nbytes))
+        to_parent.send("all sent")
+
+    producer = fork(produce)
+    got = []
+    while len(got) < 60:
+        shadow = inbox.get(60)
+        assert shadow is not None, f"a deadlock after {len(got)} events"
+        got.append(bus.fetch_event_data(shadow)[0])
+        inbox.complete(shadow)
+    assert sorted(got) == list(range(60))
+    assert producer.hear() == "all sent"
+
+
+# --- descriptors and pipes ---
+
+
+def test_sixty_four_descriptors(make_bus: Make, fork: Fork) -> None:
+    """More processes than the manager can hold: the last ones are told why, the others notice nothing."""
+    bus = make_bus(topics=["a"])
+
+    def start(to_parent: Any) -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        to_parent.send(bus.topics())
+        to_parent.recv()
+
+    def connect(to_parent: Any) -> None:
+        try:
+            to_parent.send(bus.topics())
+        except EventBusError as error:
+            to_parent.send(str(error))
+        to_parent.recv()
+
+    first = fork(start)
+    assert first.hear() == ["a"]
+    with bus.inbox("one", ["a"], credit=100) as inbox:
+        children = [fork(connect) for _ in range(30)]
+        said = [child.hear(60) for child in children]
+        assert set(map(str, said)) == {
+            "['a']",
+            "the manager refused this process: the manager has no file descriptors left; raise its limit (ulimit -n)",
+        }
+        assert said.count(["a"]) >= 8
+        for child in children:
+            child.tell()
+            child.wait()
+        for number in range(50):
+            bus.notify(large(number, 1000))
+            assert inbox.get(20) == ("a", str(number))
+        late = fork(connect)
+        assert late.hear() == ["a"]
+
+
+def test_the_smallest_pipes(make_bus: Make) -> None:
+    bus, producer = make_bus(topics=["a"]), make_bus()
+    producer.topics()
+    got: list[int] = []
+    bus.on("a", name="taker")(lambda event: got.append(event.data))
+    for handle in (bus, producer):
+        assert handle._session is not None
+        connection = handle._session.connection
+        for fd in (connection._incoming, connection._outgoing):
+            assert fcntl.fcntl(fd, F_SETPIPE_SZ, 4096) == 4096
+    for start in range(0, 5000, 500):
+        producer.notify_many(Event(str(n), "a", n) for n in range(start, start + 500))
+        assert len(producer.watchers("a")) >= 0  # A reply of many frames.
+    bus.drain(timeout_s=60)
+    assert got == list(range(5000))
