@@ -108,7 +108,9 @@ class Supply:
                     self._order(key, urgency)
             left_s = max(0.0, deadline - time.monotonic())
             if not self._connection.wait(lambda: arena.stocked(key[1]) or not self._ordered.get(key), left_s):
-                self._give_up(key[1])
+                holders = self._describe_holders()  # A round trip: a grant that was on its way has come with it.
+                if not arena.stocked(key[1]):
+                    self._give_up(key[1], holders)
 
     def order_ahead(self, span_length: int, event_bytes: int) -> None:
         """A span was filled, the last time by an event of so many bytes: ask for the next now, so that it lies ready.
@@ -175,14 +177,14 @@ class Supply:
                 "which the bus's memory does not have; raise BusConfig.memory_bytes_max"
             )
 
-    def _give_up(self, span_length: int) -> None:
+    def _give_up(self, span_length: int, holders: str) -> None:
         with self._lock:
             for key in [key for key in self._ordered if key[1] == span_length]:
                 self._ordered[key] = 0  # The other thread that waits, if one does, orders again.
             self._connection.send(records.span_wanted(span_length, SPAN_CANCELLED))
         raise BusFull(
             f"no {span_length} bytes of the bus's memory became free within "
-            f"{self._connection.config.full_timeout_s:g} s: {self._describe_holders()}. "
+            f"{self._connection.config.full_timeout_s:g} s: {holders}. "
             "Settle events faster, or raise BusConfig.memory_bytes_max"
         )
 
