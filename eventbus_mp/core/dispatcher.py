@@ -14,8 +14,8 @@ __all__ = ["Endpoint", "dispatch", "note_stale"]
 CREDIT_FIRST = 2
 """What an endpoint with automatic credit begins with: one to work on, one to go on with."""
 QUEUED_WORK_NS = 4_000_000
-"""Automatic credit aims at this much queued work an endpoint: some rounds of the manager, which rests for a tenth of a
-millisecond under load, and of a worker, which settles every half. Whether 1 ms would do as well is not measured yet."""
+"""Automatic credit aims at this much queued work an endpoint: some rounds of the manager, which rests for a fifth of a
+millisecond under load, and of a worker, which settles every two. Whether 1 ms would do as well is not measured yet."""
 SHARE_NS = 250_000
 """Less work than this is not divided among several endpoints: a message costs the manager and the process some 50 us.
 With 64 endpoints of a fast handler, dividing everything evenly cost four times as much an event as with one."""
