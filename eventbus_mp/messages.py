@@ -200,7 +200,7 @@ class Subscribe(Request):
     config: bytes
     patterns: list[str]
     credit: int
-    """Shadows; 0: as many as make about a millisecond of work."""
+    """Shadows; 0: as many as make some milliseconds of work (core/dispatcher.py)."""
     broadcast: bool
     WIRE = (str, bytes, list, int, bool)
 

@@ -162,6 +162,10 @@ def test_bad_pools(bus: EventBus) -> None:
         WorkerPool(bus, start_method="magic")
     with pytest.raises(InvalidPattern, match="'\\['"):
         WorkerPool(bus, 1).on("[")(print)
+    pool = WorkerPool(bus, 1)
+    pool.on("a", name="one")(print)
+    with pytest.raises(UsageError, match="handler of subscriber 'one' already"):
+        pool.on("b", name="one")(print)
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,9 @@ class EventBus:
                 called with (shadow, config).
             patterns: Regular expressions that match from the beginning of a topic's name (`re.match`).
             broadcast: This process gets every event itself instead of sharing: its pid becomes part of the config.
-            credit: How many unsettled shadows this process may hold; "auto": about a millisecond of work.
+            credit: How many unsettled shadows this process may hold; "auto": some milliseconds of work,
+                which is one at a time for a listener that takes over 10 ms, also where it settles later. Give a number
+                to have more in hand at once.
 
         Raises:
             InvalidPattern: A pattern does not compile; nothing was changed.
@@ -224,6 +226,8 @@ class EventBus:
     def notify_and_wait(self, event: Event, timeout_s: float | None = None) -> Watcher:
         """Publish and wait until everybody has settled the event: its final watcher.
 
+        A handler must not wait for what its own thread has to handle; give a timeout where it might.
+
         Raises:
             WaitTimeout: `timeout_s` was over first. The event goes on.
         """
@@ -289,6 +293,8 @@ class EventBus:
 
     def drain(self, pattern: str = "", *, timeout_s: float | None = None) -> None:
         """Wait until no topic that the pattern matches has an unsettled event; what this process notified counts.
+
+        In a handler it waits for the event in hand, too, and so for itself.
 
         Raises:
             WaitTimeout: `timeout_s` was over first; the text says what is left.

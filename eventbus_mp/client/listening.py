@@ -48,9 +48,11 @@ def _text_of(error: BaseException) -> str:
 class Handler:
     """One subscription and the user's code behind it."""
 
-    def __init__(self, subscription: Subscription, reader: Reader) -> None:
+    def __init__(self, subscription: Subscription, reader: Reader, call: Callable[..., Any]) -> None:
         self.subscription = subscription
         self.reader = reader
+        self.call = call
+        """The user's code."""
 
     def run(self, record: Record) -> int:
         """Handle one delivery: its outcome, or 0 when the listener settles it itself.
@@ -80,8 +82,7 @@ class ShadowHandler(Handler):
     def __init__(
         self, subscription: Subscription, reader: Reader, call: Callable[..., Any], arguments: tuple[Any, ...]
     ):
-        super().__init__(subscription, reader)
-        self._call = call
+        super().__init__(subscription, reader, call)
         self._arguments = arguments
 
     def run(self, record: Record) -> int:
@@ -91,7 +92,7 @@ class ShadowHandler(Handler):
         in_hand = self.subscription.in_hand
         in_hand[record[7]] = record
         try:
-            self._call(shadow, *self._arguments)
+            self.call(shadow, *self._arguments)
         except Skip as skip:
             if in_hand.pop(record[7], None) is not None:
                 return self._skip(record, _text_of(skip), Outcome.SKIPPED)
@@ -108,9 +109,8 @@ class EventHandler(Handler):
     """The short way: the function gets the event; returning completes it, `Skip` skips it, raising tries again."""
 
     def __init__(self, subscription: Subscription, reader: Reader, call: Callable[[Event], Any], retries: int) -> None:
-        super().__init__(subscription, reader)
+        super().__init__(subscription, reader, call)
         self._take = reader.event_in_hand
-        self._call = call
         self._retries = retries
 
     def run(self, record: Record) -> int:
@@ -120,7 +120,7 @@ class EventHandler(Handler):
                 event = self._take(record)
                 if event is None:
                     return self._skip(record, "its payload is not where the shadow says", Outcome.FAILED)
-                self._call(event)
+                self.call(event)
                 return COMPLETED
             except BaseException as error:
                 # BaseException: `sys.exit()` in a listener is its failure, and not the end of the thread it runs on.
@@ -150,6 +150,14 @@ class ListenerLoop:
         """Counted for who gives `after_each`."""
 
     def add(self, handler: Handler) -> None:
+        """Run this handler from now on, in the place of the one that its subscriber had."""
+        before = self._handlers.get(handler.subscription.number)
+        if before is not None and before.call != handler.call:
+            log.warning(
+                "subscriber %r is subscribed again, with another function: that one takes the events from now on, and "
+                "the new patterns hold; to have both, give them names (on(..., name=...))",
+                handler.subscription.key.name,
+            )
         self._handlers = {**self._handlers, handler.subscription.number: handler}
         self._connection.wake()
 

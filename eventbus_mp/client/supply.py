@@ -120,7 +120,9 @@ class Supply:
                 if not self._ordered.get(key):
                     self._order(key, urgency)
             if not self._connection.wait(lambda: arena.stocked(key[1]) or not self._ordered.get(key), left_s):
-                self._give_up(key[1], refusal)
+                holders = self._describe_holders()  # A round trip: a grant that was on its way has come with it.
+                if not arena.stocked(key[1]):
+                    self._give_up(key[1], refusal, holders)
 
     def _prepare(self, key: tuple[Arena, int]) -> bool:
         """Whether a span is in stock, with memory behind it."""
@@ -212,7 +214,7 @@ class Supply:
                 "which the bus's memory does not have; raise BusConfig.memory_bytes_max"
             )
 
-    def _give_up(self, span_length: int, refusal: OSError | None) -> None:
+    def _give_up(self, span_length: int, refusal: OSError | None, holders: str) -> None:
         with self._lock:
             for key in [key for key in self._ordered if key[1] == span_length]:
                 self._ordered[key] = 0  # The other thread that waits, if one does, orders again.
@@ -221,7 +223,7 @@ class Supply:
             raise self._no_memory(span_length, refusal) from refusal
         raise BusFull(
             f"no {span_length} bytes of the bus's memory became free within "
-            f"{self._connection.config.full_timeout_s:g} s: {self._describe_holders()}. "
+            f"{self._connection.config.full_timeout_s:g} s: {holders}. "
             "Settle events faster, or raise BusConfig.memory_bytes_max"
         )
 

@@ -3,7 +3,7 @@
 A producer numbers its events one after the other, so what one read brings is mostly a range of sequence numbers with
 one route and one span. Such a range is a run. Which of its events wait, are unsettled or were completed is a mask for
 each subscriber, bit `i` for the event `first + i`; sending, settling and taking back are operations on masks. So the
-manager's cost and memory are those of batches: an event alone costs it some 4 us, one of a batch of forty 0.2 us.
+manager's cost and memory are those of batches: one event alone costs it some 10 us, of forty each 0.3 to 0.6.
 
 A run stays within 256 sequence numbers that begin at a multiple of 256 (a block), by which it is found again.
 """

@@ -142,6 +142,11 @@ class WorkerPool:
         pack_config(spec.key.config)
         if self._workers:
             raise UsageError("add handlers before the pool starts; its processes have begun")
+        if any(other.key == spec.key for other in self._specs):
+            raise UsageError(
+                f"the pool has a handler of subscriber {spec.key.name!r} already, whose place this one would take; "
+                "give them names to have both (on(..., name=...))"
+            )
         self._specs.append(spec)
 
     # --- processes ---

@@ -221,3 +221,21 @@ def test_shutdown_waits_for_the_manager_that_is_there(bus: EventBus, make_bus: M
     other.close()
     bus.shutdown()
     assert not RunDir(run_dir, "test").path.exists()
+
+
+def test_a_function_that_takes_another_s_place_is_warned_of(bus: EventBus, caplog: pytest.LogCaptureFixture) -> None:
+    """Functions of one name are one subscriber; in a loop, only the last one would be left, without a word."""
+
+    def handlers() -> list[Any]:
+        def handle(event: Event) -> None:
+            """Nothing to do."""
+
+        return [handle]
+
+    for topic, handle in zip("ab", handlers() + handlers(), strict=True):
+        bus.on(topic)(handle)
+    assert "handle' is subscribed again, with another function" in caplog.text
+    caplog.clear()
+    bus.on("a", "b")(handle)
+    assert not caplog.text
+    assert bus.notify_and_wait(Event("1", "a", 1), timeout_s=20).completers

@@ -80,3 +80,12 @@ def test_threads_with_streams_of_different_sizes(make_bus: Make) -> None:
         thread.join()
     bus.drain(timeout_s=30)
     assert sorted(seen) == sorted(sizes * 30)
+
+
+def test_no_patience_is_enough_while_there_is_memory(make_bus: Make) -> None:
+    """`full_timeout_s=0` means not to wait for others; the manager's answer still takes its moment."""
+    bus = make_bus(topics=["a"], full_timeout_s=0.0, memory_bytes_max=16 * MIB)
+    inbox = bus.inbox("one", ["a"])
+    for index in range(100):
+        bus.notify(Event(str(index), "a", bytes(MIB << index % 2)))  # One that nothing lies ready for.
+        inbox.complete(inbox.get(10))
