@@ -17,6 +17,7 @@ from eventbus_mp.demo import pipeline
 from eventbus_mp.demo.measure import python_files
 from eventbus_mp.demo.totals import STEPS, DemoResult
 from eventbus_mp.errors import EventBusError
+from eventbus_mp.runtime import handshake
 from eventbus_mp.runtime.rundir import clean_all, clean_homeless, default_root
 
 __all__ = ["main"]
@@ -142,9 +143,18 @@ def _run_root(options: argparse.Namespace) -> Path:
     return Path(named) if named else default_root()
 
 
+def _answers(address: Path) -> bool:
+    """Whether a manager listens there: a killed one leaves its socket."""
+    try:
+        handshake.connect(address, 1.0).close()
+    except OSError:
+        return False
+    return True
+
+
 def _status(options: argparse.Namespace) -> int:
     root = _run_root(options)
-    running = sorted(path.name for path in root.glob("*") if (path / "socket").exists()) if root.is_dir() else []
+    running = sorted(path.name for path in root.glob("*") if _answers(path / "socket")) if root.is_dir() else []
     if options.bus is None:
         print("\n".join(running) if running else f"no bus is running below {root}")
         return 0

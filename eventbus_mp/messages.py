@@ -71,6 +71,8 @@ class DeliveriesSettled:
     outcome: int
     ranges: list[tuple[int, int]]
     """(first sequence, how many that follow each other, itself included)"""
+    cost_ns: int = 0
+    """What one of them took its process; 0: it does not know."""
 
 
 @dataclass(slots=True)

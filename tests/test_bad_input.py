@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -161,3 +162,30 @@ def test_bad_pools(bus: EventBus) -> None:
         WorkerPool(bus, start_method="magic")
     with pytest.raises(InvalidPattern, match="'\\['"):
         WorkerPool(bus, 1).on("[")(print)
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda bus: bus.drain(5), "Drain: pattern=5 is a int; give a str"),
+        (lambda bus: bus.drain(["a"]), "pattern=.'a'. is a list"),
+        (lambda bus: bus.drain("\udcff"), "Drain: it cannot travel"),
+        (lambda bus: bus.subscribers(5), "topic=5 is a int; give a str or None"),
+        (lambda bus: bus.watchers(5), "topic=5 is a int"),
+        (lambda bus: bus.fetch_event((5, "1")), "topic=5 is a int"),
+        (lambda bus: bus.inbox(5, ["a"]), "a subscriber's name is a text .*, not 5"),
+        (lambda bus: bus.inbox("", ["a"]), "of one character or more, not ''"),
+        (lambda bus: bus.on("a", name="")(print), "of one character or more, not ''"),
+        (lambda bus: bus.inbox("one", ["a" * (1 << 20)]), "Subscribe: it has 104859. bytes, over 1048576"),
+        (lambda bus: bus.notify("a"), "'a' is a str; give an Event"),
+        (lambda bus: bus.notify_many([("a", "1")]), "is a tuple; give an Event"),
+    ],
+)
+def test_a_wrong_argument_is_the_caller_s_fault_and_costs_nothing(
+    bus: EventBus, call: Callable[[Any], object], text: str
+) -> None:
+    """The manager closes the link of who sends such things."""
+    bus.inbox("witness", ["a"])
+    with pytest.raises(UsageError, match=text):
+        call(bus)
+    assert [subscriber.name for subscriber in bus.subscribers()] == ["witness"]

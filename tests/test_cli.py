@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from eventbus_mp import EventBus
+from eventbus_mp.runtime import handshake
 from eventbus_mp.runtime.rundir import RunDir
 
 TREE = {
@@ -102,6 +103,26 @@ def test_clean_removes_what_a_killed_bus_left_and_leaves_a_running_one(run_dir: 
         assert not list(Path("/dev/shm").glob(f"{left.segment_prefix}*"))
         assert not left.path.exists()
         bus.shutdown()
+
+
+def test_clean_leaves_what_is_not_a_bus_s(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir(parents=True)
+    (tmp_path / "project").mkdir()
+    for name in ("socket", "program.py"):
+        (tmp_path / "project" / name).write_text("of somebody else")
+    done = run(tmp_path, "clean")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["empty", "program.py", "project", "socket"]
+
+
+def test_a_killed_bus_is_not_running(tmp_path: Path) -> None:
+    """To ask for its status starts no new one."""
+    left = RunDir(tmp_path, "dead")
+    left.create()
+    handshake.listen(left.socket).close()
+    assert "no bus is running" in run(tmp_path, "status").stdout
+    assert run(tmp_path, "status", "dead").returncode == 1
+    assert list(left.path.iterdir()) == [left.socket]
 
 
 def test_an_unknown_command_is_explained(run_dir: Path) -> None:

@@ -137,7 +137,7 @@ class EventBus:
 
         def subscribe(function: Function) -> Function:
             session = self._live()
-            key = SubscriberKey(name) if name else listener_of(function).key
+            key = SubscriberKey(name) if name is not None else listener_of(function).key
             key = broadcast_key(key) if broadcast else key
             subscription = session.host(key, wanted, check_credit(credit), broadcast)
             session.listen(session.event_handler(subscription, function, retries))
@@ -217,7 +217,7 @@ class EventBus:
         """
         if "id" not in fields:
             fields["id"] = (self.config.id_generator or unique_id)()
-        return make_loan(self._live().publisher, topic, nbytes, shape, dtype, fields)
+        return make_loan(self, self._live().publisher, topic, nbytes, shape, dtype, fields)
 
     register_type = staticmethod(register_type)
 
@@ -319,7 +319,7 @@ class EventBus:
         Raises:
             WaitTimeout: It did not leave within `request_timeout_s`.
         """
-        manager_pid = self._live().connection.manager_pid
+        manager_pid = self.statistics().manager_pid  # asked for: what we know may be one that died
         with manager_end(manager_pid) as has_ended:
             self._live().stop_listening()
             self._ask(messages.ShutDown)

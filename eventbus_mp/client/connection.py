@@ -182,8 +182,9 @@ class Connection:
         with self._turn:
             self._request_serial += 1
             number = self._request_serial
+        data = encode_request(kind(0, number, *fields))
         self.expect_reply(number)
-        self.send(encode_request(kind(0, number, *fields)))
+        self.send(data)
         return number
 
     def expect_reply(self, number: int) -> None:
@@ -275,8 +276,9 @@ class Connection:
                 self.on_manager_replaced()
 
     def wake(self) -> None:
-        """Make every waiting thread look at its condition again; safe in a signal handler."""
-        os.eventfd_write(self._wake_fd, 1)
+        """Make every waiting thread look at its condition again; safe in a signal handler, also after `close`."""
+        if self._wake_fd >= 0:
+            os.eventfd_write(self._wake_fd, 1)
 
     def watch(self, fd: int, on_ready: Callable[[], None]) -> None:
         """While somebody waits, call `on_ready` when `fd` is readable; it must not stay readable for ever."""
@@ -328,9 +330,10 @@ class Connection:
             return  # It left first.
 
     def _close_reading_side(self) -> None:
-        os.close(self._incoming)
-        os.close(self._wake_fd)
-        self._incoming = self._wake_fd = -1
+        # The numbers go first: a signal's handler may wake us between any two lines.
+        fds, self._incoming, self._wake_fd = (self._incoming, self._wake_fd), -1, -1
+        for fd in fds:
+            os.close(fd)
 
     def abandon(self) -> None:
         """In a forked child: drop the descriptors without a word; the parent goes on with its own."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from time import monotonic_ns
+from time import monotonic, monotonic_ns
 from typing import TYPE_CHECKING
 
 from eventbus_mp.client.subscription import Subscription
-from eventbus_mp.errors import BusClosed, NotSubscribed
+from eventbus_mp.errors import BusClosed, NotSubscribed, UsageError
 from eventbus_mp.messages import Outcome, Record
 from eventbus_mp.model import EventShadow, SubscriberKey
 
@@ -46,14 +46,22 @@ class Inbox:
         return shadows[0] if shadows else None
 
     def get_many(self, most: int, timeout_s: float | None = None) -> list[EventShadow]:
-        """Up to `most` shadows: blocks for the first, then takes what is there. Empty when `timeout_s` is over."""
+        """Up to `most` shadows: blocks for the first, then takes what is there. Empty when `timeout_s` is over.
+
+        Raises:
+            UsageError: `most` is below 1.
+        """
+        if most < 1:
+            raise UsageError(f"get_many({most}) of inbox {self.key.name!r}: give a number of shadows, 1 or more")
         subscription = self._subscription
         taken: list[EventShadow] = []
-        if not subscription.pending:
-            subscription.flush()
-            self._session.reader.release_ended()
+        deadline = None if timeout_s is None else monotonic() + timeout_s
         while not taken:
-            if not self._session.connection.wait(lambda: subscription.pending or self._closed, timeout_s):
+            if not subscription.pending:  # Also when all there were had expired.
+                subscription.flush()
+                self._session.reader.release_ended()
+            left_s = None if deadline is None else deadline - monotonic()
+            if not self._session.connection.wait(lambda: subscription.pending or self._ended, left_s):
                 return []
             self._check_open()
             while len(taken) < most and (record := subscription.take()) is not None:
@@ -100,7 +108,7 @@ class Inbox:
             self._subscription.flush()
 
     def __iter__(self) -> Iterator[EventShadow]:
-        while not self._closed:
+        while not self._ended:
             try:
                 shadow = self.get()
             except BusClosed:
@@ -133,9 +141,15 @@ class Inbox:
             if self._subscription.pending:  # It arrived between the two.
                 self._ring()
 
+    @property
+    def _ended(self) -> bool:
+        return self._closed or self._subscription.is_over
+
     def _check_open(self) -> None:
         if self._closed:
             raise BusClosed(f"inbox {self.key.name!r} was closed")
+        if self._subscription.is_over:
+            raise BusClosed(f"inbox {self.key.name!r} was unsubscribed, or closed through another Inbox of this handle")
 
     def close(self) -> None:
         """Hand back what is not settled; the subscriber stays for `grace_s` if no other process hosts it."""

@@ -38,6 +38,13 @@ def current_loop() -> ListenerLoop | None:
     return getattr(_local, "loop", None)
 
 
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as cause:  # It is the user's code, too.
+        return f"(its text cannot be had: {type(cause).__name__})"
+
+
 class Handler:
     """One subscription and the user's code behind it."""
 
@@ -64,7 +71,7 @@ class Handler:
     def _fail(self, record: Record, what: str, error: BaseException) -> int:
         shadow = self.reader.shadow_in_hand(record)
         log.error("%s %s %r: skipped", self.subscription.key.name, what, shadow, exc_info=error)
-        return self._skip(record, f"{type(error).__name__}: {error}", Outcome.FAILED)
+        return self._skip(record, f"{type(error).__name__}: {_text_of(error)}", Outcome.FAILED)
 
 
 class ShadowHandler(Handler):
@@ -87,7 +94,7 @@ class ShadowHandler(Handler):
             self._call(shadow, *self._arguments)
         except Skip as skip:
             if in_hand.pop(record[7], None) is not None:
-                return self._skip(record, str(skip), Outcome.SKIPPED)
+                return self._skip(record, _text_of(skip), Outcome.SKIPPED)
         except BaseException as error:
             if in_hand.pop(record[7], None) is not None:
                 return self._fail(record, "raised on", error)
@@ -125,7 +132,7 @@ class EventHandler(Handler):
     def _judge(self, record: Record, error: BaseException, attempts: int) -> int:
         """What comes of an attempt that raised; 0: another one."""
         if isinstance(error, Skip):
-            return self._skip(record, str(error), Outcome.SKIPPED)
+            return self._skip(record, _text_of(error), Outcome.SKIPPED)
         if isinstance(error, (BusClosed, ManagerLost)) and self.subscription.lost:
             raise error  # There is nobody to tell.
         return self._fail(record, f"raised {attempts} times on", error) if attempts > self._retries else 0
@@ -177,10 +184,14 @@ class ListenerLoop:
         pending, note_completed = subscription.pending, subscription.note_completed
         # hot path, with the event and its handler: 2.6 us a delivery.
         # Not for ever: the others' deliveries wait in the pipe meanwhile.
-        for left in range(len(pending), 0, -1):
-            if self._stopping or not pending:
+        began_ns, count = monotonic_ns(), len(pending)
+        for left in range(count, 0, -1):
+            if self._stopping:
                 break
-            subscription.running = record = pending.popleft()
+            try:
+                subscription.running = record = pending.popleft()
+            except IndexError:
+                break  # Another thread handed the rest back.
             # record[6] is its deadline; most have none.
             outcome = run(record) if not record[6] or record[6] > monotonic_ns() else handler.expire(record)
             if outcome == COMPLETED:
@@ -193,7 +204,8 @@ class ListenerLoop:
             if left > CROWD and left & 7:
                 continue
             now_ns = monotonic_ns()
-            if now_ns - self._flushed_ns > FLUSH_INTERVAL_NS:
+            if now_ns - self._flushed_ns > FLUSH_INTERVAL_NS or left == 1:
+                subscription.cost_ns = (now_ns - began_ns) // (count - left + 1)
                 self.flush()
                 self._flushed_ns = now_ns
         subscription.flush()

@@ -27,13 +27,17 @@ class Loan:
     them, or a `buffer` that something still holds, cannot be taken away; it must neither be written nor read.
     """
 
-    def __init__(self, publisher: Publisher, event: Event, nbytes: int, array: tuple[Any, Any] | None) -> None:
+    def __init__(
+        self, handle: object, publisher: Publisher, event: Event, nbytes: int, array: tuple[Any, Any] | None
+    ) -> None:
         self.id = event.id
         self.topic = event.topic
         self.buffer: memoryview | None = None
         self.array: Any = None
         self.shadow: EventShadow | None = None
         """Of the event that was published; None before."""
+        self._handle = handle
+        """The bus that lent it: its connection ends with it."""
         self._publisher = publisher
         self._event = event
         self._nbytes = nbytes
@@ -82,7 +86,13 @@ class Loan:
 
 
 def make_loan(
-    publisher: Publisher, topic: str, nbytes: int | None, shape: Any, dtype: Any, fields: dict[str, Any]
+    handle: object,
+    publisher: Publisher,
+    topic: str,
+    nbytes: int | None,
+    shape: Any,
+    dtype: Any,
+    fields: dict[str, Any],
 ) -> Loan:
     """Check what was asked for, and make the loan; no memory is taken yet. `fields` are the event's, but for its data.
 
@@ -96,7 +106,7 @@ def make_loan(
     if nbytes is not None and shape is None and dtype is None:
         if not isinstance(nbytes, int) or nbytes < 0:
             raise UsageError(f"loan({topic!r}, {nbytes!r}): the size is a number of bytes, 0 or more")
-        return Loan(publisher, Event(topic=topic, data=loaned_view(nbytes), **fields), nbytes, None)
+        return Loan(handle, publisher, Event(topic=topic, data=loaned_view(nbytes), **fields), nbytes, None)
     if nbytes is not None or shape is None or dtype is None:
         raise UsageError(f"loan({topic!r}): give either a number of bytes, or shape= and dtype=")
     lengths = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
@@ -112,4 +122,4 @@ def make_loan(
     except TypeError as cause:
         raise EncodeError(f"loan({topic!r}, dtype={dtype!r}): {cause}") from cause
     size = math.prod(lengths) * made.itemsize
-    return Loan(publisher, Event(topic=topic, data=data, **fields), size, (lengths, made))
+    return Loan(handle, publisher, Event(topic=topic, data=data, **fields), size, (lengths, made))

@@ -65,7 +65,11 @@ class Reader:
     def fetch(self, place: Place) -> Event | None:
         """The event at `place`, or None when it is settled."""
         if self._holds(place.sequence):
-            return self.event_in_hand((0, *place[:4], 0, 0, place.sequence))
+            event = self.event_in_hand((0, *place[:4], 0, 0, place.sequence))
+            if self._holds(place.sequence):
+                return event
+            # Another thread settled it meanwhile: whether it saw our view, and told of it, nobody knows.
+            del event
         self.release_ended()
         if not self._connection.request(LeaseEvent, place.topic, place.offset, place.length, place.sequence):
             return None

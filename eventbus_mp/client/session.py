@@ -67,7 +67,13 @@ class Session:
     # --- hosting ---
 
     def host(self, key: SubscriberKey, patterns: list[str], credit: int, broadcast: bool) -> Subscription:
-        """Serve this subscriber from this process; its patterns are replaced."""
+        """Serve this subscriber from this process; its patterns are replaced.
+
+        Raises:
+            UsageError: Its name is not a text, or empty.
+        """
+        if not isinstance(key.name, str) or not key.name:
+            raise UsageError(f"a subscriber's name is a text of one character or more, not {key.name!r}")
         config_bytes = pack_config(key.config)
         number = self.connection.request(Subscribe, key.name, config_bytes, patterns, credit, broadcast)
         with self._lock:
@@ -92,9 +98,12 @@ class Session:
         self.forget(subscription)
 
     def forget(self, subscription: Subscription) -> None:
+        """It is hosted no more; whoever waits for its deliveries gets none."""
         with self._lock:
             self._hosted.pop(subscription.number, None)
             self._by_key.pop((subscription.key.name, subscription.config_bytes), None)
+        subscription.is_over = True
+        self.connection.wake()
 
     def listen(self, handler: Handler) -> None:
         """Run this handler, on the listener thread or in the worker's loop."""
@@ -139,7 +148,8 @@ class Session:
 
     def holds(self, sequence: int) -> bool:
         """Whether a delivery of this event is in hand here."""
-        return any(sequence in subscription.in_hand for subscription in self._hosted.values())
+        # A tuple, made in one step: other threads subscribe meanwhile.
+        return any(sequence in subscription.in_hand for subscription in tuple(self._hosted.values()))
 
     def shadow_handler(self, subscription: Subscription, listener: Listener) -> Handler:
         assert listener.call is not None

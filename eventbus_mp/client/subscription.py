@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from eventbus_mp.client.connection import Connection
 from eventbus_mp.memory.reader import LeaseBook
@@ -15,6 +15,8 @@ from eventbus_mp.wire.records import RECORD
 from eventbus_mp.wire.stream import Delivered
 
 __all__ = ["Subscription"]
+
+T = TypeVar("T")
 
 REASON_LENGTH_MAX = 500
 
@@ -34,10 +36,14 @@ class Subscription:
         self.config_bytes = config_bytes
         self.pending: deque[Record] = deque()
         self.in_hand: dict[int, Record] = {}
+        self.cost_ns = 0
+        """What a delivery took lately, as the listener loop measures it; 0: nobody measures."""
         self.running: Record | None = None
         """What the listener loop runs now, or ran last."""
         self.dropped = False
         """It is handed back: what a listener still takes in hand goes back, too."""
+        self.is_over = False
+        """This process hosts the subscriber no more: nothing will arrive."""
         self.on_arrival: Callable[[], None] | None = None
         self._connection = connection
         self._leases = leases
@@ -74,7 +80,8 @@ class Subscription:
 
     def explain(self, event_id: str, reason: str) -> None:
         """Tell the manager why a delivery is skipped; not answered."""
-        text = reason[:REASON_LENGTH_MAX]
+        # Lone surrogates, as in the names of files that are not UTF-8, cannot travel.
+        text = reason[:REASON_LENGTH_MAX].encode(errors="backslashreplace").decode()
         self._connection.tell(ExplainSkip, self.number, event_id, text)
 
     @property
@@ -85,11 +92,7 @@ class Subscription:
     def hand_back(self) -> None:
         """Return what was not begun: another process gets it, and no attempt is counted."""
         self.dropped = True
-        while True:
-            try:
-                record = self.pending.popleft()  # One by one: the listener thread may be taking, too.
-            except IndexError:
-                break
+        for record in _taken(self.pending):
             self.note(record[7], Outcome.RETURNED)
         for sequence in list(self.in_hand):
             self.settle(sequence, Outcome.RETURNED)
@@ -110,14 +113,21 @@ class Subscription:
         Raises:
             ManagerLost, BusClosed: There is nobody to tell.
         """
-        parts: list[bytes] = []
-        for outcome, noted in self._noted.items():
-            if noted:
-                sequences = _taken(noted)
-                parts += lease_records(self._leases, sequences) if self._leases.open else []
-                parts += [records.settled(self.number, outcome, first, count) for first, count in ranges(sequences)]
-        if parts:
-            self._connection.send(b"".join(parts))
+        if not any(self._noted.values()):
+            return
+        # Under the lock of the write: what is taken out is told before `outstanding`, which leaves it out, is sent.
+        with self._connection.write_lock:
+            parts: list[bytes] = []
+            for outcome, noted in self._noted.items():
+                if noted:
+                    sequences = _taken(noted)
+                    parts += lease_records(self._leases, sequences) if self._leases.open else []
+                    parts += [
+                        records.settled(self.number, outcome, first, count, self.cost_ns)
+                        for first, count in ranges(sequences)
+                    ]
+            if parts:
+                self._connection.send_locked(b"".join(parts))
 
 
 def flat_ranges(sequences: list[int]) -> list[int]:
@@ -125,12 +135,12 @@ def flat_ranges(sequences: list[int]) -> list[int]:
     return [number for found in ranges(sorted(set(sequences))) for number in found]
 
 
-def _taken(noted: deque[int]) -> list[int]:
+def _taken(queue: deque[T]) -> list[T]:
     """Everything that is there now; another thread may be taking, too."""
     taken = []
-    for _ in range(len(noted)):
+    for _ in range(len(queue)):
         try:
-            taken.append(noted.popleft())
+            taken.append(queue.popleft())
         except IndexError:
             break
     return taken

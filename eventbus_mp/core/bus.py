@@ -158,7 +158,7 @@ class BusCore:
                     ledger.dead_letter(run, mask)
                 ledger.settle_held(run, mask, subscriber, outcome, effects)
         if settled:
-            endpoint.learn(settled, now_ns)
+            endpoint.learn(settled, now_ns, message.cost_ns)
         self.after_release(link, subscriber)
 
     def _take_from(self, endpoint: Endpoint, first: int, count: int) -> list[tuple[Run, int]]:

@@ -61,6 +61,10 @@ def _routed(ledger: Ledger, message: EventsNotified, start: int, stop: int) -> t
     found = [first] if first is not None else []
     if numbers.count(numbers[start]) == len(numbers):
         return found, route, stop
+    several = list(map(topics.get, numbers[start:stop]))
+    kinds = set(several)
+    if None not in kinds and all(topic.route is route for topic in kinds):  # type: ignore[union-attr]
+        return several, route, stop  # type: ignore[return-value]
     for index in range(start + 1, stop):
         topic = topics.get(numbers[index])
         if (topic.route if topic is not None else NOBODY) is not route:

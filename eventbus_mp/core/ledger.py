@@ -109,8 +109,8 @@ class Ledger:
         if len(run.topics) == 1:
             self._count_off(run.topics[0], mask.bit_count())
         else:
-            for index in bits(mask):
-                self._count_off(run.topics[index], 1)
+            for topic in run.topics_of(mask):
+                self._count_off(topic, 1)
         if run.deadlines:
             self.expiry.discard(run, mask)
         for index in bits(mask & run.awaited):

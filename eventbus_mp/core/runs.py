@@ -102,6 +102,13 @@ class Run:
     def topic_of(self, index: int) -> Topic:
         return self.topics[index if len(self.topics) > 1 else 0]
 
+    def topics_of(self, mask: int) -> list[Topic]:
+        """The topic of each of these events, in a run that has one for each."""
+        start, stop = (mask & -mask).bit_length() - 1, mask.bit_length()
+        if mask == (1 << stop) - (1 << start):
+            return self.topics[start:stop]
+        return [self.topics[index] for index in bits(mask)]
+
     def of_topic(self, topic: Topic) -> int:
         """The mask of the events of one topic."""
         if len(self.topics) == 1:

@@ -16,8 +16,9 @@ from eventbus_mp.messages import BLOCK_BYTES, SHARED_SPAN_BYTES_MAX
 
 __all__ = ["Arena", "LentSpan", "Room"]
 
-LARGE_BYTES = 1 << 18
-"""Beyond this an event gets a span of its own: four of this size fit into the span that smaller ones share."""
+LARGE_BYTES = BLOCK_BYTES - 1
+"""Beyond this an event gets a span of its own: four of this size fit into the span that smaller ones share, and what
+is one byte larger, as a small loan counts, takes one block and not two."""
 
 
 class LentSpan(NamedTuple):

@@ -49,13 +49,17 @@ def encode_event(event: Event) -> EncodedEvent:
 
     Raises:
         EncodeError: The data, or a field of the envelope, cannot travel; the text names it.
-        UsageError: The id is too long.
+        UsageError: The id is too long, or it is not an event.
     """
     try:
         encoder = idle_encoders.pop()  # written out: a call would cost 4 % of a small event's encoding
     except IndexError:
         encoder = Encoder()
-    if event._block is not None:
+    try:
+        block = event._block
+    except AttributeError as cause:
+        raise UsageError(f"{event!r:.80} is a {type(event).__name__}; give an Event(id, topic, data)") from cause
+    if block is not None:
         event = event._made_here()
     try:
         name = event._id.encode()

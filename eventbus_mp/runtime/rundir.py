@@ -206,7 +206,16 @@ def clean_all(root: str | os.PathLike[str] | None) -> dict[str, list[str] | None
     base = Path(root) if root is not None else default_root()
     if not base.is_dir():
         return {}
-    return {path.name: RunDir(base, path.name).clean() for path in sorted(base.iterdir()) if path.is_dir()}
+    return {path.name: RunDir(base, path.name).clean() for path in sorted(base.iterdir()) if _is_bus(path)}
+
+
+def _is_bus(path: Path) -> bool:
+    """Whether it is a bus's directory, with nothing in it but a bus's files. Any other one is not ours to clean."""
+    if not path.is_dir() or not os.access(path, os.R_OK | os.X_OK):
+        return False
+    names = {child.name for child in path.iterdir()}
+    left = names or segment.leftovers(RunDir(path.parent, path.name).segment_prefix)
+    return bool(left) and names <= set(_FILES)
 
 
 def clean_homeless() -> list[str]:

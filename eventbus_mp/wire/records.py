@@ -22,6 +22,7 @@ __all__ = ["KIND_BYTE", "RECORD", "RECORD_BYTES", "padded"]
 
 RECORD = struct.Struct("=6I2Q")
 assert RECORD.size == RECORD_BYTES
+U32_MAX = (1 << 32) - 1
 KIND_BYTE = 0 if sys.byteorder == "little" else 3
 """The byte of a record that tells its kind, which is a small number."""
 
@@ -34,7 +35,8 @@ TIMED = 2
 """It has a deadline."""
 NOTIFIED_KINDS = bytes(range(NOTIFIED, NOTIFIED + AWAITED + TIMED + 1))
 SETTLED = 5
-"""topic: outcome; segment: subscriber; length: how many sequences that follow each other; sequence: the first."""
+"""topic: outcome; segment: subscriber; offset: what a delivery took, in ns, 0: unknown; length: how many sequences that
+follow each other; sequence: the first."""
 REQUEST = 6
 """topic: index in REQUESTS; length: bytes of msgpack that follow; sequence: request number."""
 SPAN_WANTED = 7
@@ -76,8 +78,8 @@ def notified(
     return RECORD.pack(kind, topic, segment, offset, length, 0, deadline_ns, sequence)
 
 
-def settled(subscriber: int, outcome: int, first: int, count: int) -> bytes:
-    return RECORD.pack(SETTLED, outcome, subscriber, 0, count, 0, 0, first)
+def settled(subscriber: int, outcome: int, first: int, count: int, cost_ns: int = 0) -> bytes:
+    return RECORD.pack(SETTLED, outcome, subscriber, min(cost_ns, U32_MAX), count, 0, 0, first)
 
 
 def request(kind: int, number: int, body: bytes) -> bytes:

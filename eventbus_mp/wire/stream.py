@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from eventbus_mp.errors import ProtocolError
+from eventbus_mp.errors import ProtocolError, UsageError
 from eventbus_mp.messages import (
     REQUESTS,
     DeliveriesSettled,
@@ -135,7 +135,7 @@ class FromProcess:
 
     def _settled(self, fields: tuple[int, ...], messages: list[Message]) -> None:
         """Add a settled range to the message before, if that settles for the same subscriber in the same way."""
-        _, outcome, subscriber, _, count, _, _, first = fields
+        _, outcome, subscriber, cost_ns, count, _, _, first = fields
         if outcome not in _OUTCOMES:
             raise ProtocolError(f"outcome {outcome} does not exist")
         if not 0 < count <= SETTLED_RANGE_MAX:
@@ -144,7 +144,7 @@ class FromProcess:
         if type(last) is DeliveriesSettled and (last.subscriber, last.outcome) == (subscriber, outcome):
             last.ranges.append((first, count))
         else:
-            messages.append(DeliveriesSettled(self._link, subscriber, outcome, [(first, count)]))
+            messages.append(DeliveriesSettled(self._link, subscriber, outcome, [(first, count)], cost_ns))
 
     @staticmethod
     def _body_bytes(fields: tuple[int, ...]) -> int:
@@ -169,9 +169,29 @@ class FromProcess:
 
 
 def encode_request(message: Request) -> bytes:
-    """A request as it travels; its `link` does not."""
-    body = msgpack.packb([getattr(message, name) for name in _wire_names(type(message))])
-    return records.request(REQUESTS.index(type(message)), message.request, body)
+    """A request as it travels; its `link` does not.
+
+    Raises:
+        UsageError: A field is of a wrong type, or larger than the manager takes; it would close the link for that.
+    """
+    kind = type(message)
+    values = {name: getattr(message, name) for name in _wire_names(kind)}
+    for (name, value), expected in zip(values.items(), kind.WIRE, strict=True):
+        if not isinstance(value, expected):
+            given = f"{name}={value!r:.80} is a {type(value).__name__}"
+            raise UsageError(f"{kind.__name__}: {given}; give a {_said(expected)}")
+    try:
+        body = msgpack.packb(list(values.values()))
+    except ValueError as cause:
+        raise UsageError(f"{kind.__name__}: it cannot travel: {cause}") from cause
+    if len(body) > REQUEST_BYTES_MAX:
+        raise UsageError(f"{kind.__name__}: it has {len(body)} bytes, over {REQUEST_BYTES_MAX}: {values!r:.80}")
+    return records.request(REQUESTS.index(kind), message.request, body)
+
+
+def _said(expected: type | tuple[type, ...]) -> str:
+    kinds = expected if isinstance(expected, tuple) else (expected,)
+    return " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
 
 
 def decode_request(link: int, kind: int, number: int, body: bytes) -> Request:

@@ -6,6 +6,7 @@ passes through it. A worker that dies is replaced, and what it held goes to its 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
 import logging
@@ -106,6 +107,7 @@ class WorkerPool:
         self._stopping = False
         self._monitor: threading.Thread | None = None
         self._wake_read, self._wake_write = -1, -1
+        self._owner_pid = 0
         self.restarts = 0
         """How many workers were replaced."""
 
@@ -165,17 +167,27 @@ class WorkerPool:
         try:
             for worker, ready in started:
                 self._await_ready(worker, ready)
-        except EventBusError:
+        except BaseException:  # also Ctrl-C
             self._end_workers()
             raise
+        self._owner_pid = os.getpid()
+        # Before multiprocess's own, which waits for the workers for ever.
+        atexit.register(self.stop)
         self._wake_read, self._wake_write = os.pipe()
         self._monitor = threading.Thread(target=self._watch_workers, name="eventbus_mp-pool", daemon=True)
         self._monitor.start()
 
     def stop(self) -> None:
-        """Let each worker finish the event in hand and give the rest back, then end. Harmless when not running."""
+        """Let each worker finish the event in hand and give the rest back, then end. Harmless when not running.
+
+        The end of the program stops it, too. In a forked child it only forgets the pool, which is the parent's.
+        """
         monitor, self._monitor = self._monitor, None
         if monitor is None:
+            return
+        atexit.unregister(self.stop)
+        if os.getpid() != self._owner_pid:
+            self._workers = []
             return
         self._stopping = True
         os.write(self._wake_write, b"s")

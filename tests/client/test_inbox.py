@@ -2,11 +2,13 @@
 
 import select
 import threading
+import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from eventbus_mp import BusClosed, Event, EventBus, EventShadow, NotSubscribed
+from eventbus_mp import BusClosed, Event, EventBus, EventShadow, Inbox, NotSubscribed, UsageError
 
 Make = Callable[..., EventBus]
 
@@ -99,3 +101,48 @@ def test_fileno_is_readable_while_something_waits(bus: EventBus) -> None:
         inbox.complete(shadow)
         assert select.select([fd], [], [], 0)[0] == []
     inbox.close()
+
+
+def test_events_that_expired_on_the_way_make_room_for_others(bus: EventBus) -> None:
+    """They are told before the wait for the next one: they take the inbox's credit until then."""
+    inbox = bus.inbox("one", ["a"], credit=2)
+    due_ns = time.monotonic_ns() + 200_000_000
+    now = time.time_ns() // 1_000
+    bus.notify_many(Event(str(index), "a", index, occurred_at=now, ttl=200_000) for index in range(2))
+    bus.notify(Event("2", "a", 2))
+    while bus.statistics().subscribers[0].sent < 2 or time.monotonic_ns() < due_ns:
+        bus.topics()
+    assert inbox.get(20) == ("a", "2")
+
+
+@pytest.mark.parametrize("most", [0, -1])
+def test_none_at_all_cannot_be_waited_for(bus: EventBus, most: int) -> None:
+    inbox = bus.inbox("one", ["a"])
+    bus.notify(Event("1", "a", 1))
+    with pytest.raises(UsageError, match=f"get_many\\({most}\\)"):
+        inbox.get_many(most, 10)
+
+
+def test_an_inbox_that_is_taken_away_ends(bus: EventBus) -> None:
+    """By `unsubscribe`, or by the end of another Inbox of the same name and handle: they are one subscriber."""
+    for end in (lambda: bus.unsubscribe("one"), lambda: bus.inbox("one", ["a"]).close()):
+        inbox = bus.inbox("one", ["a"])
+        bus.notify(Event("1", "a", 1))
+        seen: list[EventShadow] = []
+        got_one = threading.Event()
+
+        def consume(inbox: Inbox = inbox, seen: list[EventShadow] = seen, got_one: Any = got_one) -> None:
+            for shadow in inbox:
+                inbox.complete(shadow)
+                seen.append(shadow)
+                got_one.set()
+
+        thread = threading.Thread(target=consume, daemon=True)
+        thread.start()
+        assert got_one.wait(20)
+        end()
+        thread.join(20)
+        assert not thread.is_alive()
+        assert seen == [("a", "1")]
+        with pytest.raises(BusClosed, match="was unsubscribed, or closed"):
+            inbox.get(0)

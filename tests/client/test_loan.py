@@ -1,14 +1,17 @@
 """Loans: filled in place, published at the end of the block, given back by an exception."""
 
+import gc
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from eventbus_mp import BusFull, EncodeError, Event, EventBus, EventTooLarge, UnknownTopic, UsageError
+from eventbus_mp.messages import BLOCK_BYTES
 
 Make = Callable[..., EventBus]
 
@@ -189,3 +192,19 @@ def test_a_view_of_a_loaned_event_is_a_lease(bus: EventBus) -> None:
             loan.array[:] = 1
         take(bus, inbox)
     assert (corner == 9).all()
+
+
+def test_a_loan_keeps_its_handle(make_bus: Make, run_dir: Path) -> None:
+    inbox = make_bus(topics=["a"]).inbox("one", ["a"])
+    loan = EventBus("test", run_dir=str(run_dir)).loan("a", 1, id="1")
+    gc.collect()
+    with loan:
+        assert loan.buffer is not None
+    assert inbox.get(10) == ("a", "1")
+
+
+def test_a_small_loan_takes_one_block(make_bus: Make) -> None:
+    bus = make_bus(topics=["a"], memory_bytes_max=64 << 20)
+    bus.inbox("one", ["a"])
+    with bus.loan("a", 10):
+        assert bus.statistics().memory_bytes_used == BLOCK_BYTES

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -12,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from eventbus_mp import Event, EventBus, EventSource, UsageError
+from eventbus_mp import Event, EventBus, EventSource, Skip, UsageError
+from eventbus_mp.runtime.rundir import RunDir
 
 Make = Callable[..., EventBus]
 
@@ -120,6 +122,35 @@ def test_sys_exit_in_a_listener_is_its_failure(bus: EventBus, caplog: pytest.Log
     assert "SystemExit: enough, too" in caplog.text
 
 
+class Untold(Exception):
+    def __str__(self) -> str:
+        raise ValueError("there are no words for it")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Untold(), "Untold: (its text cannot be had: ValueError)"),
+        (Skip(Untold()), "(its text cannot be had: ValueError)"),
+        (ValueError("no \udcff"), "ValueError: no \\udcff"),
+        (Skip("no \udcff"), "no \\udcff"),
+    ],
+)
+def test_a_reason_that_cannot_be_told_as_it_is(bus: EventBus, error: Exception, reason: str) -> None:
+    """File names that are not UTF-8 are lone surrogates, and get into such texts."""
+
+    def fail(_: Any) -> None:
+        raise error
+
+    bus.on("a", name="event")(fail)
+    bus.subscribe(fail, ["a"])
+    for event_id in "12":
+        watcher = bus.notify_and_wait(Event(event_id, "a", 1), timeout_s=20)
+        assert watcher.skippers == watcher.subscribers
+    for subscriber in bus.statistics().subscribers:
+        assert subscriber.recent_skips == (("1", reason), ("2", reason))
+
+
 def test_a_listener_that_uses_a_closed_handle_fails_alone(bus: EventBus, make_bus: Make) -> None:
     closed = make_bus()
     closed.close()
@@ -178,3 +209,15 @@ def test_a_pipeline_of_small_events_in_a_small_memory(make_bus: Make, length: in
         bus.notify_many(Event(str(index), "a", payload) for index in range(200))
     bus.drain(timeout_s=20)
     assert [item.completed for item in bus.statistics().subscribers] == [6000, 6000]
+
+
+def test_shutdown_waits_for_the_manager_that_is_there(bus: EventBus, make_bus: Make, run_dir: Path) -> None:
+    """And not for the one that this handle knew, which was replaced meanwhile."""
+    pid = bus.statistics().manager_pid
+    other = make_bus()
+    os.kill(pid, signal.SIGKILL)
+    while other.statistics().manager_pid == pid:
+        pass
+    other.close()
+    bus.shutdown()
+    assert not RunDir(run_dir, "test").path.exists()

@@ -1,6 +1,7 @@
 """The manager as others see it: exactly one, gone when it should be, and deaf to garbage."""
 
 import os
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -11,10 +12,12 @@ from typing import Any
 import msgpack
 import pytest
 
-from eventbus_mp import Event, EventBus, EventBusError, ManagerLost
+from eventbus_mp import BusConfig, Event, EventBus, EventBusError, ManagerLost
+from eventbus_mp.client.connection import Connection
 from eventbus_mp.errors import ProtocolError
 from eventbus_mp.manager import reception
 from eventbus_mp.runtime import handshake
+from eventbus_mp.runtime.launch import manager_end
 from eventbus_mp.runtime.rundir import RunDir
 
 Make = Callable[..., EventBus]
@@ -207,3 +210,14 @@ def test_a_manager_of_another_version_is_an_error_for_the_client() -> None:
         theirs.sendall(len(body).to_bytes(4, "little") + body)
         with pytest.raises(ProtocolError, match="it speaks version 99"):
             handshake.receive_welcome(ours)
+
+
+def test_a_new_manager_tells_everybody_at_once(run_dir: Path) -> None:
+    """Whoever waits for what the one before had taken in sends nothing that would wake its successor."""
+    connection = Connection("test", BusConfig(run_dir=str(run_dir), linger_s=0.1))
+    before = connection.manager_pid
+    os.kill(before, signal.SIGKILL)
+    assert connection.wait(lambda: connection.manager_pid != before, 20)
+    with manager_end(connection.manager_pid) as has_ended:
+        connection.close()
+        assert has_ended(20)

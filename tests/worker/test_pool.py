@@ -210,6 +210,52 @@ def test_workers_leave_when_their_parent_is_killed(
         wait_for_end(pid)
 
 
+NEVER_STOPPED = """
+    import sys
+    from eventbus_mp import Event, EventBus, WorkerPool
+
+    bus = EventBus("test", topics=["a"], run_dir=sys.argv[1])
+    pool = WorkerPool(bus, 2, start_method=sys.argv[2])
+
+    @pool.on("a")
+    def handle(event):
+        pass
+
+    if __name__ == "__main__":
+        pool.start()
+        bus.notify_and_wait(Event("1", "a", 1))
+"""
+
+
+@pytest.mark.parametrize("start_method", START_METHODS)
+def test_a_pool_that_nobody_stops_ends_with_its_program(
+    tmp_path: Path, run_dir: Path, bus: EventBus, start_method: str
+) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(textwrap.dedent(NEVER_STOPPED))
+    bus.topics()
+    command = [sys.executable, "-W", "ignore", str(script), str(run_dir), start_method]
+    assert subprocess.run(command, timeout=60, check=False).returncode == 0
+    assert bus.statistics().links == 1
+
+
+def test_a_forked_child_leaves_its_parent_s_pool_alone(bus: EventBus, fork: Callable[..., Any]) -> None:
+    """A `with` block that ends in the child, too, as it does when the child exits by an exception."""
+    pool = WorkerPool(bus, 1)
+    pool.on("a", name="one")(lambda event: None)
+    with pool:
+
+        def leave(to_parent: Any) -> None:
+            pool.stop()
+            assert pool.pids == []
+            to_parent.send("left")
+
+        assert fork(leave).hear() == "left"
+        assert len(pool.pids) == 1
+        assert bus.notify_and_wait(Event("1", "a", 1), timeout_s=20).completers
+    assert pool.restarts == 0
+
+
 # --- what cannot be ---
 
 
