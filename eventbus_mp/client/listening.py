@@ -99,7 +99,7 @@ class ShadowHandler(Handler):
             if in_hand.pop(record[7], None) is not None:
                 return self._fail(record, "raised on", error)
             log.error("%s raised on %r, which it had settled", self.subscription.key.name, shadow, exc_info=error)
-        if self.subscription.dropped and in_hand.pop(record[7], None) is not None:
+        if self.subscription.is_over and in_hand.pop(record[7], None) is not None:
             return Outcome.RETURNED  # It was unsubscribed just as the listener began.
         return 0
 

@@ -40,10 +40,8 @@ class Subscription:
         """What a delivery took lately, as the listener loop measures it; 0: nobody measures."""
         self.running: Record | None = None
         """What the listener loop runs now, or ran last."""
-        self.dropped = False
-        """It is handed back: what a listener still takes in hand goes back, too."""
         self.is_over = False
-        """This process hosts the subscriber no more: nothing will arrive."""
+        """This process hosts the subscriber no more: nothing will arrive, and what is taken in hand now goes back."""
         self.on_arrival: Callable[[], None] | None = None
         self._connection = connection
         self._leases = leases
@@ -91,7 +89,7 @@ class Subscription:
 
     def hand_back(self) -> None:
         """Return what was not begun: another process gets it, and no attempt is counted."""
-        self.dropped = True
+        self.is_over = True
         for record in _taken(self.pending):
             self.note(record[7], Outcome.RETURNED)
         for sequence in list(self.in_hand):

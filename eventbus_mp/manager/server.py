@@ -132,10 +132,11 @@ class Server:
             if due_ns is not None and due_ns <= time.monotonic_ns():
                 self._pass_time()
                 self._flush()
+                due_ns = self._next_due_ns()
             while self._standby_wanted or self._journal.is_full:
                 self._renew_standby()
                 self._flush()  # Should this be the heir now: all wait for its first words, and say nothing themselves.
-            due_ns = self._next_due_ns()
+                due_ns = self._next_due_ns()
         self._leave()
 
     def _next_due_ns(self) -> int | None:
