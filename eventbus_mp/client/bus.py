@@ -18,6 +18,7 @@ from eventbus_mp.client.naming import (
     listener_of,
     pack_config,
     unpack_config,
+    watcher_of,
 )
 from eventbus_mp.client.session import Session
 from eventbus_mp.config import BusConfig, check_bus_name
@@ -240,7 +241,7 @@ class EventBus:
         if not connection.wait(lambda: connection.has_reply(sequence), timeout_s):
             connection.cancel_wait(sequence)
             raise WaitTimeout(f"event {event.id!r} of topic {event.topic!r} is not settled after {timeout_s:g} s")
-        return _watcher(connection.take_reply(sequence))
+        return watcher_of(connection.take_reply(sequence))
 
     def fetch_event(self, shadow: EventShadow | tuple[str, str]) -> Event | None:
         """The event, its data decoded on first use; None when it is settled, or was never stored.
@@ -276,11 +277,11 @@ class EventBus:
         """Who was told of the event and who has settled it; None when all have."""
         place = self._live().place_of(shadow)
         told = self._ask(messages.WatchEvent, place.topic, place.sequence) if place is not None else None
-        return _watcher(told) if told is not None else None
+        return watcher_of(told) if told is not None else None
 
     def watchers(self, topic: str) -> dict[str, Watcher]:
         """id -> watcher of every unsettled event of the topic; of two with one id, the newest."""
-        return {event_id: _watcher(told) for event_id, told in self._live().reader.watched(topic)}
+        return {event_id: watcher_of(told) for event_id, told in self._live().reader.watched(topic)}
 
     def statistics(self) -> BusStatistics:
         """A snapshot of the whole bus."""
@@ -400,7 +401,3 @@ class EventBus:
 
 def _rebuild(name: str, topics: tuple[str, ...], config: BusConfig) -> EventBus:
     return EventBus(name, topics, config=config)
-
-
-def _watcher(told: list[list[list[Any]]]) -> Watcher:
-    return Watcher(*(tuple(SubscriberKey(name, unpack_config(config)) for name, config in part) for part in told))

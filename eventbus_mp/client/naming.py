@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from eventbus_mp.core.registry import compile_pattern
 from eventbus_mp.errors import EncodeError, UsageError
 from eventbus_mp.memory import codec
-from eventbus_mp.model import SubscriberKey
+from eventbus_mp.model import SubscriberKey, Watcher
 
 __all__ = [
     "Listener",
@@ -20,6 +20,7 @@ __all__ = [
     "listener_of",
     "pack_config",
     "unpack_config",
+    "watcher_of",
 ]
 
 
@@ -93,6 +94,11 @@ def unpack_config(data: bytes) -> Any:
         return codec.decode(data)
     except Exception:
         return data
+
+
+def watcher_of(told: list[list[list[Any]]]) -> Watcher:
+    """A watcher as it travels, with its configs unpacked."""
+    return Watcher(*(tuple(SubscriberKey(name, unpack_config(config)) for name, config in part) for part in told))
 
 
 def _sorted(value: Any) -> Any:
