@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, TypeVar
 
 from eventbus_mp import messages
@@ -345,7 +346,7 @@ class EventBus:
         return f"<EventBus {self.name!r}, {state}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.name, self._topics, self.config)
+        return partial(EventBus, self.name, self._topics, config=self.config), ()
 
     # --- inside ---
 
@@ -397,7 +398,3 @@ class EventBus:
         """In a forked child: begin again on next use. Called by itself."""
         self._lock = threading.Lock()
         self._session = None
-
-
-def _rebuild(name: str, topics: tuple[str, ...], config: BusConfig) -> EventBus:
-    return EventBus(name, topics, config=config)
