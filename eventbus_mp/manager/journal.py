@@ -18,6 +18,7 @@ import array
 import fcntl
 import mmap
 import os
+import select
 import struct
 import termios
 from collections.abc import Iterator
@@ -116,13 +117,14 @@ class Journal:
 
     def read(self, fd: int, link: int, now_ns: int) -> bytes | None:
         """Take up to `READ_BYTES` out of a pipe; b"" at the end of file; None when there is nothing now."""
-        fcntl.ioctl(fd, termios.FIONREAD, self._available)
-        length = min(self._available[0], READ_BYTES)
+        length = self._readable(fd)
         if not length:
-            try:
-                return os.read(fd, 1)  # Empty: this tells whether it is the end.
-            except BlockingIOError:
+            # Empty, or at its end. A read would tell, but it could also take a byte that arrives just now.
+            if not _is_at_its_end(fd):
                 return None
+            length = self._readable(fd)  # It may have arrived before the end.
+            if not length:
+                return b""
         start = self._position + _ENTRY.size
         stop = start + length
         self._view[stop - min(length, 8) : stop] = _UNREAD[: min(length, 8)]
@@ -130,6 +132,10 @@ class Journal:
         os.readv(fd, [self._view[start:stop]])
         self._position = stop + -stop % 8
         return bytes(self._view[start:stop])
+
+    def _readable(self, fd: int) -> int:
+        fcntl.ioctl(fd, termios.FIONREAD, self._available)
+        return min(self._available[0], READ_BYTES)
 
     def _begin(self, kind: int, link: int, length: int, number: int, now_ns: int) -> None:
         # The next entry's place first: the entries of an earlier generation lie there.
@@ -156,3 +162,10 @@ class Journal:
             stop = start + length
             self._position = stop + -stop % 8
             yield Entry(kind, link, number, now_ns, data)
+
+
+def _is_at_its_end(fd: int) -> bool:
+    """Whether nobody has the other end of a pipe any more."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))

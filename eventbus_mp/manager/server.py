@@ -123,20 +123,20 @@ class Server:
         due_ns = self._next_due_ns()
         while not self._stopping:
             self._pace.rest()
-            for fd, _ in self._poll.poll(_timeout_s(due_ns)):
-                on_ready = self._on_ready.get(fd)
-                if on_ready is not None:  # else: closed by an earlier one of this round
+            ready = [(fd, self._on_ready.get(fd)) for fd, _ in self._poll.poll(_timeout_s(due_ns))]
+            for fd, on_ready in ready:
+                # An earlier one of this round may have closed it, and a newcomer may have its number.
+                if on_ready is not None and self._on_ready.get(fd) is on_ready:
                     on_ready()
             self._flush()  # First of all: somebody waits for it.
             due_ns = self._next_due_ns()
             if due_ns is not None and due_ns <= time.monotonic_ns():
                 self._pass_time()
                 self._flush()
-                due_ns = self._next_due_ns()
             while self._standby_wanted or self._journal.is_full:
                 self._renew_standby()
-                self._flush()  # Should this be the heir now: all wait for its first words, and say nothing themselves.
-                due_ns = self._next_due_ns()
+                self._flush()  # The heir's first words: all wait for them, and nobody may be about to wake it.
+            due_ns = self._next_due_ns()
         self._leave()
 
     def _next_due_ns(self) -> int | None:

@@ -295,6 +295,7 @@ class Chaos:
         wrong += [f"{name} skipped {count}: {why[-3:]}" for name, (count, why) in skipped.items() if count]
         if now.events_unsettled or now.memory_bytes_leased or now.memory_bytes_used:
             wrong.append(f"still held at the end: {now}")
+        shutil.copy(RunDir(self.run_dir, "chaos").log, self.books.parent)
         bus.shutdown()
         return wrong
 

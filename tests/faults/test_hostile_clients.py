@@ -1,6 +1,7 @@
 """Clients that break the protocol: their link is closed with a reason in the log, and nobody else notices."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -283,3 +284,45 @@ def test_another_user_who_gets_as_far_as_the_socket_is_refused(
     os.close(here)
     assert "of user 65534 was refused" in log_of(run_dir)
     others_notice_nothing(bus, run_dir)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 13, 20])
+def test_who_comes_as_others_die_is_not_taken_for_them(
+    bus: EventBus, run_dir: Path, fork: Callable[..., Any], shadow: Any, count: int
+) -> None:
+    """In one round of the manager links end, others begin and get their descriptors' numbers, and then come the ends
+    of the processes that had the first ones (chaos, seed 26)."""
+
+    def die_in_two_steps(to_parent: Any) -> None:
+        rogue = Rogue(run_dir)
+        to_parent.send("connected")
+        to_parent.recv()
+        rogue.close()
+        to_parent.send("closed")
+        to_parent.recv()
+
+    dying = [fork(die_in_two_steps) for _ in range(count)]
+    assert {child.hear() for child in dying} == {"connected"}
+    guests = [handshake.connect(RunDir(run_dir, "test").socket, 10.0) for _ in dying]
+    pid = bus.statistics().manager_pid
+    os.kill(pid, signal.SIGSTOP)
+    for child in dying:
+        child.tell()
+        assert child.hear() == "closed"
+    for guest in guests:
+        guest.sendall(handshake.hello())
+    for child in dying:
+        child.kill()
+    os.kill(pid, signal.SIGCONT)
+    alive = []
+    for guest in guests:
+        with guest:
+            _, incoming, outgoing = handshake.receive_welcome(guest)
+        try:
+            os.write(outgoing, encode_request(m.ListTopics(0, 2)))
+            alive.append(bool(os.read(incoming, 1)))
+        except BrokenPipeError:
+            alive.append(False)
+        os.close(incoming)
+        os.close(outgoing)
+    assert alive == [True] * len(guests)
