@@ -26,7 +26,7 @@ def arena(prefix):
 
 def test_small_events_share_a_span_and_large_ones_do_not(arena):
     assert arena.span_length(1) == arena.span_length(LARGE_BYTES) == MIB
-    assert arena.span_length(LARGE_BYTES + 1) == 2 * BLOCK_BYTES
+    assert arena.span_length(LARGE_BYTES + 1) == BLOCK_BYTES
     assert arena.span_length(BLOCK_BYTES + 1) == 2 * BLOCK_BYTES
     assert arena.span_length(5 * BLOCK_BYTES) == 5 * BLOCK_BYTES
     assert arena.span_length(16 * MIB + 1) == 18 * MIB
