@@ -226,9 +226,7 @@ class EventBus:
     register_type = staticmethod(register_type)
 
     def notify_and_wait(self, event: Event, timeout_s: float | None = None) -> Watcher:
-        """Publish and wait until everybody has settled the event: its final watcher.
-
-        A handler must not wait for what its own thread has to handle; give a timeout where it might.
+        """Publish and wait until everybody has settled the event: its final watcher. See `drain` for handlers.
 
         Raises:
             WaitTimeout: `timeout_s` was over first. The event goes on.
@@ -296,7 +294,7 @@ class EventBus:
     def drain(self, pattern: str = "", *, timeout_s: float | None = None) -> None:
         """Wait until no topic that the pattern matches has an unsettled event; what this process notified counts.
 
-        In a handler it waits for the event in hand, too, and so for itself.
+        A handler must not wait for its own event, nor for others that its thread handles.
 
         Raises:
             WaitTimeout: `timeout_s` was over first; the text says what is left.
