@@ -101,7 +101,7 @@ class SubscriberState:
 
 
 class Registry:
-    """Names and numbers. Numbers are never used twice, so a late record cannot hit a namesake."""
+    """Names and numbers. A number is never given to another name, so a late record cannot hit a stranger."""
 
     def __init__(self) -> None:
         self.topics: dict[str, Topic] = {}
@@ -111,6 +111,9 @@ class Registry:
         self._routes: dict[tuple[SubscriberState, ...], Route] = {}
         """Topics with the same subscribers have one route, so that their events can be of one run."""
         self._topic_serial = 0
+        self._gone: dict[str, int] = {}
+        """Numbers of topics that were unregistered, the latest ones: a producer may not know of it yet, and what it
+        notifies once there is a topic of this name again is meant for that."""
         self._subscriber_serial = 0
 
     def register(self, name: str) -> Topic:
@@ -124,8 +127,10 @@ class Registry:
             check_topic(name)
             if len(self.topics) >= TOPICS_MAX:
                 raise UsageError(f"the bus has {TOPICS_MAX} topics and takes no more; put what varies into the data")
-            self._topic_serial += 1
-            topic = Topic(self._topic_serial, name)
+            number = self._gone.pop(name, 0)
+            if not number:
+                self._topic_serial = number = self._topic_serial + 1
+            topic = Topic(number, name)
             self.topics[name] = self.topic_by_number[topic.number] = topic
             self._reroute(topic)
         return topic
@@ -139,6 +144,9 @@ class Registry:
         if topic is not None:
             del self.topic_by_number[topic.number]
             topic.is_gone = True
+            self._gone[name] = topic.number
+            if len(self._gone) > TOPICS_MAX:
+                del self._gone[next(iter(self._gone))]
         return topic
 
     def subscribe(self, name: str, config: bytes, patterns: list[str], broadcast: bool) -> SubscriberState:

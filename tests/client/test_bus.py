@@ -297,3 +297,18 @@ def test_unsubscribed_just_as_the_listener_begins(bus: EventBus) -> None:
     bus.unsubscribe(listener)
     may_go_on.set()
     bus.drain(timeout_s=20)
+
+
+def test_a_producer_need_not_know_that_its_topic_was_registered_anew(bus: EventBus, make_bus: Make) -> None:
+    got: list[int] = []
+    bus.on("a", name="taker")(lambda event: got.append(event.data))
+    producer = make_bus()
+    producer.notify(Event("0", "a", 0))
+    bus.drain(timeout_s=20)
+    bus.unregister_topic("a")
+    bus.register_topic("a")
+    for number in range(1, 100):
+        producer.notify(Event(str(number), "a", number))
+    producer.drain(timeout_s=20)
+    assert got == list(range(100))
+    assert bus.statistics().events_dropped == 0

@@ -15,11 +15,14 @@ def test_registering_twice_is_the_same_topic():
     assert registry.register("a") is registry.register("a")
 
 
-def test_a_topic_registered_again_has_another_number():
+def test_a_topic_registered_again_has_its_number_and_nobody_else_gets_it():
     registry = Registry()
-    first = registry.register("a").number
+    topic = registry.register("a")
+    first = topic.number
     registry.unregister("a")
-    assert registry.register("a").number != first
+    assert registry.register("b").number != first
+    again = registry.register("a")
+    assert (again.number, topic.is_gone, again.is_gone) == (first, True, False)
     assert registry.was_registered(first)
     assert not registry.was_registered(0)
     assert not registry.was_registered(99)
