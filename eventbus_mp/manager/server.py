@@ -363,7 +363,7 @@ class Server:
                 log.warning("process %d is cut off: it asks and does not read the answers", link.pid)
                 self._note_lost(link)
                 self._standby_wanted = True
-                continue
+                return self._flush()  # What others get because of that may be for those who had their turn.
             if done != (not link.writable_wanted):
                 self._want_writable(link, not done)
             if done:
