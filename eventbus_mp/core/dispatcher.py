@@ -26,7 +26,7 @@ SLOW_NS = 10_000_000
 class Endpoint:
     """One process's place for one subscriber. `held` is what it was sent and has not settled: run -> mask."""
 
-    __slots__ = ("cost_ns", "credit", "credit_max", "held", "holding", "link", "since_ns", "subscriber")
+    __slots__ = ("cost_ns", "credit", "credit_max", "held", "holding", "is_unsure", "link", "since_ns", "subscriber")
 
     def __init__(self, link: int, subscriber: SubscriberState, credit: int, credit_max: int) -> None:
         self.link = link
@@ -39,6 +39,8 @@ class Endpoint:
         self.credit_max = 0 if credit else credit_max
         """The bound of automatic credit; 0: the credit is fixed."""
         self.credit = credit or CREDIT_FIRST
+        self.is_unsure = False
+        """The manager was replaced, and its process has not told yet what arrived: what did not goes before the rest."""
 
     @property
     def worth(self) -> int:
@@ -90,7 +92,7 @@ def dispatch(subscriber: SubscriberState, story: Story, now_ns: int, effects: li
         return
     if len(endpoints) == 1:
         free = endpoints[0].credit - endpoints[0].holding
-        if free > 0:
+        if free > 0 and not endpoints[0].is_unsure:
             _send(subscriber, endpoints[0], free, story, now_ns, effects)
         return
     for endpoint, share in _shares(endpoints, subscriber.queued):
@@ -99,7 +101,7 @@ def dispatch(subscriber: SubscriberState, story: Story, now_ns: int, effects: li
 
 def _shares(endpoints: list[Endpoint], waiting: int) -> list[tuple[Endpoint, int]]:
     """Who gets how many, as far as credit goes: even shares, but none that is not worth a message."""
-    ready = [endpoint for endpoint in endpoints if endpoint.credit > endpoint.holding]
+    ready = [item for item in endpoints if item.credit > item.holding and not item.is_unsure]
     ready.sort(key=lambda endpoint: endpoint.holding - endpoint.credit)  # the most free credit first
     free = [endpoint.credit - endpoint.holding for endpoint in ready]
     shares = [0] * len(ready)
@@ -161,7 +163,7 @@ def _has_suspect(endpoint: Endpoint) -> bool:
 def _dispatch_suspects(subscriber: SubscriberState, story: Story, now_ns: int, effects: list[Effect]) -> None:
     suspects = subscriber.suspects
     for endpoint in subscriber.endpoints:
-        if suspects and not endpoint.holding:
+        if suspects and not endpoint.holding and not endpoint.is_unsure:
             run, bit = suspects.popleft()
             endpoint.since_ns = now_ns
             endpoint.hold(run, bit)

@@ -91,4 +91,6 @@ class LinkState:
         """Another manager goes on, of this pid."""
         held = {number: dict(endpoint.held) for number, endpoint in self.endpoints.items()}
         self.unsure = Unsure(manager, held, dict(self.spans))
+        for endpoint in self.endpoints.values():
+            endpoint.is_unsure = True
         self.stale_told.clear()

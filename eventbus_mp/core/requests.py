@@ -274,6 +274,9 @@ def _compare(core: BusCore, link: LinkState, message: messages.Compare, now_ns: 
     if unsure is None or unsure.manager != message.manager:
         return UNANSWERED  # An answer to a manager that is dead by now.
     link.unsure = None
+    for hosted in link.endpoints.values():
+        hosted.is_unsure = False
+        core.ledger.dirty[hosted.subscriber] = None  # What came meanwhile goes after what is sent again here.
     arrived = _arrived(core, message)
     for number, runs in unsure.held.items():
         endpoint = link.endpoints.get(number)
