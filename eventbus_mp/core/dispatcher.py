@@ -40,7 +40,7 @@ class Endpoint:
         """The bound of automatic credit; 0: the credit is fixed."""
         self.credit = credit or CREDIT_FIRST
         self.is_unsure = False
-        """The manager was replaced, and its process has not told yet what arrived: what did not goes before the rest."""
+        """The manager was replaced, and its process has not told yet what arrived: what did not goes first."""
 
     @property
     def worth(self) -> int:
