@@ -211,11 +211,11 @@ def test_workers_leave_when_their_parent_is_killed(
 
 
 NEVER_STOPPED = """
-    import sys
+    import os
     from eventbus_mp import Event, EventBus, WorkerPool
 
-    bus = EventBus("test", topics=["a"], run_dir=sys.argv[1])
-    pool = WorkerPool(bus, 2, start_method=sys.argv[2])
+    bus = EventBus("test", topics=["a"])
+    pool = WorkerPool(bus, 2, start_method=os.environ["START_METHOD"])
 
     @pool.on("a")
     def handle(event):
@@ -234,8 +234,10 @@ def test_a_pool_that_nobody_stops_ends_with_its_program(
     script = tmp_path / "program.py"
     script.write_text(textwrap.dedent(NEVER_STOPPED))
     bus.topics()
-    command = [sys.executable, "-W", "ignore", str(script), str(run_dir), start_method]
-    assert subprocess.run(command, timeout=60, check=False).returncode == 0
+    # By variables: a fork server imports the program without its arguments.
+    variables = {**os.environ, "EVENTBUS_MP_RUN_DIR": str(run_dir), "START_METHOD": start_method}
+    command = [sys.executable, "-W", "ignore", str(script)]
+    assert subprocess.run(command, env=variables, timeout=60, check=False).returncode == 0
     assert bus.statistics().links == 1
 
 
