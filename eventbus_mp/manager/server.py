@@ -133,10 +133,11 @@ class Server:
             if due_ns is not None and due_ns <= time.monotonic_ns():
                 self._pass_time()
                 self._flush()
+                due_ns = self._next_due_ns()
             while self._standby_wanted or self._journal.is_full:
                 self._renew_standby()
                 self._flush()  # The heir's first words: all wait for them, and nobody may be about to wake it.
-            due_ns = self._next_due_ns()
+                due_ns = self._next_due_ns()
         self._leave()
 
     def _next_due_ns(self) -> int | None:
@@ -278,12 +279,9 @@ class Server:
         self._desk.decide(LinkOpened(number, pid), self._now_ns)
 
     def _watch_link(self, link: Link) -> None:
-        self.watch(link.ends.incoming, lambda: self._on_readable(link))
+        self.watch(link.ends.incoming, lambda: self._read(link))
         if link.pidfd >= 0:
             self.watch(link.pidfd, lambda: self._on_process_ended(link))
-
-    def _on_readable(self, link: Link) -> None:
-        self._read(link)
 
     def _read(self, link: Link) -> bool:
         """Take what the pipe holds; whether there may be more."""

@@ -23,7 +23,6 @@ from eventbus_mp.model import ENVELOPE_FIELDS
 
 __all__ = [
     "ENCODE_FAILURES",
-    "NO_BUFFERS",
     "Buffers",
     "Encoder",
     "check_envelope",
@@ -37,7 +36,6 @@ __all__ = [
 
 Buffers = tuple[memoryview, ...]
 """Flat bytes that lie beside the data, each at the next multiple of `ALIGNMENT`."""
-NO_BUFFERS: Buffers = ()
 
 REGISTERED = 64
 """Ext code of a value of a registered type: [name, body]."""
