@@ -97,7 +97,7 @@ class Server:
     def _set_up_waiting(self) -> None:
         """What cannot be shared with another manager: the poll object, and what wakes it."""
         self._poll = select.epoll()
-        self._on_ready: dict[int, Callable[[], None]] = {}
+        self._on_ready: dict[int, Callable[[], object]] = {}
         # A signal's handler only runs when the wait returns; this makes it return.
         self._wake, self._wakes = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self.watch(self._wake.fileno(), lambda: None)
@@ -105,7 +105,7 @@ class Server:
         self.watch(self._listener.fileno(), self._reception.accept)
         signal.signal(signal.SIGTERM, lambda *_: self._stop_soon())
 
-    def watch(self, fd: int, on_ready: Callable[[], None], events: int = select.EPOLLIN) -> None:
+    def watch(self, fd: int, on_ready: Callable[[], object], events: int = select.EPOLLIN) -> None:
         self._poll.register(fd, events)
         self._on_ready[fd] = on_ready
 
