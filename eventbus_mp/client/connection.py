@@ -58,8 +58,11 @@ class Connection:
         self._check_shared_memory()
         self.write_lock = threading.Lock()
         """One writer at a time. The publisher holds it while it fills memory, too: so its events keep one order."""
-        self._turn = threading.Condition()
+        self._turn_lock = threading.Lock()
+        self._turn = threading.Condition(self._turn_lock)
         self._reading = False
+        self._bystanders = 0
+        """Threads that wait while another one reads."""
         self._stream = FromManager()
         self._request_serial = 0
         self._awaited: set[int] = set()
@@ -179,7 +182,7 @@ class Connection:
 
     def start_request(self, kind: type[Request], *fields: Any) -> int:
         """Send a request without waiting; its number is what `has_reply` and `take_reply` take."""
-        with self._turn:
+        with self._turn_lock:
             self._request_serial += 1
             number = self._request_serial
         data = encode_request(kind(0, number, *fields))
@@ -232,20 +235,29 @@ class Connection:
                     return False
                 remaining_s = 0  # Also a wait of no time takes in what has arrived.
             looked = True
-            with self._turn:
+            with self._turn_lock:
                 if self._reading:
                     if not ready():
-                        self._turn.wait(remaining_s)
+                        self._stand_by(remaining_s)
                     continue
                 self._reading = True
             try:
                 if not ready():
                     self._read_once(remaining_s)
             finally:
-                with self._turn:
+                with self._turn_lock:
                     self._reading = False
-                    self._turn.notify_all()
+                    if self._bystanders:
+                        self._turn.notify_all()
         return True
+
+    def _stand_by(self, timeout_s: float | None = None) -> None:
+        """Under the lock: wait until whoever reads has read once."""
+        self._bystanders += 1
+        try:
+            self._turn.wait(timeout_s)
+        finally:
+            self._bystanders -= 1
 
     def _read_once(self, timeout_s: float | None) -> None:
         for fd, _ in self._poll.poll(None if timeout_s is None else timeout_s * 1000):
@@ -320,7 +332,7 @@ class Connection:
         # The one that reads sees the error and goes; then nobody uses the descriptors any more.
         with self._turn:
             while self._reading:
-                self._turn.wait()
+                self._stand_by()
             self._close_reading_side()
 
     def _say_goodbye(self) -> None:
@@ -342,7 +354,8 @@ class Connection:
                 os.close(fd)
         self._incoming = self._outgoing = self._wake_fd = -1
         self.write_lock = threading.Lock()
-        self._turn = threading.Condition()
+        self._turn_lock = threading.Lock()
+        self._turn = threading.Condition(self._turn_lock)
         self._reading = False
         self._lost = BusClosed(f"this connection to bus {self.bus!r} belongs to the parent process")
 

@@ -9,7 +9,8 @@ then spans for those who waited, then the answers to drains.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any, ClassVar
 
 from eventbus_mp.config import BusConfig
@@ -103,11 +104,12 @@ class BusCore:
 
     def next_due_ns(self) -> int | None:
         """When `TimePassed` has something to do; None: never, until another message comes."""
-        dues = [*self.ledger.orphans.values()] if self.ledger.orphans else []
-        for due in (self.linger_deadline_ns, self.lease_check_ns, self.ledger.expiry.next_due_ns()):
-            if due is not None:
-                dues.append(due)
-        return min(dues, default=None)
+        ledger = self.ledger
+        expiry_ns = ledger.expiry.next_due_ns()
+        if expiry_ns is None and self.linger_deadline_ns is None and self.lease_check_ns is None and not ledger.orphans:
+            return None  # As it mostly is.
+        dues = (*ledger.orphans.values(), self.linger_deadline_ns, self.lease_check_ns, expiry_ns)
+        return min(due for due in dues if due is not None)
 
     def check_invariants(self) -> None:
         """Raise `InternalError` when something that must always be true is not (design: ARCHITECTURE.md)."""
@@ -140,7 +142,9 @@ class BusCore:
         endpoint = link.endpoints.get(message.subscriber)
         if endpoint is None:
             return  # A repeated settle of a subscriber that this process no longer hosts.
-        taken = [item for first, count in message.ranges for item in self._take_from(endpoint, first, count)]
+        taken: list[tuple[Run, int]] = []
+        for first, count in message.ranges:
+            self._take_from(endpoint, first, first + count - 1, taken)
         if message.outcome == Outcome.RETURNED:
             self._return(endpoint, taken, now_ns, effects)
             return
@@ -161,20 +165,21 @@ class BusCore:
             endpoint.learn(settled, now_ns, message.cost_ns)
         self.after_release(link, subscriber)
 
-    def _take_from(self, endpoint: Endpoint, first: int, count: int) -> list[tuple[Run, int]]:
-        """Take `count` events from `first` on out of the endpoint's hands; what is not there was settled before."""
-        taken = []
-        last = first + count - 1
-        blocks = range(first >> BLOCK_SHIFT, (last >> BLOCK_SHIFT) + 1)
-        if len(blocks) > len(endpoint.held):
-            runs = list(endpoint.held)
+    def _take_from(self, endpoint: Endpoint, first: int, last: int, taken: list[tuple[Run, int]]) -> None:
+        """Take the events from `first` to `last` out of its hands; what is not there was settled before."""
+        held, block, last_block = endpoint.held, first >> BLOCK_SHIFT, last >> BLOCK_SHIFT
+        runs: Iterable[Run]
+        if block == last_block:
+            runs = self.ledger.runs.in_block(block)
+        elif last_block - block >= len(held):
+            runs = list(held)
         else:
-            runs = [run for block in blocks for run in self.ledger.runs.in_block(block) if run in endpoint.held]
+            runs = chain.from_iterable(map(self.ledger.runs.in_block, range(block, last_block + 1)))
         for run in runs:
-            mask = endpoint.let_go(run, run.between(first, last))
-            if mask:
-                taken.append((run, mask))
-        return taken
+            if run in held:
+                mask = endpoint.let_go(run, run.between(first, last))
+                if mask:
+                    taken.append((run, mask))
 
     def _return(self, endpoint: Endpoint, taken: list[tuple[Run, int]], now_ns: int, effects: list[Effect]) -> None:
         """Deliveries handed back untouched go to the front again."""

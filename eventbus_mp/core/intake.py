@@ -43,10 +43,11 @@ def take_in(
     for index in range(start, stop) if message.deadlines else ():
         if index in message.deadlines:
             ledger.expiry.add(run, index - start + shift, message.deadlines[index])
-    awaited = (message.awaited >> start & (1 << stop - start) - 1) << shift
-    run.awaited |= awaited
-    for index in bits(awaited):
-        ledger.awaited[run.first + index] = link.number
+    if message.awaited:
+        awaited = (message.awaited >> start & (1 << stop - start) - 1) << shift
+        run.awaited |= awaited
+        for index in bits(awaited):
+            ledger.awaited[run.first + index] = link.number
     return stop
 
 
@@ -101,6 +102,8 @@ def _written_span(ledger: Ledger, link: LinkState, message: EventsNotified, inde
 
 def _end_in_span(span: Span, message: EventsNotified, start: int, stop: int) -> int:
     """Where the events from `start` on, up to `stop`, leave the span; the first one is known to be in it."""
+    if stop - start == 1:
+        return stop
     segments, offsets = message.segments[start:stop], message.offsets[start:stop]
     ends = list(map(add, offsets, message.lengths[start:stop]))
     if segments.count(span.segment) == len(segments) and min(offsets) >= span.start and max(ends) <= span.end:

@@ -141,8 +141,10 @@ class Server:
         self._leave()
 
     def _next_due_ns(self) -> int | None:
-        dues = [due for due in (self._core.next_due_ns(), self._reception.next_due_ns()) if due is not None]
-        return min(dues, default=None)
+        core_ns, reception_ns = self._core.next_due_ns(), self._reception.next_due_ns()
+        if core_ns is None or reception_ns is None:
+            return core_ns if reception_ns is None else reception_ns
+        return min(core_ns, reception_ns)
 
     def _pass_time(self) -> None:
         self._reception.drop_silent()

@@ -57,12 +57,9 @@ class PipeEnds:
         """Write what fits; whether everything did. A reader that is gone swallows the rest."""
         frames = self._frames
         while frames:
-            chunk = [frames.popleft()]
-            size = len(chunk[0])
-            while frames and size + len(frames[0]) <= select.PIPE_BUF:
-                chunk.append(frames.popleft())
-                size += len(chunk[-1])
-            data = b"".join(chunk)
+            data = frames.popleft()
+            if frames:
+                data = self._filled_up(data)
             try:
                 os.write(self.outgoing, data)
             except BlockingIOError:
@@ -71,8 +68,16 @@ class PipeEnds:
             except BrokenPipeError:
                 self.drop_queued()
                 return True
-            self._bytes -= size
+            self._bytes -= len(data)
         return True
+
+    def _filled_up(self, first: bytes) -> bytes:
+        """The frame with as many of those behind it as can be written with it."""
+        frames, chunk, size = self._frames, [first], len(first)
+        while frames and size + len(frames[0]) <= select.PIPE_BUF:
+            chunk.append(frames.popleft())
+            size += len(chunk[-1])
+        return b"".join(chunk)
 
     def close(self) -> None:
         os.close(self.incoming)

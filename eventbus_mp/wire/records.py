@@ -104,6 +104,8 @@ def span_released(sequence: int) -> bytes:
 
 def delivered(subscriber: int, attempt: int, raws: bytes) -> list[bytes]:
     """Notified records, in as many frames as it takes."""
+    if len(raws) <= FRAME_BODY_BYTES:
+        return [RECORD.pack(DELIVERED, attempt, subscriber, len(raws) // RECORD_BYTES, 0, 0, 0, 0) + raws]
     parts = _parts(raws)
     return [RECORD.pack(DELIVERED, attempt, subscriber, len(part) // RECORD_BYTES, 0, 0, 0, 0) + part for part in parts]
 

@@ -61,6 +61,7 @@ class _Assembler:
                 return None
             piece = b"".join(self._pieces)
             self._pieces.clear()
+            self._need = RECORD_BYTES
         elif len(piece) < self._need:
             self.keep(piece, self._need)
             return None
@@ -91,26 +92,32 @@ class FromProcess:
         while size - position >= RECORD_BYTES:
             if data[position + KIND_BYTE] in NOTIFIED_KINDS:
                 end = self._end_of_run(data, position)
-                messages += self._notified(data[position:end] if position or end != size else data)
+                messages += self._notified(data[position:end])
                 position = end
                 continue
             found = RECORD.unpack_from(data, position)
-            need = RECORD_BYTES + self._body_bytes(found)
-            if size - position < need:
-                break
-            body = data[position + RECORD_BYTES : position + need]
             if found[0] == records.SETTLED:
                 self._settled(found, messages)
+            elif found[0] == records.REQUEST:
+                need = RECORD_BYTES + _body_bytes(found[4])
+                if size - position < need:
+                    break
+                body = data[position + RECORD_BYTES : position + RECORD_BYTES + found[4]]
+                messages.append(decode_request(self._link, found[1], found[7], body))
+                position += need - RECORD_BYTES
+                need = RECORD_BYTES
             else:
-                messages.append(self._message(found, body))
-            position += need
-            need = RECORD_BYTES
-        self._pieces.keep(data[position:], need)
+                messages.append(self._message(found))
+            position += RECORD_BYTES
+        if position != size:
+            self._pieces.keep(data[position:], need)
         return messages
 
     @staticmethod
     def _end_of_run(data: bytes, position: int) -> int:
         """Where the notified records that begin at `position` end."""
+        if len(data) - position < 2 * RECORD_BYTES:
+            return position + RECORD_BYTES
         stop = len(data) - (len(data) - position) % RECORD_BYTES
         kinds = data[position + KIND_BYTE : stop : RECORD_BYTES]
         others = kinds.lstrip(NOTIFIED_KINDS)
@@ -118,10 +125,12 @@ class FromProcess:
 
     def _notified(self, raws: bytes) -> list[Message]:
         """Notified records as one message; those whose sequence numbers do not follow each other one by one."""
+        if len(raws) == RECORD_BYTES:
+            return [self._notified_alone(raws)]
         numbers = memoryview(raws).cast("Q")[4::5].tolist()
-        if len(numbers) > 1 and numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+        if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
             singles = [raws[start : start + RECORD_BYTES] for start in range(0, len(raws), RECORD_BYTES)]
-            return [message for single in singles for message in self._notified(single)]
+            return [self._notified_alone(single) for single in singles]
         words = memoryview(raws).cast("I")
         kinds = raws[KIND_BYTE::RECORD_BYTES]
         deadlines, awaited = {}, 0
@@ -132,6 +141,13 @@ class FromProcess:
                     deadlines[index] = RECORD.unpack_from(raws, index * RECORD_BYTES)[6]
         topics, segments, offsets, lengths = (words[column::10].tolist() for column in range(1, 5))
         return [EventsNotified(self._link, numbers[0], raws, topics, segments, offsets, lengths, deadlines, awaited)]
+
+    def _notified_alone(self, raw: bytes) -> EventsNotified:
+        """One notified record, in a third of the time that the columns of a batch take."""
+        kind, topic, segment, offset, length, _, deadline_ns, sequence = RECORD.unpack(raw)
+        deadlines = {0: deadline_ns} if kind - NOTIFIED & TIMED else {}
+        awaited = kind - NOTIFIED & AWAITED
+        return EventsNotified(self._link, sequence, raw, [topic], [segment], [offset], [length], deadlines, awaited)
 
     def _settled(self, fields: tuple[int, ...], messages: list[Message]) -> None:
         """Add a settled range to the message before, if that settles for the same subscriber in the same way."""
@@ -146,17 +162,8 @@ class FromProcess:
         else:
             messages.append(DeliveriesSettled(self._link, subscriber, outcome, [(first, count)], cost_ns))
 
-    @staticmethod
-    def _body_bytes(fields: tuple[int, ...]) -> int:
-        length = fields[4] if fields[0] == records.REQUEST else 0
-        if length > REQUEST_BYTES_MAX:
-            raise ProtocolError(f"a message of {length} bytes is over {REQUEST_BYTES_MAX}")
-        return length + -length % RECORD_BYTES
-
-    def _message(self, fields: tuple[int, ...], body: bytes) -> Message:
+    def _message(self, fields: tuple[int, ...]) -> Message:
         kind, first, segment, offset, length, _, _, sequence = fields
-        if kind == records.REQUEST:
-            return decode_request(self._link, first, sequence, body[:length])
         if kind == records.SPAN_WANTED:
             return SpanWanted(self._link, length, first)
         if kind == records.SPAN_SEALED:
@@ -166,6 +173,13 @@ class FromProcess:
         if kind == records.SPAN_RELEASED:
             return SpanReleased(self._link, sequence)
         raise ProtocolError(f"kind {kind} does not exist")
+
+
+def _body_bytes(length: int) -> int:
+    """How many bytes of whole records hold a request of `length`."""
+    if length > REQUEST_BYTES_MAX:
+        raise ProtocolError(f"a message of {length} bytes is over {REQUEST_BYTES_MAX}")
+    return length + -length % RECORD_BYTES
 
 
 def encode_request(message: Request) -> bytes:
@@ -272,13 +286,16 @@ class FromManager:
             if size - position < need:
                 break
             body = data[position + RECORD_BYTES : position + need]
-            if found[0] == records.REPLY_PART:
+            position += need
+            need = RECORD_BYTES
+            if found[0] == records.DELIVERED:
+                messages.append(Delivered(found[2], found[1], body))
+            elif found[0] == records.REPLY_PART:
                 self._parts.setdefault(found[7], []).append(body)
             else:
                 messages.append(self._message(found, body))
-            position += need
-            need = RECORD_BYTES
-        self._pieces.keep(data[position:], need)
+        if position != size:
+            self._pieces.keep(data[position:], need)
         return messages
 
     @staticmethod
@@ -291,8 +308,6 @@ class FromManager:
 
     def _message(self, fields: tuple[int, ...], body: bytes) -> FromManagerMessage:
         kind, first, segment, offset, length, _, _, sequence = fields
-        if kind == records.DELIVERED:
-            return Delivered(segment, first, body)
         if kind in (records.REPLIED, records.REFUSED):
             parts = self._parts.pop(sequence, []) if self._parts else []
             return Replied(sequence, kind == records.REFUSED, b"".join([*parts, body[:length]]))

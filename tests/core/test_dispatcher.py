@@ -1,5 +1,7 @@
 """Credit: fixed, learned, shared; suspects alone."""
 
+import pytest
+
 from eventbus_mp.core.dispatcher import Endpoint, dispatch
 from eventbus_mp.core.ledger import Ledger
 from eventbus_mp.core.registry import Route, SubscriberState, Topic
@@ -135,6 +137,24 @@ def test_automatic_credit_follows_the_measured_cost():
         endpoint.learn(1, 10**9 * step)  # 1 s each
     assert (endpoint.credit, fast) == (1, 64)
     assert 1 <= first < fast
+
+
+@pytest.mark.parametrize(
+    ("cost_ns", "credit"), [(100_000, 40), (400_000, 10), (1_000_000, 8), (2_500_000, 3), (9_000_000, 2)]
+)
+def test_slow_tasks_get_eight_up_to_eight_milliseconds(cost_ns, credit):
+    endpoint = subscriber_with(0).endpoints[0]
+    for step in range(1, 40):
+        endpoint.learn(1, step, cost_ns)
+    assert endpoint.credit == credit
+
+
+def test_what_is_not_worth_dividing_goes_to_the_one_with_the_most_credit():
+    desk = Desk(subscriber_with(3, 8, 5))
+    for endpoint in desk.subscriber.endpoints:
+        endpoint.cost_ns = 50_000  # five are worth a message
+    desk.queue(4)
+    assert counts(desk.sent()) == [(2, 4)]
 
 
 def test_fixed_credit_stays():
