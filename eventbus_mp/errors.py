@@ -74,7 +74,10 @@ class EncodeError(UsageError):
 
 
 class DecodeError(EventBusError):
-    """An event's data holds a type that this process does not know: register it, or install its package."""
+    """An event's data holds a type that this process does not know: register it, or install its package.
+
+    Also: something wrote over the event's memory, which only a program that maps the bus's segments itself can do.
+    """
 
 
 class BusFull(EventBusError):

@@ -181,6 +181,13 @@ def test_bad_pools(bus: EventBus) -> None:
         (lambda bus: bus.inbox("", ["a"]), "of one character or more, not ''"),
         (lambda bus: bus.on("a", name="")(print), "of one character or more, not ''"),
         (lambda bus: bus.inbox("one", ["a" * (1 << 20)]), "Subscribe: it has 104859. bytes, over 1048576"),
+        (lambda bus: bus.inbox("one", None), "a list of regular expressions, not None"),
+        (lambda bus: bus.inbox("one", ["a"], credit=True), "credit=True: give a number"),
+        (lambda bus: bus.on("a", retries=-1)(print), "retries=-1: give a whole number"),
+        (lambda bus: bus.on("a", retries="2")(print), "retries='2': give a whole number"),
+        (lambda bus: WorkerPool(bus, 1).on("a", retries=-1)(print), "retries=-1: give a whole number"),
+        (lambda bus: bus.drain(timeout_s="5"), "timeout_s='5': give seconds"),
+        (lambda bus: bus.notify_and_wait(Event("1", "a", 1), [5]), "timeout_s=.5.: give seconds"),
         (lambda bus: bus.notify("a"), "'a' is a str; give an Event"),
         (lambda bus: bus.notify_many([("a", "1")]), "is a tuple; give an Event"),
     ],
@@ -193,3 +200,4 @@ def test_a_wrong_argument_is_the_caller_s_fault_and_costs_nothing(
     with pytest.raises(UsageError, match=text):
         call(bus)
     assert [subscriber.name for subscriber in bus.subscribers()] == ["witness"]
+    assert nothing_is_stored(bus)

@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 from eventbus_mp import messages
 from eventbus_mp.client import process
 from eventbus_mp.client.inbox import Inbox
-from eventbus_mp.client.listening import current_loop
 from eventbus_mp.client.loan import Loan, make_loan
 from eventbus_mp.client.naming import (
     broadcast_key,
     check_credit,
     check_patterns,
+    check_retries,
+    check_timeout,
     listener_of,
     pack_config,
     unpack_config,
@@ -135,7 +136,7 @@ class EventBus:
         times, then skips the event and logs the error. The function stays as it is.
         """
 
-        wanted = check_patterns(patterns)
+        wanted, times = check_patterns(patterns), check_retries(retries)
         if not wanted:
             raise UsageError("on() needs a pattern: @bus.on('order_.*')")
 
@@ -144,7 +145,7 @@ class EventBus:
             key = SubscriberKey(name) if name is not None else listener_of(function).key
             key = broadcast_key(key) if broadcast else key
             subscription = session.host(key, wanted, check_credit(credit), broadcast)
-            session.listen(session.event_handler(subscription, function, retries))
+            session.listen(session.event_handler(subscription, function, times))
             return function
 
         return subscribe
@@ -231,6 +232,7 @@ class EventBus:
         Raises:
             WaitTimeout: `timeout_s` was over first. The event goes on.
         """
+        check_timeout(timeout_s)
         session = self._live()
         connection = session.connection
         place = session.publisher.notify(event, awaited=True)._place
@@ -299,6 +301,7 @@ class EventBus:
         Raises:
             WaitTimeout: `timeout_s` was over first; the text says what is left.
         """
+        check_timeout(timeout_s)
         session = self._live()
         for subscription in session.subscriptions():
             subscription.flush()
@@ -380,17 +383,7 @@ class EventBus:
         return self._live().connection.request(kind, *fields)
 
     def _mark(self, listener: Any, shadow: EventShadow | tuple[str, str], outcome: int) -> None:
-        session = self._live()
-        key = listener_of(listener).key
-        place = session.place_of(shadow)
-        subscription = session.find(key) or session.find(broadcast_key(key))
-        if subscription is not None and place is not None and subscription.settle(place.sequence, outcome):
-            if current_loop() is not session.loop:
-                subscription.flush()
-            return
-        if subscription is not None:
-            key = subscription.key
-        session.mark(key, place, outcome)
+        self._live().settle(listener_of(listener).key, shadow, outcome)
 
     def abandon(self) -> None:
         """In a forked child: begin again on next use. Called by itself."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from time import monotonic, monotonic_ns
 from typing import TYPE_CHECKING
 
+from eventbus_mp.client.naming import check_timeout
 from eventbus_mp.client.subscription import Subscription
 from eventbus_mp.errors import BusClosed, NotSubscribed, UsageError
 from eventbus_mp.messages import Outcome, Record
@@ -49,10 +50,11 @@ class Inbox:
         """Up to `most` shadows: blocks for the first, then takes what is there. Empty when `timeout_s` is over.
 
         Raises:
-            UsageError: `most` is below 1.
+            UsageError: `most` is no number, or below 1.
         """
-        if most < 1:
-            raise UsageError(f"get_many({most}) of inbox {self.key.name!r}: give a number of shadows, 1 or more")
+        if type(most) is not int or most < 1:
+            raise UsageError(f"get_many({most!r}) of inbox {self.key.name!r}: give a number of shadows, 1 or more")
+        check_timeout(timeout_s)
         subscription = self._subscription
         taken: list[EventShadow] = []
         deadline = None if timeout_s is None else monotonic() + timeout_s
@@ -88,23 +90,25 @@ class Inbox:
         Told to the manager at once, or with the ones that follow while more are waiting here.
 
         Raises:
-            NotSubscribed: The shadow was not taken from this inbox.
+            NotSubscribed: The shadow is of an event that this inbox was not told of.
         """
         self._settle(shadow, Outcome.COMPLETED)
 
     def skip(self, shadow: EventShadow, reason: str = "") -> None:
-        """Settle a shadow taken from here as skipped; the reason is shown in `statistics()`."""
+        """Settle a shadow taken from here as skipped, else like `complete`; `statistics()` shows the reason."""
+        self._settle(shadow, Outcome.SKIPPED)
         if reason:
             self._subscription.explain(shadow.id, reason)
-        self._settle(shadow, Outcome.SKIPPED)
 
     def _settle(self, shadow: EventShadow, outcome: int) -> None:
         self._check_open()
         place = getattr(shadow, "_place", None)
         if place is None:
             raise NotSubscribed(f"{shadow!r} was not taken from inbox {self.key.name!r}; settle what get() returned")
-        self._subscription.settle(place.sequence, outcome)
-        if not self._subscription.pending:
+        if not self._subscription.settle(place.sequence, outcome):
+            self._subscription.flush()
+            self._session.mark(self.key, place, outcome)
+        elif not self._subscription.pending:
             self._subscription.flush()
 
     def __iter__(self) -> Iterator[EventShadow]:

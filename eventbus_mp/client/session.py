@@ -8,7 +8,7 @@ from typing import Any
 
 from eventbus_mp.client.connection import Connection
 from eventbus_mp.client.listening import EventHandler, Handler, ListenerLoop, ShadowHandler, current_loop
-from eventbus_mp.client.naming import Listener, pack_config, unpack_config
+from eventbus_mp.client.naming import Listener, broadcast_key, pack_config, unpack_config
 from eventbus_mp.client.publisher import Publisher
 from eventbus_mp.client.reading import Reader
 from eventbus_mp.client.subscription import Subscription, flat_ranges
@@ -179,6 +179,20 @@ class Session:
         except (TypeError, ValueError) as cause:
             raise UsageError(f"{shadow!r} is not a shadow; give one, or a (topic, id) pair") from cause
         return self.reader.find(topic, event_id)
+
+    def settle(self, key: SubscriberKey, shadow: EventShadow | tuple[str, str], outcome: int) -> None:
+        """Settle the event for this subscriber, or for the broadcasting one of its name, whoever holds it.
+
+        Raises:
+            UsageError: It is neither a shadow nor a pair, or the subscriber was not told of the event.
+        """
+        place = self.place_of(shadow)
+        subscription = self.find(key) or self.find(broadcast_key(key))
+        if subscription is not None and place is not None and subscription.settle(place.sequence, outcome):
+            if current_loop() is not self.loop:
+                subscription.flush()
+            return
+        self.mark(subscription.key if subscription is not None else key, place, outcome)
 
     def mark(self, key: SubscriberKey, place: Place | None, outcome: int) -> None:
         """Settle a delivery that is not in hand here; the manager says whether that can be."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from msgpack import unpackb
+from msgpack import UnpackException, unpackb
 
-from eventbus_mp.errors import EncodeError, UsageError
+from eventbus_mp.errors import DecodeError, EncodeError, UsageError
 from eventbus_mp.memory import codec
 from eventbus_mp.memory.buffers import holds_buffers, wrap_buffers
 from eventbus_mp.memory.codec import Buffers, Encoder, decode_ext, idle_encoders, take_encoder
@@ -36,6 +36,9 @@ SMALL_BYTES_MAX = 256
 HEADER_AND_PADDING = HEADER_BYTES + ALIGNMENT - 1
 KEPT_BYTES_MAX = 1 << 20
 """A packer keeps the memory of its largest value; beyond this it is not used again."""
+
+DECODE_FAILURES = (ValueError, TypeError, LookupError, ArithmeticError, UnpackException)
+"""What msgpack and the decoders of values raise for bytes that are none of theirs."""
 
 _pack_header, _unpack_header = HEADER.pack, HEADER.unpack_from
 
@@ -202,16 +205,33 @@ def read_event(block: bytes | memoryview, sequence: int, topic: str) -> Event | 
 
 
 def _load(event: Event, name: str) -> Any:
-    """A field of a fetched event that nobody asked for yet."""
+    """A field of a fetched event that nobody asked for yet.
+
+    Raises:
+        DecodeError: Its bytes are not what an event has.
+    """
     block: Any = event._block
     envelope_at, data_at, end, raw_count = event._marks
-    if name == "data":
-        if not raw_count:
-            return unpackb(block[data_at:end], ext_hook=decode_ext, strict_map_key=False)
-        beside = memoryview(block).toreadonly()[(end + ALIGNMENT - 1) & -ALIGNMENT :]
-        return codec.decode(block[data_at:end], beside)
-    if name == "id":
-        return str(block[HEADER_BYTES:envelope_at], "utf-8")
-    if name == "raw":
-        return block[data_at:end]
-    return tuple(codec.decode(block[envelope_at:data_at])) if data_at > envelope_at else None
+    try:
+        if name == "data":
+            if not raw_count:
+                return unpackb(block[data_at:end], ext_hook=decode_ext, strict_map_key=False)
+            beside = memoryview(block).toreadonly()[(end + ALIGNMENT - 1) & -ALIGNMENT :]
+            return codec.decode(block[data_at:end], beside)
+        if name == "id":
+            return str(block[HEADER_BYTES:envelope_at], "utf-8")
+        if name == "raw":
+            return block[data_at:end]
+        return _envelope_of(block[envelope_at:data_at]) if data_at > envelope_at else None
+    except DECODE_FAILURES as cause:
+        raise DecodeError(
+            f"the {name} of an event of topic {event.topic!r} cannot be read ({type(cause).__name__}: {cause}): "
+            "something wrote over its memory"
+        ) from cause
+
+
+def _envelope_of(data: bytes) -> tuple[Any, ...]:
+    values = codec.decode(data)
+    if not isinstance(values, list) or len(values) != len(ENVELOPE_FIELDS):
+        raise ValueError(f"{values!r:.60} is no envelope")
+    return tuple(values)

@@ -22,7 +22,7 @@ import multiprocess
 import multiprocess.connection
 
 from eventbus_mp.client.bus import EventBus
-from eventbus_mp.client.naming import check_credit, check_patterns, listener_of, pack_config
+from eventbus_mp.client.naming import check_credit, check_patterns, check_retries, listener_of, pack_config
 from eventbus_mp.errors import EventBusError, UsageError
 from eventbus_mp.memory.registered import registered_class, registered_name
 from eventbus_mp.model import SubscriberKey
@@ -117,13 +117,13 @@ class WorkerPool:
         self, *patterns: str, retries: int = 0, name: str | None = None, credit: int | str = "auto"
     ) -> Callable[[Function], Function]:
         """Like `EventBus.on`, for the pool's processes."""
-        wanted = check_patterns(patterns)
+        wanted, times = check_patterns(patterns), check_retries(retries)
         if not wanted:
             raise UsageError("on() needs a pattern: @pool.on('order_.*')")
 
         def add(function: Function) -> Function:
             key = SubscriberKey(name) if name else listener_of(function).key
-            self._add(HandlerSpec(function, key, tuple(wanted), check_credit(credit), retries))
+            self._add(HandlerSpec(function, key, tuple(wanted), check_credit(credit), times))
             return function
 
         return add

@@ -115,11 +115,38 @@ def test_events_that_expired_on_the_way_make_room_for_others(bus: EventBus) -> N
     assert inbox.get(20) == ("a", "2")
 
 
-@pytest.mark.parametrize("most", [0, -1])
-def test_none_at_all_cannot_be_waited_for(bus: EventBus, most: int) -> None:
+def test_a_shadow_from_elsewhere(make_bus: Make) -> None:
+    """Marked like by `mark_as_completed`: for whoever holds it, if the inbox was told of the event."""
+    bus, other = make_bus(topics=["a", "b"]), make_bus()
+    inbox = bus.inbox("one", ["a"], credit=1)
+    shared = other.inbox("one", ["a"], credit=1)
+    strangers = bus.inbox("stranger", ["b"])
+    bus.notify(Event("1", "b", 1))
+    stranger = strangers.get(20)
+    assert stranger is not None
+    with pytest.raises(NotSubscribed, match="one is not subscribed to 'b'"):
+        inbox.complete(stranger)
+    with pytest.raises(NotSubscribed, match="one is not subscribed to 'b'"):
+        inbox.skip(stranger, "no reason")
+    strangers.complete(stranger)
+    bus.notify_many([Event("1", "a", 1), Event("2", "a", 2)])
+    ours, theirs = inbox.get(20), shared.get(20)
+    assert ours is not None
+    assert theirs is not None
+    inbox.complete(theirs)
+    assert bus.watcher(theirs) is None
+    inbox.skip(ours, "a reason")
+    shared.complete(theirs)
+    bus.drain(timeout_s=20)
+    found = next(item for item in bus.statistics().subscribers if item.name == "one")
+    assert (found.completed, found.skipped, found.recent_skips) == (1, 1, ((ours.id, "a reason"),))
+
+
+@pytest.mark.parametrize("most", [0, -1, 2.5, True])
+def test_none_at_all_cannot_be_waited_for(bus: EventBus, most: Any) -> None:
     inbox = bus.inbox("one", ["a"])
     bus.notify(Event("1", "a", 1))
-    with pytest.raises(UsageError, match=f"get_many\\({most}\\)"):
+    with pytest.raises(UsageError, match=f"get_many\\({most!r}\\)"):
         inbox.get_many(most, 10)
 
 

@@ -264,8 +264,9 @@ class Chaos:
         if what == 0:
             standby = [int(part) for part in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()][-1:]
             for child in standby:
-                os.kill(child, signal.SIGKILL)
-                self._count("standby")
+                with suppress(ProcessLookupError):  # One that was dismissed just now.
+                    os.kill(child, signal.SIGKILL)
+                    self._count("standby")
         elif what == 1:
             self._stop(pid, "manager stopped")
         else:

@@ -6,6 +6,7 @@ import os
 import pytest
 
 from eventbus_mp.memory import segment
+from eventbus_mp.messages import BLOCK_BYTES
 
 
 @pytest.fixture
@@ -28,3 +29,16 @@ def make_segment(prefix):
         return number
 
     return make
+
+
+@pytest.fixture
+def more_than_there_is():
+    """Bytes that /dev/shm has not even when it is empty.
+
+    The kernel refuses that at once. More than is free it would try to give, and the machine may run out of memory.
+    """
+    status = os.statvfs(segment.SHM_DIR)
+    if not status.f_blocks:
+        pytest.skip("this /dev/shm has no size")
+    length = status.f_blocks * status.f_frsize + 64 * 1024 * 1024
+    return length - length % BLOCK_BYTES

@@ -82,9 +82,8 @@ def test_a_backed_span_is_not_backed_again(arena, number, prefix):
     assert (segment.SHM_DIR / f"{prefix}{number}").stat().st_blocks == 0
 
 
-def test_a_span_without_memory_is_given_back(prefix, make_segment):
-    arena, length = Arena(Mappings(prefix), MIB), segment.free_bytes() + 64 * MIB
-    length -= length % BLOCK_BYTES
+def test_a_span_without_memory_is_given_back(prefix, make_segment, more_than_there_is):
+    arena, length = Arena(Mappings(prefix), MIB), more_than_there_is
     number = make_segment(length + MIB)
     arena.add(LentSpan(number, 0, length, False))
     assert arena.reserve(length) is None

@@ -103,11 +103,10 @@ def test_backing_twice_keeps_what_is_there(prefix):
     assert view[0] == 9
 
 
-def test_more_than_there_is_says_so_instead_of_killing(prefix):
-    free = segment.free_bytes()
-    segment.create(prefix + "1", free + 64 * MIB)
+def test_more_than_there_is_says_so_instead_of_killing(prefix, more_than_there_is):
+    segment.create(prefix + "1", more_than_there_is)
     with pytest.raises(OSError, match="No space left") as caught:
-        segment.back(prefix + "1", 0, free + 64 * MIB)
+        segment.back(prefix + "1", 0, more_than_there_is)
     assert caught.value.errno == errno.ENOSPC
 
 
