@@ -14,6 +14,7 @@ __all__ = [
     "Deliver",
     "Effect",
     "GrantSpan",
+    "NameSkip",
     "Refuse",
     "RemoveSegment",
     "Reply",
@@ -112,6 +113,20 @@ class WarnOfLease:
 
 
 @dataclass(slots=True)
+class NameSkip:
+    """The bus skipped a delivery itself: read the event's id, which the core does not know, and send `SkipNamed`."""
+
+    subscriber: int
+    name: str
+    topic: str
+    raw: bytes
+    """The event's packed record."""
+    reason: str
+    is_given_up: bool
+    """A line for the manager's log, too."""
+
+
+@dataclass(slots=True)
 class Stop:
     """The last process is gone, or somebody asked: leave, and leave nothing behind."""
 
@@ -127,5 +142,6 @@ Effect = (
     | CloseLink
     | Warn
     | WarnOfLease
+    | NameSkip
     | Stop
 )

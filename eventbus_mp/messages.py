@@ -146,6 +146,15 @@ class ManagerReplaced:
     pid: int
 
 
+@dataclass(slots=True)
+class SkipNamed:
+    """The id of an event that the bus skipped itself (effects.NameSkip)."""
+
+    subscriber: int
+    event_id: str
+    reason: str
+
+
 # --- requests: messages that travel as frames, most of them answered ----------------------------------------------
 
 
@@ -370,5 +379,6 @@ Message = (
     | LinkLost
     | TimePassed
     | ManagerReplaced
+    | SkipNamed
     | Request
 )

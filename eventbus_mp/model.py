@@ -317,7 +317,7 @@ class SubscriberStatistics:
     skipped: int
     redelivered: int
     recent_skips: tuple[tuple[str, str], ...] = ()
-    """(event id or sequence, reason), the newest last; bounded."""
+    """(event id, reason), the newest last; bounded."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,9 @@ from eventbus_mp.core.intake import take_in
 from eventbus_mp.core.invariants import check_invariants
 from eventbus_mp.core.ledger import Ledger, SpanRequest
 from eventbus_mp.core.links import LinkState, check_waits
-from eventbus_mp.core.registry import SubscriberState
+from eventbus_mp.core.registry import RECENT_SKIPS_MAX, SubscriberState
 from eventbus_mp.core.requests import REQUEST_HANDLERS, UNANSWERED
-from eventbus_mp.core.runs import BLOCK_SHIFT, Run, bits
+from eventbus_mp.core.runs import BLOCK_SHIFT, Run
 from eventbus_mp.core.spans import Span
 from eventbus_mp.effects import CloseLink, Effect, GrantSpan, Refuse, Reply, Stop, WarnOfLease
 from eventbus_mp.errors import InternalError, ProtocolError, UsageError
@@ -38,6 +38,7 @@ from eventbus_mp.messages import (
     Message,
     Outcome,
     Request,
+    SkipNamed,
     SpanLeased,
     SpanReleased,
     SpanSealed,
@@ -333,8 +334,13 @@ class BusCore:
 
     def _on_time_passed(self, message: TimePassed, now_ns: int, effects: list[Effect]) -> None:
         ledger = self.ledger
-        for run, mask in ledger.expiry.due(now_ns):
-            self._expire(run, mask, now_ns, effects)
+        due = ledger.expiry.due(now_ns)
+        left = sum(mask.bit_count() for _, mask in due)
+        for run, mask in due:
+            # Only the latest are named: no more are remembered, and each costs a look into its payload.
+            is_named = left - mask.bit_count() < RECENT_SKIPS_MAX
+            self._expire(run, mask, is_named, now_ns, effects)
+            left -= mask.bit_count()
         if self.lease_check_ns is not None and self.lease_check_ns <= now_ns:
             self._warn_of_leases(now_ns, effects)
         self.give_up_orphans(now_ns, effects)
@@ -354,12 +360,15 @@ class BusCore:
             ledger.skip_all_waiting(subscriber, reason, now_ns, effects)
             self.forget_if_done(subscriber)
 
-    def _expire(self, run: Run, mask: int, now_ns: int, effects: list[Effect]) -> None:
+    def _expire(self, run: Run, mask: int, is_named: bool, now_ns: int, effects: list[Effect]) -> None:
         run.expired |= mask
         self.ledger.story.tell(now_ns, "expired", run.first, mask)
-        names = [(f"{run.first + index:#x}", "expired") for index in bits(mask)]
-        for subscriber in self.ledger.skip_waiting(run, mask, effects):
-            subscriber.recent_skips.extend(names)
+        self.ledger.skip_waiting(run, mask, effects, "expired" if is_named else "")
+
+    def _on_skip_named(self, message: SkipNamed, now_ns: int, effects: list[Effect]) -> None:
+        subscriber = self.ledger.registry.subscriber_by_number.get(message.subscriber)
+        if subscriber is not None:  # else: it was forgotten with that
+            subscriber.recent_skips.append((message.event_id, message.reason))
 
     def _on_request(self, message: Request, now_ns: int, effects: list[Effect]) -> None:
         value = REQUEST_HANDLERS[type(message)](self, self._link(message.link), message, now_ns)
@@ -377,5 +386,6 @@ class BusCore:
         LinkLost: _on_link_lost,
         TimePassed: _on_time_passed,
         ManagerReplaced: _on_manager_replaced,
+        SkipNamed: _on_skip_named,
         **dict.fromkeys(REQUEST_HANDLERS, _on_request),
     }

@@ -14,12 +14,12 @@ from typing import NamedTuple
 from eventbus_mp.core.dispatcher import Endpoint, note_stale
 from eventbus_mp.core.expiry import Expiry
 from eventbus_mp.core.links import LEASES_MAX, Lease, LinkState
-from eventbus_mp.core.registry import Registry, Route, SubscriberState, Topic
+from eventbus_mp.core.registry import RECENT_SKIPS_MAX, Registry, Route, SubscriberState, Topic
 from eventbus_mp.core.runs import Run, RunTable, bits
 from eventbus_mp.core.spans import Span, SpanTable
 from eventbus_mp.core.story import Story
 from eventbus_mp.core.watcher import describe
-from eventbus_mp.effects import Effect, GrantSpan, Reply, Warn
+from eventbus_mp.effects import Effect, GrantSpan, NameSkip, Reply, Warn
 from eventbus_mp.errors import ProtocolError
 from eventbus_mp.messages import Outcome
 
@@ -148,13 +148,25 @@ class Ledger:
         self, run: Run, bit: int, subscriber: SubscriberState, reason: str, now_ns: int, effects: list[Effect]
     ) -> None:
         """Skip a delivery that nobody holds, for a reason of the bus; the dead letter topic gets the event."""
-        index = bit.bit_length() - 1
-        name = f"{run.first + index:#x}"
-        effects.append(Warn(f"{subscriber.name}: gave up event {name} of {run.topic_of(index).name}: {reason}"))
-        subscriber.recent_skips.append((name, reason))
+        self.name_skips(run, bit, subscriber, reason, effects, is_given_up=True)
         self.story.tell(now_ns, f"given up for {subscriber.name}: {reason}", run.first, bit)
         self.dead_letter(run, bit)
         self.settle_waiting(run, bit, subscriber, Outcome.SKIPPED, effects)
+
+    def name_skips(
+        self,
+        run: Run,
+        mask: int,
+        subscriber: SubscriberState,
+        reason: str,
+        effects: list[Effect],
+        *,
+        is_given_up: bool = False,
+    ) -> None:
+        """Have skips of the bus appear in the statistics, the newest. Before they settle: then the memory may go."""
+        for index in list(bits(mask))[-RECENT_SKIPS_MAX:]:
+            topic, raw = run.topic_of(index).name, run.cut(1 << index)
+            effects.append(NameSkip(subscriber.number, subscriber.name, topic, raw, reason, is_given_up))
 
     def dead_letter(self, run: Run, mask: int) -> None:
         """Deliver the same payloads to the dead letter topic's subscribers; nothing is copied.
@@ -220,17 +232,16 @@ class Ledger:
             if mask:
                 self.skip_waiting(run, mask, effects)
 
-    def skip_waiting(self, run: Run, mask: int, effects: list[Effect]) -> list[SubscriberState]:
-        """Skip these events for whom they wait, and not for whom they are in hand: the subscribers so skipped."""
-        skipped = []
+    def skip_waiting(self, run: Run, mask: int, effects: list[Effect], named_for: str = "") -> None:
+        """Skip these events for whom they wait, and not for whom they are in hand; with a reason, name them."""
         for row, subscriber in enumerate(run.route.subscribers):
             waits = mask & run.waiting[row]
             for index in bits(mask & run.unsettled[row] & ~waits) if subscriber.suspects else ():
                 waits |= (1 << index) * ((run, 1 << index) in subscriber.suspects)
+            if waits and named_for:
+                self.name_skips(run, waits, subscriber, named_for, effects)
             if waits:
-                skipped.append(subscriber)
                 self.settle_waiting(run, waits, subscriber, Outcome.SKIPPED, effects)
-        return skipped
 
     # --- deliveries that come back ---
 
@@ -297,7 +308,7 @@ class Ledger:
         self, run: Run, mask: int, subscriber: SubscriberState, reason: str, now_ns: int, effects: list[Effect]
     ) -> None:
         """Skip deliveries that left their endpoint and go to nobody else."""
-        subscriber.recent_skips.extend((f"{run.first + index:#x}", reason) for index in bits(mask))
+        self.name_skips(run, mask, subscriber, reason, effects)
         self.story.tell(now_ns, f"skipped for {subscriber.name}: {reason}", run.first, mask)
         self.settle_held(run, mask, subscriber, Outcome.SKIPPED, effects)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Registry", "Route", "SubscriberState", "Topic", "compile_pattern"]
 
 RECENT_SKIPS_MAX = 100
+"""So many skips, with their reasons, are remembered of a subscriber."""
 TOPICS_MAX = 1 << 16
 SUBSCRIBERS_MAX = 1 << 14
 

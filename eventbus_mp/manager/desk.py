@@ -15,7 +15,7 @@ from eventbus_mp.memory import segment
 from eventbus_mp.memory.layout import HEADER_BYTES
 from eventbus_mp.memory.payload import read_id
 from eventbus_mp.memory.reader import Mappings
-from eventbus_mp.messages import Message
+from eventbus_mp.messages import Message, SkipNamed
 from eventbus_mp.model import ID_BYTES_MAX
 from eventbus_mp.wire import records
 
@@ -50,9 +50,10 @@ class Desk:
         self._office = office
         self._messages: deque[Message] = deque()
         self._mappings = Mappings(prefix)
-        """For the ids in warnings only."""
+        """For the ids of events in warnings and statistics only."""
         self._missing: dict[int, fx.CreateSegment] = {}
         """Segments that the kernel refused to make, by number."""
+        self._now_ns = 0
         self.is_catching_up = False
         """A new manager does again what the one before it did: segments may be there, warnings were given."""
 
@@ -61,6 +62,7 @@ class Desk:
         self._messages.append(message)
         if len(self._messages) > 1:
             return
+        self._now_ns = now_ns
         while self._messages:
             for effect in self._core.handle(self._messages[0], now_ns):
                 self._EFFECTS[type(effect)](self, effect)
@@ -113,17 +115,31 @@ class Desk:
     def _warn_of_lease(self, effect: fx.WarnOfLease) -> None:
         if self.is_catching_up:
             return
-        view = self._mappings[effect.segment]
-        head = bytes(view[effect.offset : effect.offset + min(effect.length, HEADER_BYTES + ID_BYTES_MAX)])
-        event_id = read_id(head, effect.sequence)
         log.warning(
             "process %d has kept a view of event %r of topic %r, %d bytes, for %d s: drop it, or keep event.copy()",
             effect.pid,
-            event_id if event_id is not None else f"{effect.sequence:#x}",
+            self._id_of(effect.segment, effect.offset, effect.length, effect.sequence),
             effect.topic,
             effect.length,
             effect.age_s,
         )
+
+    def _name_skip(self, effect: fx.NameSkip) -> None:
+        _, _, segment_number, offset, length, _, _, sequence = records.RECORD.unpack(effect.raw)
+        event_id = self._id_of(segment_number, offset, length, sequence)
+        if effect.is_given_up and not self.is_catching_up:
+            log.warning("%s: gave up event %r of %r: %s", effect.name, event_id, effect.topic, effect.reason)
+        self.decide(SkipNamed(effect.subscriber, event_id, effect.reason), self._now_ns)
+
+    def _id_of(self, segment_number: int, offset: int, length: int, sequence: int) -> str:
+        """The event's id; its sequence number when its memory was overwritten, or went to others meanwhile."""
+        try:
+            view = self._mappings[segment_number]
+        except FileNotFoundError:
+            return f"{sequence:#x}"
+        head = bytes(view[offset : offset + min(length, HEADER_BYTES + ID_BYTES_MAX)])
+        event_id = read_id(head, sequence)
+        return event_id if event_id is not None else f"{sequence:#x}"
 
     def _stop(self, effect: fx.Stop) -> None:
         self._office.leave()
@@ -139,5 +155,6 @@ class Desk:
         fx.CloseLink: _close_link,
         fx.Warn: _warn,
         fx.WarnOfLease: _warn_of_lease,
+        fx.NameSkip: _name_skip,
         fx.Stop: _stop,
     }

@@ -226,6 +226,19 @@ def test_an_expired_event_is_not_handled(bus: EventBus) -> None:
     bus.drain(timeout_s=10)
     (statistics,) = bus.statistics().subscribers
     assert (statistics.completed, statistics.skipped) == (1, 1)
+    assert statistics.recent_skips == (("late", "expired"),)
+
+
+def test_of_many_that_expire_at_once_the_latest_are_named(bus: EventBus) -> None:
+    bus.inbox("one", ["a"], credit=1)
+    now = time.time_ns() // 1000
+    bus.notify_many(Event(str(index), "a", 1, occurred_at=now, ttl=50_000) for index in range(1, 601))
+    while bus.statistics().subscribers[0].skipped < 599:
+        bus.topics()
+    (statistics,) = bus.statistics().subscribers
+    assert statistics.recent_skips[-1] == ("600", "expired")
+    assert len(statistics.recent_skips) == 100
+    assert [event_id for event_id, _ in statistics.recent_skips] == [str(index) for index in range(501, 601)]
 
 
 def test_what_is_given_up_goes_to_the_dead_letter_topic(make_bus: Make) -> None:

@@ -73,7 +73,9 @@ def test_a_poison_event_is_given_up_and_its_neighbours_are_handled(make_bus: Mak
         bus.drain(timeout_s=30)
     found = statistics_of(bus, "taster")
     assert (found.completed, found.skipped) == (9, 1)
-    assert "crashed 2 times" in found.recent_skips[-1][1]
+    assert found.recent_skips == (("3", "its process crashed 2 times with it"),)
+    log = Path(bus.config.run_dir or "", bus.name, "manager.log").read_text()
+    assert "taster: gave up event '3' of 'a': its process crashed 2 times with it" in log
 
 
 def test_a_skip_that_is_explained_twice_is_listed_once(bus: EventBus, fork: Callable[..., Any]) -> None:

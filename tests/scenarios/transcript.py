@@ -15,6 +15,7 @@ from eventbus_mp.effects import (
     CreateSegment,
     Deliver,
     GrantSpan,
+    NameSkip,
     Refuse,
     RemoveSegment,
     Reply,
@@ -244,6 +245,10 @@ class Play:
         RemoveSegment: lambda self, fx: "remove segment",
         WarnOfLease: lambda self, fx: (
             f"warn of lease: {fx.topic} {self._named(hex(fx.sequence))}, process {fx.pid}, {fx.age_s:.0f} s"
+        ),
+        NameSkip: lambda self, fx: (
+            f"{'give up' if fx.is_given_up else 'skip'} {self._named(hex(RECORD.unpack(fx.raw)[-1]))} of {fx.topic} "
+            f"for {fx.name}: {fx.reason}"
         ),
         Stop: lambda self, fx: "stop",
     }
