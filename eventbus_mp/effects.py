@@ -13,6 +13,7 @@ __all__ = [
     "CreateSegment",
     "Deliver",
     "Effect",
+    "FreePages",
     "GrantSpan",
     "NameSkip",
     "Refuse",
@@ -85,6 +86,15 @@ class RemoveSegment:
 
 
 @dataclass(slots=True)
+class FreePages:
+    """Give the kernel back the memory of a range that no span is in."""
+
+    segment: int
+    offset: int
+    length: int
+
+
+@dataclass(slots=True)
 class CloseLink:
     """The link broke the protocol; `LinkLost` follows from it."""
 
@@ -139,6 +149,7 @@ Effect = (
     | GrantSpan
     | CreateSegment
     | RemoveSegment
+    | FreePages
     | CloseLink
     | Warn
     | WarnOfLease

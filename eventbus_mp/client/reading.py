@@ -49,16 +49,17 @@ class Reader:
         """The event of a delivery that this process holds: nobody recycles its memory meanwhile."""
         _, topic, segment, offset, length, _, _, sequence = record
         name = self._topic_names.get(topic) or self.topic_name(topic)
-        view = self._mappings[segment]
         if length <= COPIED_BYTES_MAX:
-            return read_event(bytes(view[offset : offset + length]), sequence, name)
+            return read_event(bytes(self._mappings[segment][offset : offset + length]), sequence, name)
+        view = self._mappings.of(segment, length)
         return read_event(self._leases.view(view, _place(record), told=False), sequence, name)
 
     def shadow_in_hand(self, record: Record) -> EventShadow | None:
         """The shadow of a delivery that this process holds."""
         _, topic, segment, offset, length, _, _, sequence = record
         name = self._topic_names.get(topic) or self.topic_name(topic)
-        head = bytes(self._mappings[segment][offset : offset + min(length, HEADER_BYTES + ID_BYTES_MAX)])
+        view = self._mappings[segment] if length <= COPIED_BYTES_MAX else self._mappings.of(segment, length)
+        head = bytes(view[offset : offset + min(length, HEADER_BYTES + ID_BYTES_MAX)])
         event_id = read_id(head, sequence)
         return None if event_id is None else EventShadow(name, event_id, _place(record))
 
@@ -75,7 +76,7 @@ class Reader:
             return None
         name = self.topic_name(place.topic)
         try:
-            view = self._mappings[place.segment]
+            view = self._mappings.of(place.segment, place.length)
             if place.length > COPIED_BYTES_MAX:
                 # The view holds the lease that the manager has just noted, and gives it back with its end.
                 return read_event(self._leases.view(view, place, told=True), place.sequence, name)
@@ -108,7 +109,7 @@ class Reader:
         is enough.
         """
         try:
-            view = self._mappings[place.segment]
+            view = self._mappings.of(place.segment, place.length)
         except FileNotFoundError:
             return None
         at = slice(place.offset, place.offset + min(place.length, HEADER_BYTES + ID_BYTES_MAX))

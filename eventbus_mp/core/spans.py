@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from eventbus_mp.effects import CreateSegment, Effect, RemoveSegment
+from eventbus_mp.effects import CreateSegment, Effect, FreePages, RemoveSegment
 from eventbus_mp.messages import BLOCK_BYTES, SEGMENT_BYTES, SHARED_SPAN_BYTES_MAX
 
 __all__ = ["Span", "SpanTable"]
@@ -79,6 +79,8 @@ class SpanTable:
         # Insertion-ordered, so that popitem() gives the one freed last: its pages are the likeliest in the cache.
         self._warm: dict[int, dict[Place, None]] = {}
         """Free spans as they were used, by how many blocks they have: the next of that size finds one."""
+        self._lukewarm_bytes = 0
+        """Of the cold blocks, at most so much has pages: what was merged with them."""
 
     @property
     def segment_count(self) -> int:
@@ -173,6 +175,7 @@ class SpanTable:
 
     def _take_cold(self, blocks: int, effects: list[Effect]) -> tuple[Place, bool] | None:
         """Cold blocks, split off from more of them, in a new segment if need be."""
+        self._keep_bound(blocks * BLOCK_BYTES, effects)
         order = (blocks - 1).bit_length()
         if not any(self._cold[order:]) and not self._grow(order, effects):
             return None
@@ -202,10 +205,28 @@ class SpanTable:
     def _coalesce(self) -> bool:
         """Merge warm with cold: the last resort against fragments. Whether there was anything warm to merge."""
         warm, self._warm = self._warm, {}
+        self._lukewarm_bytes += sum(blocks * len(places) for blocks, places in warm.items()) * BLOCK_BYTES
         for size, places in warm.items():
             for segment, block in places:
                 self._put_all(segment, block, block + size)
         return bool(warm)
+
+    def _keep_bound(self, length: int, effects: list[Effect]) -> None:
+        """Before `length` bytes more get pages: there are none beyond the bound, free or in use."""
+        bound = self.memory_bytes_max + self._reserve_bytes
+        if self._segment_bytes <= bound:
+            return
+        warm = sum(blocks * len(places) for blocks, places in self._warm.items()) * BLOCK_BYTES
+        if self.used_bytes + length + warm + self._lukewarm_bytes > bound:
+            self._cool_down(effects)
+
+    def _cool_down(self, effects: list[Effect]) -> None:
+        """Give back the pages of everything that is free."""
+        self._coalesce()
+        self._lukewarm_bytes = 0
+        for order, places in enumerate(self._cold):
+            for segment, block in places:
+                effects.append(FreePages(segment, block * BLOCK_BYTES, BLOCK_BYTES << order))
 
     # --- segments ---
 
@@ -221,11 +242,13 @@ class SpanTable:
         whole = _whole_blocks(length)
         if self.used_bytes + whole > limit:
             return None
-        if self._segment_bytes + whole > self.memory_bytes_max + self._reserve_bytes:
-            # Segments that cannot go hold little: `used_bytes` is what is bounded, or one small span in each of them
-            # would keep every large event out for ever.
+        bound = self.memory_bytes_max + self._reserve_bytes
+        if self._segment_bytes + whole > bound:
             self._drop_empty_segments(effects)
+        # There may be more segments now than the bound: those that cannot go hold little, or one small span in each of
+        # them would keep every large event out for ever. What is free in them gives up its pages for that.
         number = self._add_segment(whole // BLOCK_BYTES, own=True, effects=effects)
+        self._keep_bound(whole, effects)
         return self._use(Span(number, 0, whole, writer, backed=False))
 
     def _add_segment(self, blocks: int, *, own: bool, effects: list[Effect]) -> int:
@@ -246,6 +269,8 @@ class SpanTable:
                 del free[place]
         self._warm = {size: places for size, places in self._warm.items() if places}
         for number in sorted(empty):
+            # Processes keep its mapping, and that would keep its pages.
+            effects.append(FreePages(number, 0, self._segments[number].blocks * BLOCK_BYTES))
             self._drop_segment(number, effects)
 
     def check_invariants(self) -> None:

@@ -105,6 +105,10 @@ class Desk:
         self._missing.pop(effect.segment, None)
         segment.remove(f"{self._prefix}{effect.segment}")
 
+    def _free_pages(self, effect: fx.FreePages) -> None:
+        if not self.is_catching_up:  # Since then somebody may have written there.
+            segment.free_pages(f"{self._prefix}{effect.segment}", effect.offset, effect.length)
+
     def _close_link(self, effect: fx.CloseLink) -> None:
         self._office.cut_off(effect.link, effect.reason)
 
@@ -134,7 +138,7 @@ class Desk:
     def _id_of(self, segment_number: int, offset: int, length: int, sequence: int) -> str:
         """The event's id; its sequence number when its memory was overwritten, or went to others meanwhile."""
         try:
-            view = self._mappings[segment_number]
+            view = self._mappings.of(segment_number, length)
         except FileNotFoundError:
             return f"{sequence:#x}"
         head = bytes(view[offset : offset + min(length, HEADER_BYTES + ID_BYTES_MAX)])
@@ -152,6 +156,7 @@ class Desk:
         fx.GrantSpan: _grant_span,
         fx.CreateSegment: _create_segment,
         fx.RemoveSegment: _remove_segment,
+        fx.FreePages: _free_pages,
         fx.CloseLink: _close_link,
         fx.Warn: _warn,
         fx.WarnOfLease: _warn_of_lease,

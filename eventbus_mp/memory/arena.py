@@ -76,9 +76,9 @@ class Arena:
     def prepare(self, span_length: int) -> bool:
         """Back and map the next span in stock, so that `reserve` finds it ready; False: there is none that works."""
         while self.stocked(span_length):
-            span = self._take(span_length)
-            if span is not None:
-                self.add(span._replace(backed=True))
+            taken = self._take(span_length)
+            if taken is not None:
+                self.add(taken[0]._replace(backed=True))
                 return True
         return False
 
@@ -99,15 +99,15 @@ class Arena:
     def reserve(self, length: int) -> Room | None:
         """Room for an event of `length` bytes, or None when a span of `span_length(length)` must be had first."""
         if length > self.large_bytes:
-            span = self._take(self.span_length(length))
-            return Room(self._mappings[span.segment], span.segment, span.offset, span) if span else None
+            taken = self._take(self.span_length(length))
+            return Room(taken[1], taken[0].segment, taken[0].offset, taken[0]) if taken else None
         filled = None
         if self.position + length > self.end:
-            span = self._take(self.span_bytes)
-            if span is None:
+            taken = self._take(self.span_bytes)
+            if taken is None:
                 return None
-            filled, self._span = self._span, span
-            self.view, self.segment = self._mappings[span.segment], span.segment
+            span, self.view = taken
+            filled, self._span, self.segment = self._span, span, span.segment
             self.position, self.end = span.offset, span.offset + span.length
         offset = self.position
         self.position += length
@@ -124,18 +124,19 @@ class Arena:
         self.view, self._span = memoryview(b""), None
         self.position = self.end = 0
 
-    def _take(self, span_length: int) -> LentSpan | None:
+    def _take(self, span_length: int) -> tuple[LentSpan, memoryview] | None:
+        """The next span in stock, with memory behind it, and its segment."""
         span = self._pop(span_length)
-        if span is not None:
-            try:
-                if not span.backed:
-                    segment.back(self._mappings.name(span.segment), span.offset, span.length)
-                self._mappings[span.segment]
-            except OSError as error:
-                self._useless.append(span)
-                self._refusal = error
-                return None
-        return span
+        if span is None:
+            return None
+        try:
+            if not span.backed:
+                segment.back(self._mappings.name(span.segment), span.offset, span.length)
+            return span, self._mappings.of(span.segment, span.length)
+        except OSError as error:
+            self._useless.append(span)
+            self._refusal = error
+            return None
 
     def _pop(self, span_length: int) -> LentSpan | None:
         # In one step: whoever reads the pipe may be adding one.

@@ -35,10 +35,25 @@ class Mappings(dict[int, memoryview]):
 
     def __missing__(self, number: int) -> memoryview:
         view = segment.attach(self.name(number))
+        self._keep(number, view)
+        return view
+
+    def of(self, number: int, length: int) -> memoryview:
+        """The segment of an event or a span of `length` bytes; asking for any that may be large goes here.
+
+        A segment that is mostly this is its own and goes with it. It is not kept: a mapping keeps the memory, too.
+        """
+        view = self.get(number)
+        if view is None:
+            view = segment.attach(self.name(number))
+            if 2 * length <= len(view):
+                self._keep(number, view)
+        return view
+
+    def _keep(self, number: int, view: memoryview) -> None:
         if len(self) >= MAPPINGS_MAX:
             del self[next(iter(self))]
         self[number] = view
-        return view
 
     def name(self, number: int) -> str:
         return f"{self._prefix}{number}"

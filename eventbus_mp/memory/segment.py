@@ -16,7 +16,7 @@ import sys
 from multiprocessing import shared_memory
 from pathlib import Path
 
-__all__ = ["SHM_DIR", "attach", "back", "create", "free_bytes", "leftovers", "remove"]
+__all__ = ["SHM_DIR", "attach", "back", "create", "free_bytes", "free_pages", "leftovers", "remove"]
 
 SHM_DIR = Path("/dev/shm")
 
@@ -84,6 +84,16 @@ def back(name: str, offset: int, length: int) -> None:
     fd = os.open(SHM_DIR / name, os.O_RDWR | os.O_NOFOLLOW)
     try:
         os.posix_fallocate(fd, offset, length)
+    finally:
+        os.close(fd)
+
+
+def free_pages(name: str, offset: int, length: int) -> None:
+    """Give the memory behind a range back to the kernel: it reads as zeros, and has to be backed again."""
+    fd = os.open(SHM_DIR / name, os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        with mmap.mmap(fd, length, offset=offset) as memory:
+            memory.madvise(mmap.MADV_REMOVE)
     finally:
         os.close(fd)
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventbus_mp.core.spans import SpanTable
-from eventbus_mp.effects import CreateSegment, RemoveSegment
+from eventbus_mp.effects import CreateSegment, FreePages, RemoveSegment
 from eventbus_mp.messages import BLOCK_BYTES, SEGMENT_BYTES, SHARED_SPAN_BYTES_MAX
 
 MIB = 1 << 20
@@ -161,23 +161,66 @@ lengths = st.one_of(
 steps = st.lists(st.tuples(st.booleans(), lengths, st.integers(0, 1 << 16), st.booleans()), max_size=60)
 
 
+class Pages:
+    """Which blocks have memory behind them: those that were lent, until the core says that they go."""
+
+    def __init__(self):
+        self.backed = set()
+
+    def take(self, span):
+        self.backed |= {(span.segment, at) for at in range(span.start, span.end, BLOCK_BYTES)}
+
+    def perform(self, effects):
+        for effect in effects:
+            if isinstance(effect, FreePages):
+                self.backed -= {
+                    (effect.segment, at) for at in range(effect.offset, effect.offset + effect.length, BLOCK_BYTES)
+                }
+            elif isinstance(effect, RemoveSegment):
+                self.backed = {place for place in self.backed if place[0] != effect.segment}
+
+    @property
+    def nbytes(self):
+        return len(self.backed) * BLOCK_BYTES
+
+
+def test_what_is_free_keeps_no_pages_beyond_the_bound():
+    table, pages = SpanTable(80 * MIB), Pages()
+    spans = [take(table, MIB)[0] for _ in range(80)]
+    for span in spans:
+        pages.take(span)
+    for span in spans[1:]:
+        pages.perform(put(table, span))
+    assert pages.nbytes == 80 * MIB  # warm
+    large, effects = take(table, 70 * MIB)
+    pages.perform(effects)
+    pages.take(large)
+    assert pages.nbytes == 71 * MIB
+    again, _ = take(table, MIB)
+    assert not again.backed
+
+
 @given(st.integers(1, 160), steps)
 def test_any_order_of_taking_and_giving_back(memory_mib, steps):
-    table = SpanTable(memory_mib * MIB)
+    table, pages = SpanTable(memory_mib * MIB), Pages()
+    bound = memory_mib * MIB + max(memory_mib * MIB // 8, MIB)
     spans = []
     for take_one, length, which, flag in steps:
         if take_one:
             whole = table.used_bytes + 2 * length + BLOCK_BYTES
-            span, _ = take(table, length, reserve=flag)
+            span, effects = take(table, length, reserve=flag)
+            pages.perform(effects)
             assert table.fits(length) or span is None or flag
             assert span is not None or whole > memory_mib * MIB, "memory is free and refused"
             if span is not None:
                 assert span.length >= length
+                assert not span.backed or (span.segment, span.start) in pages.backed, "it would be a SIGBUS"
+                pages.take(span)
                 spans.append(span)
         elif spans:
-            put(table, spans.pop(which % len(spans)), written=flag)
+            pages.perform(put(table, spans.pop(which % len(spans)), written=flag))
         table.check_invariants()
-        assert table.used_bytes <= memory_mib * MIB + max(memory_mib * MIB // 8, MIB)
+        assert table.used_bytes <= pages.nbytes <= bound
     for span in spans:
         put(table, span)
     table.check_invariants()

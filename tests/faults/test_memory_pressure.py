@@ -112,6 +112,37 @@ def test_who_waits_for_memory_gets_what_comes_free(make_bus: Make, in_small_memo
     assert in_small_memory("size=64m", work) == 100
 
 
+def test_warm_memory_makes_room_for_a_large_event(make_bus: Make, in_small_memory: Callable[..., Any]) -> None:
+    """A bus of 80 MiB, /dev/shm not much larger: what lies free and warm beside one small event gives up its pages."""
+
+    def work(to_parent: Any) -> list[int]:
+        bus = make_bus(topics=["a", "b"], memory_bytes_max=80 * MIB, full_timeout_s=5)
+        inbox = bus.inbox("keeper", ["a"], credit=1000)
+        kept = bus.notify(Event("kept", "a", b"k" * 1000))
+        lengths = []
+        for round_number in range(3):
+            for number in range(60):
+                bus.notify(large(number, MIB - 1000))
+            while (shadow := inbox.get(20)) is not None and shadow.id != "59":
+                if shadow != kept:
+                    inbox.complete(shadow)
+            inbox.complete(shadow)
+            bus.notify(large(round_number, 60 * MIB))
+            shadow = inbox.get(20)
+            data = bus.fetch_event_data(shadow)
+            assert (data[0], data[-1]) == (round_number, round_number)
+            lengths.append(len(data))
+            inbox.complete(shadow)
+            del data
+            assert bus.fetch_event_data(kept) == b"k" * 1000
+            maps = Path("/proc/self/maps").read_text().splitlines()
+            assert not [line for line in maps if "ebmp-" in line and "(deleted)" in line]
+        bus.shutdown()
+        return lengths
+
+    assert in_small_memory("size=96m", work) == [60 * MIB] * 3
+
+
 def test_a_segment_that_cannot_be_made(make_bus: Make, in_small_memory: Callable[..., Any]) -> None:
     def work(to_parent: Any) -> tuple[str, bytes]:
         bus = make_bus(topics=["a"], full_timeout_s=0.2)

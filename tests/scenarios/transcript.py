@@ -14,6 +14,7 @@ from eventbus_mp.effects import (
     CloseLink,
     CreateSegment,
     Deliver,
+    FreePages,
     GrantSpan,
     NameSkip,
     Refuse,
@@ -243,6 +244,7 @@ class Play:
         Warn: lambda self, fx: f"warn {self._named(fx.text)}",
         CreateSegment: lambda self, fx: f"create segment of {fx.length // BLOCK_BYTES}",
         RemoveSegment: lambda self, fx: "remove segment",
+        FreePages: lambda self, fx: f"free the pages of {fx.length // BLOCK_BYTES}",
         WarnOfLease: lambda self, fx: (
             f"warn of lease: {fx.topic} {self._named(hex(fx.sequence))}, process {fx.pid}, {fx.age_s:.0f} s"
         ),
