@@ -57,7 +57,13 @@ class Standby:
             self._sleep(wakes)
             return True
         os.close(wakes)  # Its number is free for what follows.
-        pidfd = os.pidfd_open(pid)
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            os.kill(pid, signal.SIGKILL)  # It is our child and not reaped: the number is its own.
+            os.waitpid(pid, 0)
+            os.close(lifeline)
+            raise
         self._journal.heir = pid
         self.dismiss()
         self._lifeline, self.pidfd = lifeline, pidfd

@@ -37,6 +37,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 FAILED_STARTS_MAX = 5
 """So many workers in a row that die before they are ready end the pool's patience."""
 START_TIMEOUT_S = 60.0
+RETRY_S = 1.0
+"""When a worker could not be started, the next try comes after this long, or when another one dies."""
 STOP_TIMEOUT_S = 30.0
 
 
@@ -154,7 +156,7 @@ class WorkerPool:
     @property
     def pids(self) -> list[int]:
         """The workers that run now."""
-        return [worker.pid for worker in self._workers if worker.is_alive()]
+        return [worker.pid for worker in tuple(self._workers) if _is_alive(worker)]
 
     def start(self) -> None:
         """Start the workers; returns when each has subscribed, so that no event that follows is missed.
@@ -167,9 +169,9 @@ class WorkerPool:
         self._stopping = False
         self._shipped = self._ship()
         self._bus.topics()  # The manager is there before the workers race for it.
-        started = [self._start_worker() for _ in range(self._count)]
-        self._workers = [worker for worker, _ in started]
+        self._wake_read, self._wake_write = os.pipe()
         try:
+            started = [self._start_worker() for _ in range(self._count)]
             for worker, ready in started:
                 self._await_ready(worker, ready)
         except BaseException:  # also Ctrl-C
@@ -178,7 +180,6 @@ class WorkerPool:
         self._owner_pid = os.getpid()
         # Before multiprocess's own, which waits for the workers for ever.
         atexit.register(self.stop)
-        self._wake_read, self._wake_write = os.pipe()
         self._monitor = threading.Thread(target=self._watch_workers, name="eventbus_mp-pool", daemon=True)
         self._monitor.start()
 
@@ -198,8 +199,6 @@ class WorkerPool:
         os.write(self._wake_write, b"s")
         monitor.join()
         self._end_workers()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
 
     def __enter__(self) -> WorkerPool:
         self.start()
@@ -230,17 +229,32 @@ class WorkerPool:
             name="eventbus_mp-worker",
             daemon=False,
         )
-        worker.start()
-        says_ready.close()
+        try:
+            worker.start()
+        except BaseException:
+            ready.close()
+            raise
+        finally:
+            says_ready.close()
+        self._workers.append(worker)
         return worker, ready
 
     def _await_ready(self, worker: Any, ready: Any) -> None:
+        """Returns when the worker is up, or when the pool is stopped.
+
+        Raises:
+            EventBusError: It died, or is not ready in time.
+        """
         with contextlib.closing(ready):
-            try:
-                if ready.poll(START_TIMEOUT_S) and ready.recv_bytes() == READY:
+            said = multiprocess.connection.wait([ready, self._wake_read], START_TIMEOUT_S)
+            if not said:
+                raise EventBusError(f"worker {worker.pid} is not ready after {START_TIMEOUT_S:g} s")
+            if ready not in said:
+                return
+            with contextlib.suppress(EOFError):
+                if ready.recv_bytes() == READY:
                     return
-            except EOFError:
-                worker.join(STOP_TIMEOUT_S)
+        worker.join(STOP_TIMEOUT_S)
         raise EventBusError(
             f"worker {worker.pid} ended with exit code {worker.exitcode} before it was ready; "
             "its own error is above, on the standard error stream"
@@ -250,24 +264,30 @@ class WorkerPool:
         failed_starts = 0
         while not self._stopping:
             sentinels = [worker.sentinel for worker in self._workers]
-            multiprocess.connection.wait([*sentinels, self._wake_read])
-            for index, worker in enumerate(self._workers):
-                if self._stopping or worker.is_alive():
-                    continue
+            missing = self._count - len(self._workers)
+            multiprocess.connection.wait([*sentinels, self._wake_read], RETRY_S if missing else None)
+            for worker in [worker for worker in self._workers if not worker.is_alive()]:
                 self._report(worker)
+                self._workers.remove(worker)
                 worker.close()
-                self._workers[index], ready = self._start_worker()
-                self.restarts += 1
-                failed_starts = 0 if self._is_up(self._workers[index], ready) else failed_starts + 1
+            while len(self._workers) < self._count and not self._stopping:
+                if self._replace():
+                    failed_starts = 0
+                    continue
+                failed_starts += 1
                 if failed_starts >= FAILED_STARTS_MAX:
                     log.critical("%d workers in a row did not come up; the pool gives up", failed_starts)
                     return
+                break  # After whoever else died, or a moment.
 
-    def _is_up(self, worker: Any, ready: Any) -> bool:
+    def _replace(self) -> bool:
+        """Start a worker in the place of one that is gone: whether it came up."""
         try:
+            worker, ready = self._start_worker()
+            self.restarts += 1
             self._await_ready(worker, ready)
-        except EventBusError as error:
-            log.error("%s", error)
+        except (EventBusError, OSError) as error:
+            log.error("a worker cannot be replaced: %s", error)
             return False
         return True
 
@@ -289,3 +309,12 @@ class WorkerPool:
                 worker.join()
             worker.close()
         self._workers = []
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+
+def _is_alive(worker: Any) -> bool:
+    try:
+        return bool(worker.is_alive())
+    except ValueError:  # The monitor closed it just now: it is dead.
+        return False

@@ -43,6 +43,78 @@ def test_events_under_load_come_exactly_once(bus: EventBus) -> None:
     assert bus.statistics().subscribers[0].completed == sent
 
 
+REFUSING = """
+import os, sys
+
+if "eventbus_mp.manager" in " ".join(sys.orig_argv):
+    fork, pidfd_open, forks = os.fork, os.pidfd_open, []
+
+    def refusing_fork():
+        forks.append(1)
+        if len(forks) > 1 and os.path.exists({no_fork!r}):  # The first one is not for a standby.
+            raise BlockingIOError(11, "no more processes")
+        return fork()
+
+    def refusing_pidfd_open(pid, flags=0):
+        with open(f"/proc/self/task/{{os.getpid()}}/children") as children:
+            if os.path.exists({no_pidfd!r}) and str(pid) in children.read().split():
+                raise OSError(24, "too many open files")
+        return pidfd_open(pid, flags)
+
+    os.fork, os.pidfd_open = refusing_fork, refusing_pidfd_open
+"""
+
+
+@pytest.fixture
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """A file: as long as it is there, the kernel refuses the managers that start now this, "fork" or "pidfd"."""
+
+    def refuse(what: str) -> Path:
+        files = {name: tmp_path / f"no-{name}" for name in ("fork", "pidfd")}
+        code = REFUSING.format(no_fork=str(files["fork"]), no_pidfd=str(files["pidfd"]))
+        (tmp_path / "sitecustomize.py").write_text(code)
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+        files[what].touch()
+        return files[what]
+
+    return refuse
+
+
+@pytest.mark.parametrize("what", ["fork", "pidfd"])
+def test_a_manager_without_a_standby_works_and_gets_one_later(
+    make_bus: Make, refused: Callable[[str], Path], what: str
+) -> None:
+    flag = refused(what)
+    bus = make_bus(topics=["a"])
+    got: list[int] = []
+    bus.on("a", name="taker")(lambda event: got.append(event.data))
+    bus.notify_many(Event(str(n), "a", n) for n in range(1000))
+    bus.drain(timeout_s=20)
+    pid = bus.statistics().manager_pid
+    assert "cannot make a standby" in RunDir(bus.config.run_dir or "", bus.name).log.read_text()
+    assert Path(f"/proc/{pid}/task/{pid}/children").read_text() == ""
+    flag.unlink()
+    make_bus().topics()  # Who connects is in the next standby.
+    kill_manager(bus)
+    bus.notify_many(Event(str(n), "a", n) for n in range(1000, 2000))
+    bus.drain(timeout_s=20)
+    assert got == list(range(2000))
+    assert bus.statistics().manager_pid != pid
+
+
+def test_the_end_of_a_manager_without_a_standby_is_said(make_bus: Make, refused: Callable[[str], Path]) -> None:
+    refused("fork")
+    bus, other = make_bus(topics=["a"]), make_bus()
+    inbox = other.inbox("taker", ["a"])
+    bus.notify(Event("1", "a", 1))
+    kill_manager(bus)
+    for lost in (bus.topics, lambda: bus.notify(Event("2", "a", 2)), lambda: [inbox.get(20), inbox.get(20)]):
+        with pytest.raises(ManagerLost, match=r"(?s)is gone; its last words.*cannot make a standby"):
+            lost()
+    anew = make_bus(topics=["b"])  # starts another one, which clears away what the first has left
+    assert anew.topics() == ["b"]
+
+
 def test_requests_and_waits_in_flight_are_answered(bus: EventBus) -> None:
     inbox = bus.inbox("slow", ["a"], credit=100)
     answers: list[Any] = []

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from eventbus_mp import Event, EventBus, EventBusError, Inbox, Skip, SubscriberKey, UsageError, WorkerPool
+from eventbus_mp.worker.pool import START_TIMEOUT_S
 
 Make = Callable[..., EventBus]
 
@@ -268,6 +270,65 @@ def test_a_handler_that_cannot_be_shipped(bus: EventBus) -> None:
     with pytest.raises(UsageError, match=r"handlers \(attached\) cannot be sent to a forkserver process"):
         pool.start()
     assert pool.pids == []
+
+
+def hang_if(flag: Path, ready: Path) -> Callable[[Any], None]:
+    """What a worker makes of a `HangsAtStart`: with the flag it takes longer than anybody waits."""
+    if flag.exists():
+        ready.touch()
+        time.sleep(600)
+    return lambda event: None
+
+
+class HangsAtStart:
+    def __init__(self, folder: Path) -> None:
+        self.flag, self.began = folder / "hang", folder / "began"
+
+    def __call__(self, shadow: Any) -> None:
+        raise AssertionError
+
+    def __reduce__(self) -> Any:
+        return hang_if, (self.flag, self.began)
+
+
+def test_stop_does_not_wait_for_a_replacement_that_hangs(bus: EventBus, tmp_path: Path) -> None:
+    pool, listener = WorkerPool(bus, 1), HangsAtStart(tmp_path)
+    pool.subscribe(listener, ["a"])
+    with pool:
+        listener.flag.touch()
+        os.kill(pool.pids[0], signal.SIGKILL)
+        while not listener.began.exists():
+            bus.topics()
+        began = time.monotonic()
+    assert time.monotonic() - began < START_TIMEOUT_S / 2
+    assert pool.pids == []
+
+
+def test_a_pool_tries_again_when_the_kernel_has_no_process_for_it(
+    bus: EventBus, out: Inbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool, refusals = WorkerPool(bus, 2), iter([True, True])
+    monkeypatch.setattr("eventbus_mp.worker.pool.RETRY_S", 0.01)
+
+    @pool.on("a", name="teller")
+    def tell_pid(event: Event) -> None:
+        bus.notify(Event(event.id, "b", os.getpid()))
+
+    with pool:
+        start = pool._context.Process.start
+
+        def refuse(worker: Any) -> None:
+            if next(refusals, False):
+                raise BlockingIOError(11, "Resource temporarily unavailable")
+            start(worker)
+
+        monkeypatch.setattr(pool._context.Process, "start", refuse)
+        os.kill(pool.pids[0], signal.SIGKILL)
+        while pool.restarts < 1 or len(pool.pids) < 2:
+            bus.topics()
+        bus.notify_many(events(4))
+        assert set(take(bus, out, 4)) <= set(pool.pids)
+    assert caplog.text.count("a worker cannot be replaced: [Errno 11]") == 2
 
 
 class FailsAtStart:
