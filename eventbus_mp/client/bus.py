@@ -314,7 +314,12 @@ class EventBus:
     # --- the end ---
 
     def close(self) -> None:
-        """Leave: listeners stop, what is in hand goes to other processes. The handle is of no use any more."""
+        """Leave: listeners stop, what is in hand goes to other processes. The handle is of no use any more.
+
+        A signal's handler may call it while its thread waits (for an inbox, say), not while that publishes.
+        """
+        if self._session is not None:
+            self._session.connection.refuse_reentry()
         with self._lock:
             session, self._session, self._closed = self._session, None, True
         if session is not None:

@@ -18,7 +18,7 @@ from filelock import Timeout
 
 from eventbus_mp import errors
 from eventbus_mp.config import BusConfig
-from eventbus_mp.errors import BusClosed, EventBusError, ManagerLost
+from eventbus_mp.errors import BusClosed, EventBusError, ManagerLost, UsageError
 from eventbus_mp.memory import segment
 from eventbus_mp.messages import CancelWait, Goodbye, Request
 from eventbus_mp.runtime import handshake
@@ -56,11 +56,8 @@ class Connection:
         self._run_dir = RunDir(config.run_dir, bus)
         self.welcome, self._incoming, self._outgoing = self._connect()
         self._check_shared_memory()
-        self.write_lock = threading.Lock()
-        """One writer at a time. The publisher holds it while it fills memory, too: so its events keep one order."""
-        self._turn_lock = threading.Lock()
-        self._turn = threading.Condition(self._turn_lock)
-        self._reading = False
+        self._make_locks()
+        self._closes_late = False
         self._bystanders = 0
         """Threads that wait while another one reads."""
         self._stream = FromManager()
@@ -79,6 +76,16 @@ class Connection:
         self.on_topic_stale: Callable[[TopicStale], None] = _ignore
         self.on_manager_replaced: Callable[[], None] = lambda: None
         self.manager_pid = self.welcome.manager_pid
+
+    def _make_locks(self) -> None:
+        self.write_lock = threading.RLock()
+        """One writer at a time. The publisher holds it while it fills memory, too: so its events keep one order.
+
+        It is taken once a thread, or a half written event would get into the middle of another: `refuse_reentry`."""
+        self._turn_lock = threading.RLock()
+        self._turn = threading.Condition(self._turn_lock)
+        self._reader = 0
+        """The thread that reads the pipe now; 0: none."""
 
     # --- connecting ---
 
@@ -149,8 +156,20 @@ class Connection:
         Raises:
             ManagerLost, BusClosed: There is nobody to write to.
         """
+        self.refuse_reentry()
         with self.write_lock:
             self.send_locked(data)
+
+    def refuse_reentry(self) -> None:
+        """Raise `UsageError` for a call that came in the middle of another one of this thread's."""
+        if self.write_lock._is_owned():  # type: ignore[attr-defined]
+            raise self._reentered()
+
+    def _reentered(self) -> UsageError:
+        return UsageError(
+            f"bus {self.bus!r} was called in the middle of another of its calls in this thread, by a signal's handler "
+            "or a __del__, and would wait for itself; set a flag there, or hand it to another thread"
+        )
 
     def send_locked(self, data: bytes) -> None:
         """`send`, for whoever holds the `write_lock`."""
@@ -236,19 +255,23 @@ class Connection:
                 remaining_s = 0  # Also a wait of no time takes in what has arrived.
             looked = True
             with self._turn_lock:
-                if self._reading:
+                if self._reader:
+                    if self._reader == threading.get_ident():
+                        raise self._reentered()
                     if not ready():
                         self._stand_by(remaining_s)
                     continue
-                self._reading = True
+                self._reader = threading.get_ident()
             try:
                 if not ready():
                     self._read_once(remaining_s)
             finally:
                 with self._turn_lock:
-                    self._reading = False
+                    self._reader = 0
                     if self._bystanders:
                         self._turn.notify_all()
+                    if self._closes_late:
+                        self._close_reading_side()
         return True
 
     def _stand_by(self, timeout_s: float | None = None) -> None:
@@ -318,7 +341,12 @@ class Connection:
         return type(error)(*error.args) if error is not None else EventBusError("the connection is lost")
 
     def close(self) -> None:
-        """Say goodbye and leave; waiting threads get `BusClosed`. Harmless when repeated."""
+        """Say goodbye and leave; waiting threads get `BusClosed`. Harmless when repeated.
+
+        Raises:
+            UsageError: This thread is in the middle of writing.
+        """
+        self.refuse_reentry()
         with self.write_lock:
             already_lost = self._lost is not None
             self._lost = self._lost or BusClosed(f"this handle of bus {self.bus!r} was closed; open another EventBus")
@@ -331,9 +359,12 @@ class Connection:
         self.wake()
         # The one that reads sees the error and goes; then nobody uses the descriptors any more.
         with self._turn:
-            while self._reading:
+            # Unless that is this thread: a signal's handler came in the middle of its wait, whose end does the rest.
+            self._closes_late = self._reader == threading.get_ident()
+            while self._reader and not self._closes_late:
                 self._stand_by()
-            self._close_reading_side()
+            if not self._closes_late:
+                self._close_reading_side()
 
     def _say_goodbye(self) -> None:
         try:
@@ -353,10 +384,7 @@ class Connection:
             if fd >= 0:
                 os.close(fd)
         self._incoming = self._outgoing = self._wake_fd = -1
-        self.write_lock = threading.Lock()
-        self._turn_lock = threading.Lock()
-        self._turn = threading.Condition(self._turn_lock)
-        self._reading = False
+        self._make_locks()
         self._lost = BusClosed(f"this connection to bus {self.bus!r} belongs to the parent process")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from eventbus_mp.client.connection import Connection
@@ -56,6 +56,7 @@ class Publisher:
         self._unit_ns = TIME_UNITS_NS[self._config.time_unit]
         self._sequence = connection.welcome.link << SEQUENCE_LINK_SHIFT
         self._order = connection.write_lock
+        self._is_within: Callable[[], bool] = self._order._is_owned  # type: ignore[attr-defined]
         self._event_bytes_max = self._config.event_bytes_max
         self._topics: dict[str, int] = {}
         """Numbers of topics that had a subscriber when we asked. Never says no: only the manager may say that."""
@@ -66,6 +67,8 @@ class Publisher:
 
     def notify(self, event: Event, *, awaited: bool = False) -> EventShadow:
         """Publish: the shadow, without a place when nobody is subscribed and nothing was stored."""
+        if self._is_within():  # written out: a call that asks takes twice as long
+            self._connection.refuse_reentry()
         encoded = encode_event(event)
         length = encoded[4]
         if length > self._event_bytes_max:
@@ -90,6 +93,7 @@ class Publisher:
 
     def notify_many(self, events: Iterable[Event]) -> list[EventShadow]:
         """Publish in order, with one pipe write for as many as fit into the spans at hand."""
+        self._connection.refuse_reentry()
         if isinstance(events, (list, tuple)):
             prepared = [(event, self._encode(event)) for event in events]
         else:
@@ -157,6 +161,7 @@ class Publisher:
 
         No lock is held until it is published or given back, and its place among the events is that of its publishing.
         """
+        self._connection.refuse_reentry()
         self._check_size(event, encoded)
         topic = self._topics.get(event.topic) or self._resolve(event.topic)
         if not topic:

@@ -113,6 +113,7 @@ class Subscription:
         """
         if not any(self._noted.values()):
             return
+        self._connection.refuse_reentry()
         # Under the lock of the write: what is taken out is told before `outstanding`, which leaves it out, is sent.
         with self._connection.write_lock:
             parts: list[bytes] = []

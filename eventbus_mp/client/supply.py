@@ -73,7 +73,7 @@ class Supply:
         self._large_length = self._large_run = 0
         """The span of the latest large event, and how many in a row took one like it."""
         self._memory_bytes_max = connection.welcome.memory_bytes_max
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # A signal's handler may publish in the middle of this.
         connection.on_span_granted = self._on_span_granted
 
     def choose(self) -> Arena:
@@ -166,7 +166,7 @@ class Supply:
             if 2 * missing >= most:
                 self._order(key, SPAN_AHEAD, missing)
 
-    def begin_anew(self, order: threading.Lock, lent_out: Iterable[LentSpan]) -> list[list[int]]:
+    def begin_anew(self, order: threading.RLock, lent_out: Iterable[LentSpan]) -> list[list[int]]:
         """Forget what is on order: the answers may have gone with the manager. [segment, offset] of what is here.
 
         Args:
