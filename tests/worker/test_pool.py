@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -276,7 +277,7 @@ def hang_if(flag: Path, ready: Path) -> Callable[[Any], None]:
     """What a worker makes of a `HangsAtStart`: with the flag it takes longer than anybody waits."""
     if flag.exists():
         ready.touch()
-        time.sleep(600)
+        threading.Event().wait(600)
     return lambda event: None
 
 
