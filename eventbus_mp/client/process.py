@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import weakref
+from functools import cache
 from typing import Protocol
 
 from eventbus_mp.client.session import Session
@@ -45,6 +47,7 @@ def keep_session(handle: Handle, session: Session) -> None:
     """Note that `handle` holds `session`, its own or the worker's."""
     _handles.add(handle)
     if session not in _workers.values():
+        _say_goodbye_at_the_end(os.getpid())
         _sessions.add(session)
         weakref.finalize(handle, _let_go, session).atexit = False
 
@@ -75,6 +78,18 @@ def _close_all() -> None:
     for session in tuple(_sessions):
         _sessions.discard(session)
         session.close(EXIT_PATIENCE_S)
+
+
+@cache
+def _say_goodbye_at_the_end(pid: int) -> None:
+    """Once a process: a child of multiprocessing, or of multiprocess, ends without `atexit`.
+
+    To the manager that would be a crash, and what the child had in hand suspect.
+    """
+    for package in ("multiprocessing", "multiprocess"):
+        process, util = sys.modules.get(f"{package}.process"), sys.modules.get(f"{package}.util")
+        if process is not None and util is not None and process.parent_process() is not None:
+            util.Finalize(None, _close_all, exitpriority=0)
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,6 +1,7 @@
 """Handles and processes: forks, dropped handles, exits, and what a listener may do to its process."""
 
 import gc
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import multiprocess
 import pytest
 
 from eventbus_mp import Event, EventBus, EventSource, Skip, UsageError
@@ -239,3 +241,38 @@ def test_a_function_that_takes_another_s_place_is_warned_of(bus: EventBus, caplo
     bus.on("a", "b")(handle)
     assert not caplog.text
     assert bus.notify_and_wait(Event("1", "a", 1), timeout_s=20).completers
+
+
+def take_one(bus: EventBus) -> None:
+    """What a child does: it has more in hand than it takes, and does not close."""
+    inbox = bus.inbox("shared", ["a"], credit=5)
+    shadow = inbox.get(20)
+    assert shadow is not None
+    inbox.complete(shadow)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("package", "start_method"), [(multiprocessing, "fork"), (multiprocess, "fork"), (multiprocess, "spawn")]
+)
+def test_the_end_of_a_child_is_no_crash(make_bus: Make, package: Any, start_method: str) -> None:
+    """It ends without atexit. With `deliveries_max=1` what it had in hand would be given up."""
+    bus = make_bus(topics=["a"], deliveries_max=1)
+    with bus.inbox("shared", ["a"]):
+        pass
+    bus.notify_many(Event(str(number), "a", number) for number in range(6))
+    for _ in range(3):
+        child = package.get_context(start_method).Process(target=take_one, args=(bus,))
+        child.start()
+        child.join(30)
+        assert child.exitcode == 0
+    with bus.inbox("shared", ["a"]) as inbox:
+        left = []
+        while len(left) < 3:
+            shadow = inbox.get(20)
+            assert shadow is not None
+            inbox.complete(shadow)
+            left.append(shadow.id)
+        bus.drain(timeout_s=20)
+        (statistics,) = bus.statistics().subscribers
+        assert (left, statistics.completed, statistics.skipped) == (["3", "4", "5"], 6, 0)
