@@ -187,6 +187,7 @@ def test_bad_pools(bus: EventBus) -> None:
         (lambda bus: bus.on("a", retries="2")(print), "retries='2': give a whole number"),
         (lambda bus: WorkerPool(bus, 1).on("a", retries=-1)(print), "retries=-1: give a whole number"),
         (lambda bus: bus.drain(timeout_s="5"), "timeout_s='5': give seconds"),
+        (lambda bus: bus.drain(timeout_s=float("nan")), "timeout_s=nan: give seconds"),
         (lambda bus: bus.notify_and_wait(Event("1", "a", 1), [5]), "timeout_s=.5.: give seconds"),
         (lambda bus: bus.notify("a"), "'a' is a str; give an Event"),
         (lambda bus: bus.notify_many([("a", "1")]), "is a tuple; give an Event"),

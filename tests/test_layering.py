@@ -23,7 +23,7 @@ FLOORS = (
     ("messages", "effects"),
     ("config",),
     ("model",),
-    ("ids",),
+    ("ids", "locking"),
     ("errors",),
 )
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, TypeVar
@@ -26,6 +25,7 @@ from eventbus_mp.client.session import Session
 from eventbus_mp.config import BusConfig, check_bus_name
 from eventbus_mp.errors import BusClosed, UsageError, WaitTimeout
 from eventbus_mp.ids import unique_id
+from eventbus_mp.locking import Guard
 from eventbus_mp.memory.registered import register_type
 from eventbus_mp.messages import Outcome
 from eventbus_mp.model import BusStatistics, Event, EventShadow, Subscriber, SubscriberKey, Watcher, check_topic
@@ -63,7 +63,7 @@ class EventBus:
         self._topics = tuple(check_topic(topic) for topic in (*self.config.topics, *topics))
         self._session: Session | None = None
         self._closed = False
-        self._lock = threading.Lock()
+        self._lock = Guard()
 
     # --- topics ---
 
@@ -316,7 +316,7 @@ class EventBus:
     def close(self) -> None:
         """Leave: listeners stop, what is in hand goes to other processes. The handle is of no use any more.
 
-        A signal's handler may call it while its thread waits (for an inbox, say), not while that publishes.
+        A signal's handler may call it while its thread waits (for an inbox, say), not while that publishes or connects.
         """
         if self._session is not None:
             self._session.connection.refuse_reentry()
@@ -392,5 +392,5 @@ class EventBus:
 
     def abandon(self) -> None:
         """In a forked child: begin again on next use. Called by itself."""
-        self._lock = threading.Lock()
+        self._lock = Guard()
         self._session = None

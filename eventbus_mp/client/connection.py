@@ -11,14 +11,18 @@ import os
 import select
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
 from typing import Any
 
 from filelock import Timeout
 
 from eventbus_mp import errors
 from eventbus_mp.config import BusConfig
-from eventbus_mp.errors import BusClosed, EventBusError, ManagerLost, UsageError
+from eventbus_mp.errors import BusClosed, EventBusError, ManagerLost
+from eventbus_mp.locking import Turns, owns, reentered
 from eventbus_mp.memory import segment
 from eventbus_mp.messages import CancelWait, Goodbye, Request
 from eventbus_mp.runtime import handshake
@@ -28,6 +32,7 @@ from eventbus_mp.runtime.rundir import RunDir
 from eventbus_mp.wire.stream import (
     Delivered,
     FromManager,
+    FromManagerMessage,
     ManagerReplacement,
     Replied,
     SpanGranted,
@@ -37,6 +42,10 @@ from eventbus_mp.wire.stream import (
 )
 
 __all__ = ["Connection"]
+
+
+WAIT_S_MAX = 86_400.0
+"""What the kernel waits at once; who waits longer waits again."""
 
 
 class Connection:
@@ -57,11 +66,12 @@ class Connection:
         self.welcome, self._incoming, self._outgoing = self._connect()
         self._check_shared_memory()
         self._make_locks()
-        self._closes_late = False
-        self._bystanders = 0
-        """Threads that wait while another one reads."""
+        self._unsent = b""
         self._stream = FromManager()
-        self._request_serial = 0
+        self._pieces: deque[bytes] = deque()
+        """What was read and is not fed to the stream yet."""
+        self._arrived: deque[FromManagerMessage] = deque()
+        self._request_numbers = count(1)
         self._awaited: set[int] = set()
         """Numbers of requests whose reply somebody will take. A manager that replaces a dead one may reply again."""
         self._replies: dict[int, Replied] = {}
@@ -81,11 +91,10 @@ class Connection:
         self.write_lock = threading.RLock()
         """One writer at a time. The publisher holds it while it fills memory, too: so its events keep one order.
 
-        It is taken once a thread, or a half written event would get into the middle of another: `refuse_reentry`."""
-        self._turn_lock = threading.RLock()
-        self._turn = threading.Condition(self._turn_lock)
-        self._reader = 0
-        """The thread that reads the pipe now; 0: none."""
+        Whoever has it must not take it again, or an event would get into the middle of another: `refuse_reentry`."""
+        self._turns = Turns()
+        """Whose turn it is to read the pipe."""
+        self._closes_late = False
 
     # --- connecting ---
 
@@ -162,26 +171,31 @@ class Connection:
 
     def refuse_reentry(self) -> None:
         """Raise `UsageError` for a call that came in the middle of another one of this thread's."""
-        if self.write_lock._is_owned():  # type: ignore[attr-defined]
-            raise self._reentered()
-
-    def _reentered(self) -> UsageError:
-        return UsageError(
-            f"bus {self.bus!r} was called in the middle of another of its calls in this thread, by a signal's handler "
-            "or a __del__, and would wait for itself; set a flag there, or hand it to another thread"
-        )
+        if owns(self.write_lock):
+            raise reentered()
 
     def send_locked(self, data: bytes) -> None:
         """`send`, for whoever holds the `write_lock`."""
         if self._lost is not None:
             raise self._again(self._lost)
         try:
-            written = os.write(self._outgoing, data)
-            while written < len(data):
-                written += os.write(self._outgoing, data[written:])
+            if len(data) <= select.PIPE_BUF and not self._unsent:
+                os.write(self._outgoing, data)  # whole, or not at all
+            else:
+                self._write_long(self._unsent + data)
         except BrokenPipeError as cause:
             self._lose()
             raise self._again(self._lost) from cause
+
+    def _write_long(self, data: bytes) -> None:
+        """In pieces. When a signal's handler raises in between, the rest goes before what is sent next."""
+        written: list[int] = []
+        try:
+            while sum(written) < len(data):
+                # In one step of the interpreter: what a handler raises comes before or after both.
+                written.extend(map(os.write, (self._outgoing,), (memoryview(data)[sum(written) :],)))
+        finally:
+            self._unsent = data[sum(written) :]
 
     def request(self, kind: type[Request], *fields: Any) -> Any:
         """Ask the manager and wait for the answer.
@@ -201,9 +215,7 @@ class Connection:
 
     def start_request(self, kind: type[Request], *fields: Any) -> int:
         """Send a request without waiting; its number is what `has_reply` and `take_reply` take."""
-        with self._turn_lock:
-            self._request_serial += 1
-            number = self._request_serial
+        number = next(self._request_numbers)
         data = encode_request(kind(0, number, *fields))
         self.expect_reply(number)
         self.send(data)
@@ -242,61 +254,59 @@ class Connection:
 
         Raises:
             ManagerLost, BusClosed: The connection ended, and `ready()` is still false.
+            UsageError: This thread is in the middle of waiting, or of writing.
         """
+        me = threading.get_ident()
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         looked = False
         while not ready():
             if self._lost is not None:
                 raise self._again(self._lost)
-            remaining_s = None if deadline is None else deadline - time.monotonic()
+            if self._turns.is_mine or owns(self.write_lock):
+                raise reentered()
+            remaining_s = None if deadline is None else min(deadline - time.monotonic(), WAIT_S_MAX)
             if remaining_s is not None and remaining_s <= 0:
                 if looked:
                     return False
                 remaining_s = 0  # Also a wait of no time takes in what has arrived.
             looked = True
-            with self._turn_lock:
-                if self._reader:
-                    if self._reader == threading.get_ident():
-                        raise self._reentered()
-                    if not ready():
-                        self._stand_by(remaining_s)
-                    continue
-                self._reader = threading.get_ident()
             try:
-                if not ready():
+                self._turns.take(ready, remaining_s)
+                if self._turns.holder == me and self._lost is None and not ready():
                     self._read_once(remaining_s)
             finally:
-                with self._turn_lock:
-                    self._reader = 0
-                    if self._bystanders:
-                        self._turn.notify_all()
-                    if self._closes_late:
-                        self._close_reading_side()
+                if self._turns.holder == me:
+                    self._turns.holder = 0
+                    self._end_turn()
         return True
 
-    def _stand_by(self, timeout_s: float | None = None) -> None:
-        """Under the lock: wait until whoever reads has read once."""
-        self._bystanders += 1
-        try:
-            self._turn.wait(timeout_s)
-        finally:
-            self._bystanders -= 1
+    def _end_turn(self) -> None:
+        self._turns.pass_on()
+        if self._closes_late:
+            self._closes_late = False
+            self._close_reading_side()
 
     def _read_once(self, timeout_s: float | None) -> None:
+        if self._pieces or self._arrived:
+            return self._take_in()  # An earlier turn was interrupted.
         for fd, _ in self._poll.poll(None if timeout_s is None else timeout_s * 1000):
             if fd == self._incoming:
-                data = os.read(fd, READ_BYTES)
-                if data:
-                    self._take_in(data)
-                else:
-                    self._lose()
+                # In one step of the interpreter, as in `_write_long`.
+                self._pieces.extend(map(os.read, (fd,), (READ_BYTES,)))
+                self._take_in()
             elif fd == self._wake_fd:
                 os.eventfd_read(fd)
             else:
                 self._on_fd[fd]()
 
-    def _take_in(self, data: bytes) -> None:
-        for message in self._stream.feed(data):
+    def _take_in(self) -> None:
+        while self._pieces:
+            piece = self._pieces.popleft()
+            if not piece:
+                return self._lose()
+            self._arrived.extend(self._stream.feed(piece))
+        while self._arrived:
+            message = self._arrived.popleft()
             if type(message) is Delivered:
                 self.on_delivered(message)
             elif type(message) is Replied:
@@ -353,30 +363,26 @@ class Connection:
             if self._outgoing < 0:
                 return
             if not already_lost:
-                self._say_goodbye()
+                with suppress(BrokenPipeError):  # It left first.
+                    os.write(self._outgoing, self._unsent + encode_request(Goodbye(0, 0)))
             os.close(self._outgoing)
             self._outgoing = -1
         self.wake()
         # The one that reads sees the error and goes; then nobody uses the descriptors any more.
-        with self._turn:
+        with self._turns.lock:
             # Unless that is this thread: a signal's handler came in the middle of its wait, whose end does the rest.
-            self._closes_late = self._reader == threading.get_ident()
-            while self._reader and not self._closes_late:
-                self._stand_by()
+            self._closes_late = self._turns.holder == threading.get_ident()
+            while self._turns.holder and not self._closes_late:
+                self._turns.stand_by()
             if not self._closes_late:
                 self._close_reading_side()
-
-    def _say_goodbye(self) -> None:
-        try:
-            os.write(self._outgoing, encode_request(Goodbye(0, 0)))
-        except BrokenPipeError:
-            return  # It left first.
 
     def _close_reading_side(self) -> None:
         # The numbers go first: a signal's handler may wake us between any two lines.
         fds, self._incoming, self._wake_fd = (self._incoming, self._wake_fd), -1, -1
         for fd in fds:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
 
     def abandon(self) -> None:
         """In a forked child: drop the descriptors without a word; the parent goes on with its own."""

@@ -96,11 +96,11 @@ class Inbox:
 
     def skip(self, shadow: EventShadow, reason: str = "") -> None:
         """Settle a shadow taken from here as skipped, else like `complete`; `statistics()` shows the reason."""
-        self._settle(shadow, Outcome.SKIPPED)
-        if reason:
+        if self._settle(shadow, Outcome.SKIPPED) and reason:
             self._subscription.explain(shadow.id, reason)
 
-    def _settle(self, shadow: EventShadow, outcome: int) -> None:
+    def _settle(self, shadow: EventShadow, outcome: int) -> bool:
+        """Whether it was in hand here."""
         self._check_open()
         place = getattr(shadow, "_place", None)
         if place is None:
@@ -108,8 +108,10 @@ class Inbox:
         if not self._subscription.settle(place.sequence, outcome):
             self._subscription.flush()
             self._session.mark(self.key, place, outcome)
-        elif not self._subscription.pending:
+            return False
+        if not self._subscription.pending:
             self._subscription.flush()
+        return True
 
     def __iter__(self) -> Iterator[EventShadow]:
         while not self._ended:

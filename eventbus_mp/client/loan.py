@@ -65,6 +65,7 @@ class Loan:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._publisher.refuse_reentry()
         self._revoke()
         borrowed, self._borrowed = self._borrowed, None
         if error is not None:

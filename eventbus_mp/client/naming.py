@@ -148,5 +148,6 @@ def check_retries(retries: int) -> int:
 
 def check_timeout(timeout_s: float | None) -> None:
     """Raise `UsageError` for what is no time to wait; None is for ever."""
-    if timeout_s is not None and (isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float))):
+    is_time = isinstance(timeout_s, (int, float)) and not isinstance(timeout_s, bool) and timeout_s == timeout_s
+    if timeout_s is not None and not is_time:  # nan is not even itself
         raise UsageError(f"timeout_s={timeout_s!r}: give seconds, or None to wait for ever")

@@ -193,6 +193,10 @@ class Publisher:
         place = Place(topic, span.segment, span.offset, encoded[4], sequence)
         return EventShadow(event.topic, event.id, place)
 
+    def refuse_reentry(self) -> None:
+        """Raise `UsageError` in the middle of this thread's own writing."""
+        self._connection.refuse_reentry()
+
     def return_borrowed(self, borrowed: Borrowed) -> None:
         """Give the memory back; nothing is published."""
         span = borrowed.span

@@ -7,6 +7,7 @@ from typing import Any
 
 from eventbus_mp.client.connection import Connection
 from eventbus_mp.client.subscription import release_records
+from eventbus_mp.memory import segment
 from eventbus_mp.memory.layout import HEADER_BYTES
 from eventbus_mp.memory.payload import read_event, read_id
 from eventbus_mp.memory.reader import COPIED_BYTES_MAX, LeaseBook, Mappings
@@ -108,16 +109,13 @@ class Reader:
         Nothing keeps the memory meanwhile: the header is compared after the copy, too, and layout.py says why that
         is enough.
         """
+        name, length = self._mappings.name(place.segment), min(place.length, HEADER_BYTES + ID_BYTES_MAX)
         try:
-            view = self._mappings.of(place.segment, place.length)
+            event_id = read_id(segment.read(name, place.offset, length), place.sequence)
+            again = read_id(segment.read(name, place.offset, length), place.sequence)
         except FileNotFoundError:
             return None
-        at = slice(place.offset, place.offset + min(place.length, HEADER_BYTES + ID_BYTES_MAX))
-        try:
-            event_id = read_id(bytes(view[at]), place.sequence)
-        except UnicodeDecodeError:
-            return None
-        return event_id if read_id(bytes(view[at]), place.sequence) == event_id else None
+        return event_id if again == event_id else None
 
     def watched(self, topic: str) -> list[tuple[str, Any]]:
         """(id, watcher as it travels) of every unsettled event of a topic, oldest first."""

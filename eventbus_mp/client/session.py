@@ -15,6 +15,7 @@ from eventbus_mp.client.subscription import Subscription, flat_ranges
 from eventbus_mp.client.supply import Supply
 from eventbus_mp.config import BusConfig
 from eventbus_mp.errors import BusClosed, EventBusError, ManagerLost, UsageError
+from eventbus_mp.locking import Guard
 from eventbus_mp.memory.reader import LeaseBook, Mappings
 from eventbus_mp.messages import Compare, GetStatistics, MarkEvent, RegisterTopic, StopHosting, Subscribe
 from eventbus_mp.model import BusStatistics, EventShadow, Place, SubscriberKey, SubscriberStatistics
@@ -54,7 +55,7 @@ class Session:
         self._early: dict[int, list[Delivered]] = {}
         self._threaded = threaded
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
+        self._lock = Guard()
         self.connection.on_delivered = self._on_delivered
         self.connection.on_manager_replaced = self._on_manager_replaced
         try:

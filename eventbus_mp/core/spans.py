@@ -141,6 +141,7 @@ class SpanTable:
         if span.backed:
             self._warm.setdefault(last - first, {})[span.segment, first] = None
         else:
+            self._lukewarm_bytes += span.length  # Or it may: backed, and given back.
             self._put_all(span.segment, first, last)
 
     # --- the buddy allocator ---

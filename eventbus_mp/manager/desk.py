@@ -14,7 +14,6 @@ from eventbus_mp.core.bus import BusCore
 from eventbus_mp.memory import segment
 from eventbus_mp.memory.layout import HEADER_BYTES
 from eventbus_mp.memory.payload import read_id
-from eventbus_mp.memory.reader import Mappings
 from eventbus_mp.messages import Message, SkipNamed
 from eventbus_mp.model import ID_BYTES_MAX
 from eventbus_mp.wire import records
@@ -49,8 +48,6 @@ class Desk:
         self._prefix = prefix
         self._office = office
         self._messages: deque[Message] = deque()
-        self._mappings = Mappings(prefix)
-        """For the ids of events in warnings and statistics only."""
         self._missing: dict[int, fx.CreateSegment] = {}
         """Segments that the kernel refused to make, by number."""
         self._now_ns = 0
@@ -106,8 +103,12 @@ class Desk:
         segment.remove(f"{self._prefix}{effect.segment}")
 
     def _free_pages(self, effect: fx.FreePages) -> None:
-        if not self.is_catching_up:  # Since then somebody may have written there.
+        if self.is_catching_up or effect.segment in self._missing:
+            return  # Since then somebody may have written there; or nothing is there.
+        try:
             segment.free_pages(f"{self._prefix}{effect.segment}", effect.offset, effect.length)
+        except OSError as error:
+            log.warning("cannot give back %d bytes that are free: %s", effect.length, error)
 
     def _close_link(self, effect: fx.CloseLink) -> None:
         self._office.cut_off(effect.link, effect.reason)
@@ -138,10 +139,9 @@ class Desk:
     def _id_of(self, segment_number: int, offset: int, length: int, sequence: int) -> str:
         """The event's id; its sequence number when its memory was overwritten, or went to others meanwhile."""
         try:
-            view = self._mappings.of(segment_number, length)
-        except FileNotFoundError:
+            head = segment.read(f"{self._prefix}{segment_number}", offset, min(length, HEADER_BYTES + ID_BYTES_MAX))
+        except OSError:
             return f"{sequence:#x}"
-        head = bytes(view[offset : offset + min(length, HEADER_BYTES + ID_BYTES_MAX)])
         event_id = read_id(head, sequence)
         return event_id if event_id is not None else f"{sequence:#x}"
 

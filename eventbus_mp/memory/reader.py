@@ -8,10 +8,10 @@ of the lease. (The idea of a view whose exporter owns the lifetime: numpy issue 
 from __future__ import annotations
 
 import ctypes
-import threading
 import weakref
 from collections import deque
 
+from eventbus_mp.locking import Guard
 from eventbus_mp.memory import segment
 from eventbus_mp.model import Place
 
@@ -92,7 +92,7 @@ class LeaseBook:
         """By sequence."""
         self.ended: deque[_Lease] = deque()
         """Leases whose views are gone. Filled by weakref callbacks, in any thread at any moment: append only."""
-        self._lock = threading.Lock()
+        self._lock = Guard()
         """Guards `open`. A callback never takes it: it may run while this thread has it."""
 
     def view(self, mapping: memoryview, place: Place, told: bool) -> memoryview:

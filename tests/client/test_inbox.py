@@ -136,6 +136,7 @@ def test_a_shadow_from_elsewhere(make_bus: Make) -> None:
     inbox.complete(theirs)
     assert bus.watcher(theirs) is None
     inbox.skip(ours, "a reason")
+    inbox.skip(ours, "and another one")
     shared.complete(theirs)
     bus.drain(timeout_s=20)
     found = next(item for item in bus.statistics().subscribers if item.name == "one")

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -315,3 +316,22 @@ def test_the_smallest_pipes(make_bus: Make) -> None:
         assert len(producer.watchers("a")) >= 0  # A reply of many frames.
     bus.drain(timeout_s=60)
     assert got == list(range(5000))
+
+
+def test_an_event_expires_when_the_manager_has_no_descriptor_left(bus: EventBus) -> None:
+    """It cannot read the event's id then, which is for the statistics only."""
+    bus.inbox("one", ["a"], credit=1)
+    bus.notify(Event("held", "a", 0))
+    pid = bus.statistics().manager_pid
+    used = {int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    free = next(number for number in range(10_000) if number not in used)
+    hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, hard))
+    now = time.time_ns() // 1000
+    bus.notify_many(Event(str(number), "a", 0, occurred_at=now, ttl=100_000) for number in range(3))
+    while bus.statistics().subscribers[0].skipped < 3:
+        bus.topics()
+    statistics = bus.statistics()
+    assert statistics.manager_pid == pid
+    assert [reason for _, reason in statistics.subscribers[0].recent_skips] == ["expired"] * 3
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard))
