@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from eventbus_mp.client.connection import Connection
-from eventbus_mp.client.supply import Supply
+from eventbus_mp.client.supply import LOANS_AHEAD, Supply
 from eventbus_mp.config import TIME_UNITS_NS, BusConfig
 from eventbus_mp.errors import EventTooLarge, UnknownTopic
 from eventbus_mp.memory.arena import Arena, LentSpan
@@ -189,7 +189,8 @@ class Publisher:
                 topic, span.segment, span.offset, encoded[4], deadline_ns, sequence, awaited=False
             )
             self._connection.send_locked(record + records.span_sealed(span.segment, span.offset))
-        self._supply.order_ahead(span.length, max(encoded[4], self._supply.arena.large_bytes + 1))
+        counted = max(encoded[4], self._supply.arena.large_bytes + 1)
+        self._supply.order_ahead(span.length, counted, LOANS_AHEAD)
         place = Place(topic, span.segment, span.offset, encoded[4], sequence)
         return EventShadow(event.topic, event.id, place)
 
