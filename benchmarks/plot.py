@@ -52,8 +52,9 @@ def _draw_panel(axes: Any, panel: list[Result]) -> None:
     drawn = axes.barh(names, values, color=colours)
     if not topology.is_pool:
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter("")
     axes.bar_label(drawn, [f"{value:,.0f}" for value in values], padding=3, fontsize=7)
-    axes.margins(x=0.15)
+    axes.margins(x=0.25)  # the labels have to fit
     axes.invert_yaxis()
     axes.set_title(f"{topology.name}: {unit}", fontsize=9)
     axes.tick_params(labelsize=7)
