@@ -39,16 +39,12 @@ class Guard:
         self._lock = threading.RLock()
 
     def __enter__(self) -> None:
-        self.refuse()
+        if owns(self._lock):
+            raise reentered()
         self._lock.acquire()
 
     def __exit__(self, *exc_info: object) -> None:
         self._lock.release()
-
-    def refuse(self) -> None:
-        """Raise `UsageError` if the calling thread has it."""
-        if owns(self._lock):
-            raise reentered()
 
 
 class Turns:

@@ -80,7 +80,7 @@ class SpanTable:
         self._warm: dict[int, dict[Place, None]] = {}
         """Free spans as they were used, by how many blocks they have: the next of that size finds one."""
         self._lukewarm_bytes = 0
-        """Of the cold blocks, at most so much has pages: what was merged with them."""
+        """Of the cold blocks, at most so much has pages: what was merged with them, or given back without an event."""
 
     @property
     def segment_count(self) -> int:
@@ -205,20 +205,23 @@ class SpanTable:
 
     def _coalesce(self) -> bool:
         """Merge warm with cold: the last resort against fragments. Whether there was anything warm to merge."""
+        self._lukewarm_bytes += self._warm_bytes
         warm, self._warm = self._warm, {}
-        self._lukewarm_bytes += sum(blocks * len(places) for blocks, places in warm.items()) * BLOCK_BYTES
         for size, places in warm.items():
             for segment, block in places:
                 self._put_all(segment, block, block + size)
         return bool(warm)
+
+    @property
+    def _warm_bytes(self) -> int:
+        return sum(blocks * len(places) for blocks, places in self._warm.items()) * BLOCK_BYTES
 
     def _keep_bound(self, length: int, effects: list[Effect]) -> None:
         """Before `length` bytes more get pages: there are none beyond the bound, free or in use."""
         bound = self.memory_bytes_max + self._reserve_bytes
         if self._segment_bytes <= bound:
             return
-        warm = sum(blocks * len(places) for blocks, places in self._warm.items()) * BLOCK_BYTES
-        if self.used_bytes + length + warm + self._lukewarm_bytes > bound:
+        if self.used_bytes + length + self._warm_bytes + self._lukewarm_bytes > bound:
             self._cool_down(effects)
 
     def _cool_down(self, effects: list[Effect]) -> None:
