@@ -62,7 +62,7 @@ _SEND = "eventbus_mp.client.connection:Connection.send_locked"
 _READER = "eventbus_mp.client.reading:Reader"
 _HANDSHAKE = "eventbus_mp.runtime.handshake"
 _PUBLISHER = "eventbus_mp.client.publisher"
-_CONNECTION = "eventbus_mp.client.connection"
+_JOINING = "eventbus_mp.client.joining"
 
 _POINTS = {
     # A producer.
@@ -88,9 +88,9 @@ _POINTS = {
     "before hello": _Point(f"{_HANDSHAKE}:hello", False),
     "between hello and welcome": _Point(f"{_HANDSHAKE}:receive_welcome", False),
     "after welcome": _Point(f"{_HANDSHAKE}:receive_welcome", True),
-    "before the manager is started": _Point(f"{_CONNECTION}:start_manager", False),
+    "before the manager is started": _Point(f"{_JOINING}:start_manager", False),
     "while the manager starts": _Point("eventbus_mp.runtime.launch:_await_ready", False),
-    "after the manager is started": _Point(f"{_CONNECTION}:start_manager", True),
+    "after the manager is started": _Point(f"{_JOINING}:start_manager", True),
     # The manager; to be called in its process.
     "manager: between read and decide": _Point("eventbus_mp.manager.journal:Journal.read", True, _result_is_something),
     "manager: between decide and perform": _Point("eventbus_mp.core.bus:BusCore.handle", True),

@@ -1,4 +1,4 @@
-"""A process's connection to the manager: connect or start one, ask, wait, and take what arrives.
+"""A process's connection to the manager: ask, wait, and take what arrives.
 
 Whoever waits for something reads the pipe; when several threads wait, one reads for all. So a process without
 listeners needs no thread, a worker does everything on its main thread, and a listener that asks something waits like
@@ -17,16 +17,12 @@ from contextlib import suppress
 from itertools import count
 from typing import Any
 
-from filelock import Timeout
-
 from eventbus_mp import errors
+from eventbus_mp.client.joining import join
 from eventbus_mp.config import BusConfig
 from eventbus_mp.errors import BusClosed, EventBusError, ManagerLost
 from eventbus_mp.locking import Turns, owns, reentered
-from eventbus_mp.memory import segment
 from eventbus_mp.messages import CancelWait, Goodbye, Request
-from eventbus_mp.runtime import handshake
-from eventbus_mp.runtime.launch import start_manager
 from eventbus_mp.runtime.pipe import READ_BYTES
 from eventbus_mp.runtime.rundir import RunDir
 from eventbus_mp.wire.stream import (
@@ -43,7 +39,6 @@ from eventbus_mp.wire.stream import (
 
 __all__ = ["Connection"]
 
-
 WAIT_S_MAX = 86_400.0
 """What the kernel waits at once; who waits longer waits again."""
 
@@ -56,15 +51,14 @@ class Connection:
         config: This process's settings; also the bus's, should it be the one that starts the manager.
 
     Raises:
-        ManagerLost: No manager could be reached or started within `connect_timeout_s`.
+        ManagerLost, EventBusError: As of `join`.
     """
 
     def __init__(self, bus: str, config: BusConfig) -> None:
         self.bus = bus
         self.config = config
         self._run_dir = RunDir(config.run_dir, bus)
-        self.welcome, self._incoming, self._outgoing = self._connect()
-        self._check_shared_memory()
+        self.welcome, self._incoming, self._outgoing = join(bus, config, self._run_dir)
         self._make_locks()
         self._unsent = b""
         self._stream = FromManager()
@@ -95,67 +89,6 @@ class Connection:
         self._turns = Turns()
         """Whose turn it is to read the pipe."""
         self._closes_late = False
-
-    # --- connecting ---
-
-    def _connect(self) -> tuple[handshake.Welcome, int, int]:
-        deadline = time.monotonic() + self.config.connect_timeout_s
-        while True:
-            try:
-                return self._greet(deadline)
-            except (FileNotFoundError, NotADirectoryError, ConnectionError):
-                remaining_s = deadline - time.monotonic()
-                if remaining_s <= 0:
-                    raise ManagerLost(
-                        f"no manager of bus {self.bus!r} answered within {self.config.connect_timeout_s:g} s"
-                    ) from None
-            self._start(remaining_s)
-
-    def _greet(self, deadline: float) -> tuple[handshake.Welcome, int, int]:
-        try:
-            with handshake.connect(self._run_dir.socket, max(0.01, deadline - time.monotonic())) as connection:
-                try:
-                    connection.sendall(handshake.hello())
-                except BrokenPipeError:
-                    pass  # It was refused unheard; the reason waits to be read.
-                return handshake.receive_welcome(connection)
-        except PermissionError as cause:
-            raise EventBusError(
-                f"the bus at {self._run_dir.path} cannot be reached: {cause.strerror}; it belongs to another user, "
-                "and BusConfig.run_dir names where yours are"
-            ) from cause
-        except TimeoutError as cause:
-            raise ManagerLost(f"the manager of bus {self.bus!r} does not answer ({self._run_dir.socket})") from cause
-
-    def _start(self, timeout_s: float) -> None:
-        """Start a manager, unless somebody else does at this moment: then wait until that is done."""
-        self._run_dir.create()
-        try:
-            with self._run_dir.start_lock(timeout_s):
-                if not self._is_reachable():
-                    self._run_dir.create()
-                    start_manager(self._run_dir, self.config, timeout_s)
-        except Timeout as cause:
-            raise ManagerLost(f"another process has been starting bus {self.bus!r} for {timeout_s:.0f} s") from cause
-        except FileNotFoundError:
-            return  # A manager that left took the directory with it: begin again.
-
-    def _is_reachable(self) -> bool:
-        try:
-            handshake.connect(self._run_dir.socket, 1.0).close()
-        except OSError:
-            return False
-        return True
-
-    def _check_shared_memory(self) -> None:
-        device = os.stat(segment.SHM_DIR).st_dev
-        if device != self.welcome.shm_device:
-            os.close(self._incoming)
-            os.close(self._outgoing)
-            raise ManagerLost(
-                f"the manager of bus {self.bus!r} has another /dev/shm than this process; "
-                "containers that share a bus must share it, too (docker run --ipc=container:...)"
-            )
 
     # --- sending ---
 
@@ -191,11 +124,15 @@ class Connection:
         """In pieces. When a signal's handler raises in between, the rest goes before what is sent next."""
         written: list[int] = []
         try:
-            while sum(written) < len(data):
-                # In one step of the interpreter: what a handler raises comes before or after both.
-                written.extend(map(os.write, (self._outgoing,), (memoryview(data)[sum(written) :],)))
+            self._write_pieces(memoryview(data), written)
         finally:
             self._unsent = data[sum(written) :]
+
+    def _write_pieces(self, data: memoryview, written: list[int]) -> None:
+        # A function of its own: from CPython 3.12 on, a loop's jump back is outside the `try` that it stands in.
+        while sum(written) < len(data):
+            # In one step of the interpreter: what a handler raises comes before or after both.
+            written.extend(map(os.write, (self._outgoing,), (data[sum(written) :],)))
 
     def request(self, kind: type[Request], *fields: Any) -> Any:
         """Ask the manager and wait for the answer.

@@ -57,8 +57,12 @@ def run_worker(shipped: bytes | tuple[EventBus, list[HandlerSpec]], limits: Work
     for spec in specs:
         _host(session, spec)
     _leave_with_parent(session)
-    ready.send_bytes(READY)
-    ready.close()
+    try:
+        with ready:
+            ready.send_bytes(READY)
+    except BrokenPipeError:
+        session.close()
+        return  # Nobody waits for it: the pool has been stopped meanwhile, or is gone.
     try:
         session.loop.run(_limiter(session, limits))
     except (ManagerLost, BusClosed) as error:

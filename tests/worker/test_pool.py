@@ -11,9 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import multiprocess
 import pytest
 
 from eventbus_mp import Event, EventBus, EventBusError, Inbox, Skip, SubscriberKey, UsageError, WorkerPool
+from eventbus_mp.worker.process import HandlerSpec, WorkerLimits, run_worker
 
 Make = Callable[..., EventBus]
 
@@ -302,6 +304,22 @@ def test_stop_does_not_wait_for_a_replacement_that_hangs(
         while not listener.began.exists():
             bus.topics()
     assert pool.pids == []
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_worker_that_is_ready_when_the_pool_was_stopped(bus: EventBus, capfd: pytest.CaptureFixture[str]) -> None:
+    """`stop` does not wait for a replacement that starts; the worker leaves without a word."""
+    ready, says_ready = multiprocess.Pipe(duplex=False)
+    ready.close()
+    spec = HandlerSpec(print, SubscriberKey("printer"), ("a",), 1, 0)
+    worker = multiprocess.get_context("fork").Process(
+        target=run_worker, args=((bus, [spec]), WorkerLimits(None, None), says_ready)
+    )
+    worker.start()
+    says_ready.close()
+    worker.join(30)
+    assert worker.exitcode == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_a_pool_tries_again_when_the_kernel_has_no_process_for_it(
