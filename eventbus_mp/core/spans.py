@@ -68,7 +68,8 @@ class SpanTable:
 
     def __init__(self, memory_bytes_max: int) -> None:
         self.memory_bytes_max = memory_bytes_max
-        self._reserve_bytes = max(memory_bytes_max // RESERVE_DIVISOR, RESERVE_BYTES_MIN)
+        self._bound_bytes = memory_bytes_max + max(memory_bytes_max // RESERVE_DIVISOR, RESERVE_BYTES_MIN)
+        """With the reserve: what may have pages at once."""
         self.used_bytes = 0
         self._segments: dict[int, _Segment] = {}
         self._segment_bytes = 0
@@ -105,7 +106,7 @@ class SpanTable:
 
     def allocate(self, length: int, writer: int, effects: list[Effect], *, reserve: bool = False) -> Span | None:
         """A span of at least `length` bytes for `writer`, or None when the memory bound does not allow it now."""
-        limit = self.memory_bytes_max + (self._reserve_bytes if reserve else 0)
+        limit = self._bound_bytes if reserve else self.memory_bytes_max
         if not self._is_shared(length):
             return self._allocate_own(length, writer, limit, effects)
         size = _whole_blocks(length)
@@ -125,7 +126,7 @@ class SpanTable:
 
     def _is_shared(self, length: int) -> bool:
         """Whether a span of this length lies among others; if not, it gets a segment of its own."""
-        blocks = _segment_blocks(self.memory_bytes_max + self._reserve_bytes)
+        blocks = _segment_blocks(self._bound_bytes)
         return length <= SHARED_SPAN_BYTES_MAX and blocks >= 1 << _order(length)
 
     def recycle(self, span: Span, effects: list[Effect]) -> None:
@@ -218,10 +219,9 @@ class SpanTable:
 
     def _keep_bound(self, length: int, effects: list[Effect]) -> None:
         """Before `length` bytes more get pages: there are none beyond the bound, free or in use."""
-        bound = self.memory_bytes_max + self._reserve_bytes
-        if self._segment_bytes <= bound:
+        if self._segment_bytes <= self._bound_bytes:
             return
-        if self.used_bytes + length + self._warm_bytes + self._lukewarm_bytes > bound:
+        if self.used_bytes + length + self._warm_bytes + self._lukewarm_bytes > self._bound_bytes:
             self._cool_down(effects)
 
     def _cool_down(self, effects: list[Effect]) -> None:
@@ -235,8 +235,7 @@ class SpanTable:
     # --- segments ---
 
     def _grow(self, order: int, effects: list[Effect]) -> bool:
-        room = self.memory_bytes_max + self._reserve_bytes - self._segment_bytes
-        blocks = _segment_blocks(room)
+        blocks = _segment_blocks(self._bound_bytes - self._segment_bytes)
         if blocks < 1 << order:
             return False
         self._put_all(self._add_segment(blocks, own=False, effects=effects), 0, blocks)
@@ -246,8 +245,7 @@ class SpanTable:
         whole = _whole_blocks(length)
         if self.used_bytes + whole > limit:
             return None
-        bound = self.memory_bytes_max + self._reserve_bytes
-        if self._segment_bytes + whole > bound:
+        if self._segment_bytes + whole > self._bound_bytes:
             self._drop_empty_segments(effects)
         # There may be more segments now than the bound: those that cannot go hold little, or one small span in each of
         # them would keep every large event out for ever. What is free in them gives up its pages for that.

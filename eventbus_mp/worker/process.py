@@ -50,8 +50,9 @@ class WorkerLimits:
 
 def run_worker(shipped: bytes | tuple[EventBus, list[HandlerSpec]], limits: WorkerLimits, ready: Any) -> None:
     """The main function of a worker process: `shipped` is the bus and its handlers, `ready` the pipe to say so on."""
-    bus, specs = dill.loads(shipped) if isinstance(shipped, bytes) else shipped
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # What a forked one has of its parent is not meant for it.
+    bus, specs = dill.loads(shipped) if isinstance(shipped, bytes) else shipped
     session = bus.become_worker()
     signal.signal(signal.SIGTERM, lambda *_: session.loop.stop())
     for spec in specs:
