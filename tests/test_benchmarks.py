@@ -94,12 +94,14 @@ def _run(module: str, tmp_path: Path, arguments: list[str]) -> tuple[dict, str]:
     # Its sockets need a short path. A pipe for its output would be kept open by whatever a failed run leaves.
     with tempfile.TemporaryDirectory(prefix="ebmp-test-") as temporary, said.open("w") as output:
         environment = {**_environment(), "TMPDIR": temporary}
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, timeout=TIMEOUT_S, check=False
-        )
-        assert done.returncode == 0, said.read_text()
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            assert process.wait(TIMEOUT_S) == 0, said.read_text()
+        finally:
+            process.kill()
+            process.wait()
         assert os.listdir(temporary) == []
-    assert list(Path("/dev/shm").glob(f"{PREFIX}*")) == []
+    assert list(Path("/dev/shm").glob(f"{PREFIX}{process.pid}-*")) == []
     return json.loads(file.read_text()), said.read_text()
 
 
