@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import time
 
-from filelock import Timeout
-
 from eventbus_mp.config import BusConfig
 from eventbus_mp.errors import EventBusError, ManagerLost
 from eventbus_mp.memory import segment
@@ -60,13 +58,13 @@ def _greet(bus: str, run_dir: RunDir, deadline: float) -> Link:
 
 def _start(bus: str, config: BusConfig, run_dir: RunDir, timeout_s: float) -> None:
     """Start a manager, unless somebody else does at this moment: then wait until that is done."""
-    run_dir.create()
     try:
+        run_dir.create()
         with run_dir.start_lock(timeout_s):
             if not _is_reachable(run_dir):
                 run_dir.create()
                 start_manager(run_dir, config, timeout_s)
-    except Timeout as cause:
+    except TimeoutError as cause:
         raise ManagerLost(f"another process has been starting bus {bus!r} for {timeout_s:.0f} s") from cause
     except FileNotFoundError:
         return  # A manager that left took the directory with it: begin again.

@@ -14,7 +14,6 @@ import sys
 import traceback
 
 import msgpack
-from filelock import Timeout
 
 from eventbus_mp.config import BusConfig
 from eventbus_mp.manager.server import Server
@@ -36,7 +35,7 @@ def main() -> int:
     lock = run_dir.manager_lock(LOCK_TIMEOUT_S)
     try:
         lock.acquire()
-    except Timeout:
+    except TimeoutError:
         sys.stderr.write(f"another manager of bus {bus!r} is running and does not answer\n")
         return 1
     run_dir.remove_segments()

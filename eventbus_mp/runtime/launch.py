@@ -7,6 +7,7 @@ So no `__main__` is imported, and nothing of a prefork master lives on in it.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
 import subprocess
@@ -34,7 +35,7 @@ def start_manager(run_dir: RunDir, config: BusConfig, timeout_s: float) -> None:
         ManagerLost: It did not come up within `timeout_s`; the text has its own last words.
     """
     deadline = time.monotonic() + timeout_s
-    ready, says_ready = os.pipe()
+    ready, says_ready = _pipe()
     try:
         with open(run_dir.log, "ab") as log:
             log_bytes = log.tell()
@@ -61,6 +62,17 @@ def start_manager(run_dir: RunDir, config: BusConfig, timeout_s: float) -> None:
         os.close(ready)
         if says_ready >= 0:
             os.close(says_ready)
+
+
+def _pipe() -> tuple[int, int]:
+    """A pipe of two descriptors that are no standard stream's, also in a process that has closed its own."""
+    ends = os.pipe()
+    try:
+        ready, says_ready = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in ends)
+    finally:
+        for end in ends:
+            os.close(end)
+    return ready, says_ready
 
 
 def _await_ready(ready: int, run_dir: RunDir, log_bytes: int, deadline: float) -> None:

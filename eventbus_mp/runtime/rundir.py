@@ -1,7 +1,7 @@
 """All names that the bus uses in the file system, and the removal of what a killed run left behind.
 
 <root>/<bus>/            0700
-    start.lock           held by the process that starts the manager (filelock)
+    start.lock           held by the process that starts the manager
     manager.lock         held by the manager for its life: who gets it knows that no manager lives
     socket               where processes connect
     manager.log          the manager's warnings and last words
@@ -19,12 +19,16 @@ import hashlib
 import os
 import stat
 import tempfile
+from contextlib import AbstractContextManager
 from pathlib import Path
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING
 
 from eventbus_mp.errors import EventBusError
 from eventbus_mp.memory import segment
+from eventbus_mp.runtime.filelocks import held_for_life, held_while_starting
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 __all__ = ["Claim", "RunDir", "clean_all", "clean_homeless", "default_root"]
 
@@ -69,12 +73,15 @@ class RunDir:
         """Make the directory, private to this user.
 
         Raises:
+            FileNotFoundError: A manager that left just now took it away again.
             EventBusError: It exists and belongs to somebody else, or others may enter it.
         """
         try:
             for path in (self.root, self.path):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as cause:
+            if isinstance(cause, FileExistsError) and not os.path.lexists(self.path):
+                raise FileNotFoundError(f"{self.path} was there, and is gone") from cause
             raise EventBusError(
                 f"the run directory {self.path} cannot be made: {cause}; set BusConfig.run_dir to another one"
             ) from cause
@@ -86,11 +93,11 @@ class RunDir:
         if status.st_mode & 0o077:
             os.chmod(self.path, 0o700)
 
-    def start_lock(self, timeout_s: float) -> FileLock:
-        return FileLock(self.path / "start.lock", timeout=timeout_s)
+    def start_lock(self, timeout_s: float) -> AbstractContextManager[None]:
+        return held_while_starting(self.path / "start.lock", timeout_s)
 
-    def manager_lock(self, timeout_s: float) -> FileLock:
-        return FileLock(self.path / "manager.lock", timeout=timeout_s)
+    def manager_lock(self, timeout_s: float) -> BaseFileLock:
+        return held_for_life(self.path / "manager.lock", timeout_s)
 
     def log_tail(self, since: int = 0) -> str:
         """The end of the manager's log, of what was written after its first `since` bytes; empty when there is none."""
@@ -116,13 +123,12 @@ class RunDir:
 
         Both locks are held while their files go, so nobody is left with a lock on a file that is no more.
         """
-        start_lock = self.start_lock(0)
         try:
-            with start_lock:
+            with self.start_lock(0):
                 for name in _FILES:
                     (self.path / name).unlink(missing_ok=True)
                 self.path.rmdir()
-        except (Timeout, OSError):
+        except OSError:  # A TimeoutError, too.
             return  # It is theirs.
 
     def clean(self) -> list[str] | None:
@@ -130,7 +136,7 @@ class RunDir:
         lock = self.manager_lock(0)
         try:
             lock.acquire()
-        except Timeout:
+        except TimeoutError:
             return None
         except FileNotFoundError:
             return []
