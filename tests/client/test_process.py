@@ -276,3 +276,22 @@ def test_the_end_of_a_child_is_no_crash(make_bus: Make, package: Any, start_meth
         bus.drain(timeout_s=20)
         (statistics,) = bus.statistics().subscribers
         assert (left, statistics.completed, statistics.skipped) == (["3", "4", "5"], 6, 0)
+
+
+def test_a_process_without_standard_streams_starts_a_manager(run_dir: Path, tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    code = f"""
+        import os
+        from eventbus_mp import EventBus
+        os.closerange(0, 3)
+        bus = EventBus("test", ["a"], run_dir={str(run_dir)!r})
+        try:
+            text = repr(bus.topics())
+            bus.shutdown()
+        except Exception as error:
+            text = repr(error)
+        with open({str(said)!r}, "w") as file:
+            file.write(text)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], timeout=60, check=False)
+    assert said.read_text() == "['a']"

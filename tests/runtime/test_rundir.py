@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,3 +95,20 @@ def test_default_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert default_root() == tmp_path / "eventbus_mp"
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "missing"))
     assert default_root() == Path(rundir.tempfile.gettempdir()) / f"eventbus_mp-{os.getuid()}"
+
+
+@pytest.mark.parametrize(("owner", "step"), [(Path, "is_dir"), (os, "lstat")], ids=["while it is made", "after that"])
+def test_a_manager_that_leaves_takes_the_directory_just_then(
+    make_bus: Make, run_dir: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, step: str
+) -> None:
+    found, look, removed = RunDir(run_dir, "test"), getattr(owner, step), []
+
+    def look_when_it_is_gone(path: Any, *arguments: Any, **settings: Any) -> Any:
+        if path == found.path and not removed:
+            removed.append(os.rmdir(path))
+        return look(path, *arguments, **settings)
+
+    found.create()
+    monkeypatch.setattr(owner, step, look_when_it_is_gone)
+    assert make_bus(topics=["a"]).topics() == ["a"]
+    assert removed
