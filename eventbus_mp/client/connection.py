@@ -74,7 +74,7 @@ class Connection:
         self._poll = select.poll()
         self._poll.register(self._incoming, select.POLLIN)
         self._poll.register(self._wake_fd, select.POLLIN)
-        self._on_fd: dict[int, Callable[[], None]] = {}
+        self._on_fd: dict[int, Callable[[], object]] = {}
         self.on_delivered: Callable[[Delivered], None] = _ignore
         self.on_span_granted: Callable[[SpanGranted], None] = _ignore
         self.on_topic_stale: Callable[[TopicStale], None] = _ignore
@@ -262,7 +262,12 @@ class Connection:
         if self._wake_fd >= 0:
             os.eventfd_write(self._wake_fd, 1)
 
-    def watch(self, fd: int, on_ready: Callable[[], None]) -> None:
+    def rouse(self) -> None:
+        """`wake`, and also whoever stands by while nobody reads: a signal's handler raised just as a turn ended."""
+        self.wake()
+        self._turns.pass_on()
+
+    def watch(self, fd: int, on_ready: Callable[[], object]) -> None:
         """While somebody waits, call `on_ready` when `fd` is readable; it must not stay readable for ever."""
         self._on_fd[fd] = on_ready
         self._poll.register(fd, select.POLLIN)

@@ -64,6 +64,7 @@ class Inbox:
                 self._session.reader.release_ended()
             left_s = None if deadline is None else deadline - monotonic()
             if not self._session.connection.wait(lambda: subscription.pending or self._ended, left_s):
+                self._clear_event_fd()
                 return []
             self._check_open()
             while len(taken) < most and (record := subscription.take()) is not None:
@@ -125,7 +126,8 @@ class Inbox:
     def fileno(self) -> int:
         """A descriptor that is readable while something is waiting: for select, epoll and asyncio.
 
-        The first call starts the listener thread, which takes in what the pipe brings.
+        It is readable, too, once the inbox has ended or the bus is lost: the next `get` then raises. The first call
+        starts the listener thread, which takes in what the pipe brings.
         """
         self._check_open()
         if self._event_fd < 0:
@@ -144,7 +146,7 @@ class Inbox:
     def _clear_event_fd(self) -> None:
         if self._event_fd >= 0 and not self._subscription.pending:
             _drain_event_fd(self._event_fd)
-            if self._subscription.pending:  # It arrived between the two.
+            if self._subscription.pending or self._ended or self._subscription.lost:  # Since just before, perhaps.
                 self._ring()
 
     @property

@@ -11,12 +11,13 @@ import atexit
 import os
 import sys
 import weakref
+from collections.abc import Callable
 from functools import cache
 from typing import Protocol
 
 from eventbus_mp.client.session import Session
 
-__all__ = ["become_worker", "close_session", "keep_session", "worker_session"]
+__all__ = ["at_end_of_child", "become_worker", "close_session", "keep_session", "worker_session"]
 
 EXIT_PATIENCE_S = 5.0
 """How long a listener may go on when the process wants to end."""
@@ -67,7 +68,7 @@ def _let_go(session: Session) -> None:
 
 def _after_fork_in_child() -> None:
     for session in (*_sessions, *_workers.values()):
-        session.connection.abandon()
+        session.abandon()
     _sessions.clear()
     _workers.clear()
     for handle in tuple(_handles):
@@ -82,14 +83,19 @@ def _close_all() -> None:
 
 @cache
 def _say_goodbye_at_the_end(pid: int) -> None:
-    """Once a process: a child of multiprocessing, or of multiprocess, ends without `atexit`.
+    """Once a process. To the manager it would be a crash, and what the child had in hand suspect."""
+    at_end_of_child(_close_all, 0)
 
-    To the manager that would be a crash, and what the child had in hand suspect.
+
+def at_end_of_child(call: Callable[[], None], priority: int) -> None:
+    """Call it at the end of this process if it is a child of multiprocessing, or of multiprocess: without `atexit`.
+
+    Those of a higher priority are called first.
     """
     for package in ("multiprocessing", "multiprocess"):
         process, util = sys.modules.get(f"{package}.process"), sys.modules.get(f"{package}.util")
         if process is not None and util is not None and process.parent_process() is not None:
-            util.Finalize(None, _close_all, exitpriority=0)
+            util.Finalize(None, call, exitpriority=priority)
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

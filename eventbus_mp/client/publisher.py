@@ -210,6 +210,10 @@ class Publisher:
         with self._order:
             self._supply.close()
 
+    def abandon(self) -> None:
+        """`close`, in a forked child: whoever had the lock does not exist there."""
+        self._supply.close()
+
     def forget_topic(self, name: str) -> None:
         """Ask the manager again at the next event of this topic."""
         self._topics.pop(name, None)

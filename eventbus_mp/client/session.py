@@ -104,6 +104,8 @@ class Session:
             self._hosted.pop(subscription.number, None)
             self._by_key.pop((subscription.key.name, subscription.config_bytes), None)
         subscription.is_over = True
+        if subscription.on_arrival is not None:
+            subscription.on_arrival()
         self.connection.wake()
 
     def listen(self, handler: Handler) -> None:
@@ -126,6 +128,9 @@ class Session:
         except EventBusError as error:
             if not isinstance(error, BusClosed):
                 log.error("listeners of bus %r stop: %s", self.connection.bus, error)
+        for subscription in self.subscriptions():
+            if subscription.on_arrival is not None:
+                subscription.on_arrival()
 
     def _on_delivered(self, message: Delivered) -> None:
         subscription = self._hosted.get(message.subscriber)
@@ -229,6 +234,7 @@ class Session:
     def stop_listening(self, patience_s: float | None = None) -> None:
         """End the listener thread after the listener it is in."""
         self.loop.stop()
+        self.connection.rouse()
         thread = self._thread
         if thread is not None and current_loop() is not self.loop:
             thread.join(patience_s)
@@ -247,6 +253,12 @@ class Session:
         self.connection.close()
         # Views that the user holds keep their mappings; ours go now, and not when the collector comes by.
         self.publisher.close()
+        self._mappings.clear()
+
+    def abandon(self) -> None:
+        """In a forked child: drop descriptors and memory without a word; the parent goes on with its own."""
+        self.connection.abandon()
+        self.publisher.abandon()
         self._mappings.clear()
 
 

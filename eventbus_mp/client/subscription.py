@@ -43,6 +43,7 @@ class Subscription:
         self.is_over = False
         """This process hosts the subscriber no more: nothing will arrive, and what is taken in hand now goes back."""
         self.on_arrival: Callable[[], None] | None = None
+        """Called when something arrives, and when nothing will any more."""
         self._connection = connection
         self._leases = leases
         self._noted: dict[int, deque[int]] = {int(outcome): deque() for outcome in Outcome}

@@ -98,12 +98,13 @@ class Server:
         """What cannot be shared with another manager: the poll object, and what wakes it."""
         self._poll = select.epoll()
         self._on_ready: dict[int, Callable[[], object]] = {}
-        # A signal's handler only runs when the wait returns; this makes it return.
+        # A signal's handler runs between two steps of the interpreter: if it comes just before the wait, after that.
         self._wake, self._wakes = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        signal.set_wakeup_fd(self._wakes.fileno())
         self.watch(self._wake.fileno(), lambda: None)
         self._reception = Reception(self._listener, self.watch, self.unwatch, self._open_link)
         self.watch(self._listener.fileno(), self._reception.accept)
-        signal.signal(signal.SIGTERM, lambda *_: self._stop_soon())
+        signal.signal(signal.SIGTERM, lambda *_: self.leave())
 
     def watch(self, fd: int, on_ready: Callable[[], object], events: int = select.EPOLLIN) -> None:
         self._poll.register(fd, events)
@@ -112,11 +113,6 @@ class Server:
     def unwatch(self, fd: int) -> None:
         self._poll.unregister(fd)
         del self._on_ready[fd]
-
-    def _stop_soon(self) -> None:
-        """Leave after the current cycle; callable from a signal handler."""
-        self._stopping = True
-        self._wakes.send(b"s")
 
     def run(self) -> None:
         """Serve. When it returns, every link is closed and every segment removed."""
@@ -159,7 +155,11 @@ class Server:
             accepted.close()
         for link in list(self._links.values()):
             self._close(link)
+        self._close_waiting()
+
+    def _close_waiting(self) -> None:
         self._poll.close()
+        signal.set_wakeup_fd(-1)
         self._wake.close()
         self._wakes.close()
 
@@ -196,9 +196,7 @@ class Server:
         for accepted in self._accepted:
             accepted.close()
         self._accepted.clear()
-        self._poll.close()
-        self._wake.close()
-        self._wakes.close()
+        self._close_waiting()
 
     def _watch_standby(self) -> None:
         pidfd = self._standby.pidfd
@@ -354,6 +352,7 @@ class Server:
             self._standby_wanted = True  # This one holds the pipes, and the process would not see their end.
 
     def leave(self) -> None:
+        """After the current cycle."""
         self._stopping = True
 
     def _flush(self) -> None:

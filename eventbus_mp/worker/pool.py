@@ -20,9 +20,11 @@ from typing import Any, TypeVar
 import dill
 import multiprocess
 import multiprocess.connection
+import multiprocess.process
 
 from eventbus_mp.client.bus import EventBus
 from eventbus_mp.client.naming import check_credit, check_patterns, check_retries, listener_of, pack_config
+from eventbus_mp.client.process import at_end_of_child
 from eventbus_mp.errors import EventBusError, UsageError
 from eventbus_mp.memory.registered import registered_class, registered_name
 from eventbus_mp.model import SubscriberKey
@@ -40,6 +42,8 @@ START_TIMEOUT_S = 60.0
 RETRY_S = 1.0
 """When a worker could not be started, the next try comes after this long, or when another one dies."""
 STOP_TIMEOUT_S = 30.0
+STOP_PRIORITY = 1
+"""In a child of multiprocessing: before its sessions say goodbye."""
 
 
 class _Shipper(dill.Pickler):  # type: ignore[misc]
@@ -106,9 +110,12 @@ class WorkerPool:
         self._specs: list[HandlerSpec] = []
         self._shipped: Any = None
         self._workers: list[Any] = []
+        self._pids: dict[Any, int] = {}
+        """By worker: whoever asks for them must not look at a worker that the monitor closes just now."""
         self._stopping = False
         self._monitor: threading.Thread | None = None
         self._wake_read, self._wake_write = -1, -1
+        self._ending = threading.RLock()
         self._owner_pid = 0
         self.restarts = 0
         """How many workers were replaced."""
@@ -155,8 +162,8 @@ class WorkerPool:
 
     @property
     def pids(self) -> list[int]:
-        """The workers that run now."""
-        return [worker.pid for worker in tuple(self._workers) if _is_alive(worker)]
+        """The workers that run now; also one that has ended just now, until it is noticed."""
+        return list(self._pids.values())
 
     def start(self) -> None:
         """Start the workers; returns when each has subscribed, so that no event that follows is missed.
@@ -178,8 +185,8 @@ class WorkerPool:
             self._end_workers()
             raise
         self._owner_pid = os.getpid()
-        # Before multiprocess's own, which waits for the workers for ever.
         atexit.register(self.stop)
+        at_end_of_child(self.stop, STOP_PRIORITY)
         self._monitor = threading.Thread(target=self._watch_workers, name="eventbus_mp-pool", daemon=True)
         self._monitor.start()
 
@@ -188,17 +195,19 @@ class WorkerPool:
 
         The end of the program stops it, too. In a forked child it only forgets the pool, which is the parent's.
         """
-        monitor, self._monitor = self._monitor, None
-        if monitor is None:
-            return
-        atexit.unregister(self.stop)
         if os.getpid() != self._owner_pid:
-            self._workers = []
+            self._monitor, self._workers, self._pids = None, [], {}
             return
-        self._stopping = True
-        os.write(self._wake_write, b"s")
-        monitor.join()
-        self._end_workers()
+        with self._ending:
+            if self._monitor is None:
+                return
+            # Whoever is interrupted here can call it again; the end of the program does.
+            self._stopping = True
+            os.write(self._wake_write, b"s")
+            self._monitor.join()
+            self._end_workers()
+            atexit.unregister(self.stop)
+            self._monitor = None
 
     def __enter__(self) -> WorkerPool:
         self.start()
@@ -236,6 +245,10 @@ class WorkerPool:
             raise
         finally:
             says_ready.close()
+        # multiprocess would look at it whenever another process is started, by whatever thread, and wait for it at the
+        # end, also in a forked child. Two that look at once take each other's news for another worker's end.
+        multiprocess.process._children.discard(worker)
+        self._pids[worker] = worker.pid
         self._workers.append(worker)
         return worker, ready
 
@@ -268,8 +281,7 @@ class WorkerPool:
             multiprocess.connection.wait([*sentinels, self._wake_read], RETRY_S if missing else None)
             for worker in [worker for worker in self._workers if not worker.is_alive()]:
                 self._report(worker)
-                self._workers.remove(worker)
-                worker.close()
+                self._forget(worker)
             while len(self._workers) < self._count and not self._stopping:
                 if self._replace():
                     failed_starts = 0
@@ -286,7 +298,7 @@ class WorkerPool:
             worker, ready = self._start_worker()
             self.restarts += 1
             self._await_ready(worker, ready)
-        except (EventBusError, OSError) as error:
+        except Exception as error:  # Whatever it is that keeps a process from being started.
             log.error("a worker cannot be replaced: %s", error)
             return False
         return True
@@ -296,25 +308,24 @@ class WorkerPool:
         if worker.exitcode:
             log.warning("worker %d died with exit code %d; another one takes its place", worker.pid, worker.exitcode)
 
+    def _forget(self, worker: Any) -> None:
+        self._workers.remove(worker)
+        del self._pids[worker]
+        worker.close()
+
     def _end_workers(self) -> None:
         for worker in self._workers:
             if worker.is_alive():
                 worker.terminate()
         deadline = time.monotonic() + STOP_TIMEOUT_S
-        for worker in self._workers:
+        for worker in tuple(self._workers):
             worker.join(max(0.0, deadline - time.monotonic()))
             if worker.is_alive():
                 log.error("worker %d does not end; it is killed", worker.pid)
                 worker.kill()
                 worker.join()
-            worker.close()
-        self._workers = []
-        os.close(self._wake_read)
-        os.close(self._wake_write)
-
-
-def _is_alive(worker: Any) -> bool:
-    try:
-        return bool(worker.is_alive())
-    except ValueError:  # The monitor closed it just now: it is dead.
-        return False
+            self._forget(worker)
+        fds, self._wake_read, self._wake_write = (self._wake_read, self._wake_write), -1, -1
+        for fd in fds:
+            if fd >= 0:
+                os.close(fd)

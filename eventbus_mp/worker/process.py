@@ -9,8 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import dill
@@ -27,6 +31,8 @@ __all__ = ["READY", "HandlerSpec", "WorkerLimits", "run_worker"]
 log = logging.getLogger("eventbus_mp")
 
 READY = b"ready"
+THREADS_PATIENCE_S = 5.0
+"""How long threads that handlers have left may go on when the worker ends."""
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -54,6 +60,7 @@ def run_worker(shipped: bytes | tuple[EventBus, list[HandlerSpec]], limits: Work
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # What a forked one has of its parent is not meant for it.
     bus, specs = dill.loads(shipped) if isinstance(shipped, bytes) else shipped
     session = bus.become_worker()
+    _wake_at_signals(session)
     signal.signal(signal.SIGTERM, lambda *_: session.loop.stop())
     for spec in specs:
         _host(session, spec)
@@ -68,8 +75,19 @@ def run_worker(shipped: bytes | tuple[EventBus, list[HandlerSpec]], limits: Work
         session.loop.run(_limiter(session, limits))
     except (ManagerLost, BusClosed) as error:
         log.error("worker %d stops: %s", os.getpid(), error)
+        _end_threads(1)
         raise SystemExit(1) from None
     session.close()
+    _end_threads(0)
+
+
+def _wake_at_signals(session: Session) -> None:
+    """A handler runs between two steps of the interpreter: if a signal comes just before a wait, after that."""
+    woken, wakes = os.pipe()
+    for fd in (woken, wakes):
+        os.set_blocking(fd, False)
+    signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
+    session.connection.watch(woken, partial(os.read, woken, 4096))
 
 
 def _host(session: Session, spec: HandlerSpec) -> None:
@@ -84,12 +102,32 @@ def _leave_with_parent(session: Session) -> None:
     parent = multiprocess.parent_process()
     if parent is None:
         return
+    # Not `parent.sentinel`, a pipe that every other child which the parent forks keeps open.
+    try:
+        pidfd = os.pidfd_open(parent.pid)
+    except ProcessLookupError:
+        session.loop.stop()
+        return
 
     def parent_is_gone() -> None:
-        session.connection.unwatch(parent.sentinel)
+        session.connection.unwatch(pidfd)
         session.loop.stop()
 
-    session.connection.watch(parent.sentinel, parent_is_gone)
+    session.connection.watch(pidfd, parent_is_gone)
+
+
+def _end_threads(exit_code: int) -> None:
+    """What handlers have left running would keep a worker for ever that has left the bus, and its place in the pool."""
+    deadline = time.monotonic() + THREADS_PATIENCE_S
+    left = [thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
+    for thread in left:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    names = ", ".join(thread.name for thread in left if thread.is_alive())
+    if names:
+        log.error("worker %d ends; the threads that its handlers have left (%s) end with it", os.getpid(), names)
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+        os._exit(exit_code)
 
 
 def _limiter(session: Session, limits: WorkerLimits) -> Callable[[], None] | None:

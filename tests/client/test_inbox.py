@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from eventbus_mp import BusClosed, Event, EventBus, EventShadow, Inbox, NotSubscribed, UsageError
+from eventbus_mp import BusClosed, Event, EventBus, EventShadow, Inbox, ManagerLost, NotSubscribed, UsageError
 
 Make = Callable[..., EventBus]
 
@@ -103,11 +103,39 @@ def test_fileno_is_readable_while_something_waits(bus: EventBus) -> None:
     inbox.close()
 
 
+def test_fileno_is_not_readable_when_all_that_waited_has_expired(bus: EventBus) -> None:
+    """Or a loop that is told to look, and finds nothing, would be told again and again."""
+    inbox = bus.inbox("one", ["a"])
+    fd = inbox.fileno()
+    bus.notify(Event("1", "a", 1, occurred_at=time.time_ns() // 1_000, ttl=100_000))
+    due_ns = time.monotonic_ns() + 100_000_000
+    assert select.select([fd], [], [], 10)[0] == [fd]
+    while time.monotonic_ns() < due_ns:
+        bus.topics()
+    assert inbox.get(0) is None
+    assert select.select([fd], [], [], 0)[0] == []
+
+
+@pytest.mark.parametrize("end", ["close", "shutdown", "unsubscribe"])
+def test_fileno_is_readable_from_the_end_on(make_bus: Make, end: str) -> None:
+    bus, other = make_bus(topics=["a"]), make_bus()
+    inbox = bus.inbox("one", ["a"])
+    fd = inbox.fileno()
+    assert select.select([fd], [], [], 0)[0] == []
+    ends = {"close": bus.close, "shutdown": other.shutdown, "unsubscribe": lambda: bus.unsubscribe("one")}
+    ends[end]()
+    for _ in range(2):
+        assert select.select([fd], [], [], 10)[0] == [fd]
+        with pytest.raises(ManagerLost if end == "shutdown" else BusClosed):
+            inbox.get(0)
+    inbox.close()
+
+
 def test_events_that_expired_on_the_way_make_room_for_others(bus: EventBus) -> None:
     """They are told before the wait for the next one: they take the inbox's credit until then."""
     inbox = bus.inbox("one", ["a"], credit=2)
-    due_ns = time.monotonic_ns() + 200_000_000
     now = time.time_ns() // 1_000
+    due_ns = time.monotonic_ns() + 200_000_000
     bus.notify_many(Event(str(index), "a", index, occurred_at=now, ttl=200_000) for index in range(2))
     bus.notify(Event("2", "a", 2))
     while bus.statistics().subscribers[0].sent < 2 or time.monotonic_ns() < due_ns:

@@ -278,6 +278,23 @@ def test_the_end_of_a_child_is_no_crash(make_bus: Make, package: Any, start_meth
         assert (left, statistics.completed, statistics.skipped) == (["3", "4", "5"], 6, 0)
 
 
+def test_a_forked_child_does_not_keep_the_memory(bus: EventBus, fork: Callable[..., Any]) -> None:
+    """It would keep the pages of segments that are gone, with no name left to find them by."""
+    inbox = bus.inbox("one", ["a"], credit=10)
+    bus.notify(Event("1", "a", bytes(1 << 20)))
+    shadow = inbox.get(20)
+    assert shadow is not None
+    assert bus.fetch_event(shadow) is not None
+
+    def work(to_parent: Any) -> None:
+        with open("/proc/self/maps") as maps:
+            to_parent.send([line for line in maps if "ebmp-" in line])
+
+    child = fork(work)
+    assert child.hear() == []
+    assert child.wait() == 0
+
+
 def test_a_process_without_standard_streams_starts_a_manager(run_dir: Path, tmp_path: Path) -> None:
     said = tmp_path / "said"
     code = f"""

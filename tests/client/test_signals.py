@@ -11,6 +11,7 @@ import pytest
 from eventbus_mp import BusClosed, Event, EventBus, UsageError
 from eventbus_mp.client import publisher
 from eventbus_mp.client.session import Session
+from eventbus_mp.locking import Turns
 
 Make = Callable[..., EventBus]
 Fork = Callable[..., Any]
@@ -200,6 +201,40 @@ def test_handlers_that_raise_at_any_moment(bus: EventBus, fork: Fork) -> None:
     assert (found.completed, found.skipped) == (3_000, 0)
     # One may have been completed when the handler raised, before this test had noted it.
     assert len(set(map(str, range(3_000))) - taken) <= 100
+
+
+def test_a_handler_that_raises_just_as_a_turn_to_read_ends(bus: EventBus, fork: Fork) -> None:
+    """The thread that stands by is not told. The end of the handle finds it."""
+
+    def work(to_parent: Any) -> None:
+        inbox = bus.inbox("one", ["a"])
+        turns, pass_on = bus._live().connection._turns, Turns.pass_on
+        main = threading.get_ident()
+
+        def interrupted(self: Turns) -> None:
+            if self._bystanders and threading.get_ident() == main:
+                Turns.pass_on = pass_on  # type: ignore[method-assign]
+                raise Alarm
+            pass_on(self)
+
+        def listen() -> None:
+            while turns.holder != main:
+                pass
+            bus.on("b", name="listener")(print)
+            while not turns._bystanders:
+                pass
+            Turns.pass_on = interrupted  # type: ignore[method-assign]
+            bus.notify(Event("1", "a", 1))
+
+        threading.Thread(target=listen).start()
+        with pytest.raises(Alarm):
+            inbox.get(20)
+        bus.close()
+        to_parent.send("closed")
+
+    child = fork(work)
+    assert child.hear() == "closed"
+    assert child.wait() == 0
 
 
 @pytest.mark.parametrize("call", ["close", "notify"])

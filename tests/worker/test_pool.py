@@ -3,9 +3,7 @@
 import logging
 import os
 import signal
-import subprocess
 import sys
-import textwrap
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -183,84 +181,6 @@ def test_sigterm_finishes_what_is_in_hand_and_hands_back_the_rest(bus: EventBus,
         assert not [line for line in bus.story(shadow) if "crash" in line or "attempt" in line]
 
 
-PARENT = """
-    import os, signal, sys
-    from eventbus_mp import EventBus, WorkerPool
-
-    if __name__ == "__main__":
-        bus = EventBus("test", ["a"], run_dir=sys.argv[1], memory_bytes_max=16 << 20, linger_s=0.5)
-        pool = WorkerPool(bus, 2, start_method=sys.argv[2])
-        pool.on("a", name="nothing")(lambda event: None)
-        with pool:
-            print(*pool.pids, flush=True)
-            signal.pause()
-"""
-
-
-@pytest.mark.parametrize("start_method", START_METHODS)
-def test_workers_leave_when_their_parent_is_killed(
-    tmp_path: Path, run_dir: Path, wait_for_end: Callable[..., None], start_method: str
-) -> None:
-    script = tmp_path / "parent.py"
-    script.write_text(textwrap.dedent(PARENT))
-    command = [sys.executable, "-W", "ignore", str(script), str(run_dir), start_method]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        pids = [int(word) for word in parent.stdout.readline().split()]
-        parent.kill()
-    assert len(pids) == 2
-    for pid in pids:
-        wait_for_end(pid)
-
-
-NEVER_STOPPED = """
-    import os
-    from eventbus_mp import Event, EventBus, WorkerPool
-
-    bus = EventBus("test", topics=["a"])
-    pool = WorkerPool(bus, 2, start_method=os.environ["START_METHOD"])
-
-    @pool.on("a")
-    def handle(event):
-        pass
-
-    if __name__ == "__main__":
-        pool.start()
-        bus.notify_and_wait(Event("1", "a", 1))
-"""
-
-
-@pytest.mark.parametrize("start_method", START_METHODS)
-def test_a_pool_that_nobody_stops_ends_with_its_program(
-    tmp_path: Path, run_dir: Path, bus: EventBus, start_method: str
-) -> None:
-    script = tmp_path / "program.py"
-    script.write_text(textwrap.dedent(NEVER_STOPPED))
-    bus.topics()
-    # By variables: a fork server imports the program without its arguments.
-    variables = {**os.environ, "EVENTBUS_MP_RUN_DIR": str(run_dir), "START_METHOD": start_method}
-    command = [sys.executable, "-W", "ignore", str(script)]
-    assert subprocess.run(command, env=variables, timeout=60, check=False).returncode == 0
-    assert bus.statistics().links == 1
-
-
-def test_a_forked_child_leaves_its_parent_s_pool_alone(bus: EventBus, fork: Callable[..., Any]) -> None:
-    """A `with` block that ends in the child, too, as it does when the child exits by an exception."""
-    pool = WorkerPool(bus, 1)
-    pool.on("a", name="one")(lambda event: None)
-    with pool:
-
-        def leave(to_parent: Any) -> None:
-            pool.stop()
-            assert pool.pids == []
-            to_parent.send("left")
-
-        assert fork(leave).hear() == "left"
-        assert len(pool.pids) == 1
-        assert bus.notify_and_wait(Event("1", "a", 1), timeout_s=20).completers
-    assert pool.restarts == 0
-
-
 # --- what cannot be ---
 
 
@@ -347,6 +267,35 @@ def test_a_pool_tries_again_when_the_kernel_has_no_process_for_it(
         bus.notify_many(events(4))
         assert set(take(bus, out, 4)) <= set(pool.pids)
     assert caplog.text.count("a worker cannot be replaced: [Errno 11]") == 2
+
+
+def test_whoever_asks_for_pids_does_not_disturb_the_pool(bus: EventBus, caplog: pytest.LogCaptureFixture) -> None:
+    pool = WorkerPool(bus, 2, max_events=1)
+    pool.on("a", name="one")(lambda event: None)
+    with pool:
+        bus.notify_many(events(30))
+        seen: set[int] = set()
+        while bus.statistics().events_unsettled:
+            for _ in range(50):
+                seen.update(pool.pids)
+    assert len(seen) > 2
+    assert 0 not in seen
+    assert "died" not in caplog.text
+
+
+def test_a_thread_that_a_handler_left_does_not_keep_the_workers_place(bus: EventBus, out: Inbox) -> None:
+    pool = WorkerPool(bus, 1, max_events=1)
+
+    @pool.on("a", name="one")
+    def leave_a_thread(event: Event) -> None:
+        threading.Thread(target=threading.Event().wait, name="left", args=(600,)).start()
+        bus.notify(Event(event.id, "b", os.getpid()))
+
+    with pool:
+        bus.notify_many(events(2))
+        first, second = take(bus, out, 2)
+        assert first != second
+        assert not Path(f"/proc/{first}").exists()
 
 
 class FailsAtStart:
