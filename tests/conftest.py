@@ -5,8 +5,8 @@ import multiprocessing
 import os
 import select
 import signal
-import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,16 +14,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from multiprocess import forkserver
 
 from eventbus_mp import EventBus
 from eventbus_mp.runtime.launch import manager_end
 from eventbus_mp.runtime.rundir import RunDir
 
-WATCHDOG_S = 120
+WATCHDOG_S = 180
+"""Longer than any program that a test starts may take."""
 MEMORY_BYTES = 16 << 20
 BUS_NAMES = ("test", "other")
 HELPERS = ("multiprocess.forkserver", "multiprocess.resource_tracker", "multiprocessing.resource_tracker")
+
+
+# How long an example takes is the machine's business.
+settings.register_profile("any pace", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any pace")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Note the standard error stream of the terminal: what a test's own gets is lost when the watchdog ends it all."""
+    config.stash[STDERR] = os.dup(2)
+
+
+STDERR = pytest.StashKey[int]()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -33,9 +48,9 @@ def helpers_are_running() -> None:
 
 
 @pytest.fixture(autouse=True)
-def watchdog() -> Iterator[None]:
+def watchdog(pytestconfig: pytest.Config) -> Iterator[None]:
     """A test that hangs says where, and ends."""
-    faulthandler.dump_traceback_later(WATCHDOG_S, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(WATCHDOG_S, exit=True, file=pytestconfig.stash[STDERR])
     yield
     faulthandler.cancel_dump_traceback_later()
 
@@ -79,14 +94,22 @@ class Child:
             warnings.simplefilter("ignore", DeprecationWarning)
             self.pid = os.fork()
         if self.pid == 0:
-            try:
-                self._from_child.close()
-                work(to_parent)
-            except BaseException as error:
-                to_parent.send(error)
-                os._exit(1)
-            os._exit(0)
+            self._run(work, to_parent)
         to_parent.close()
+
+    def _run(self, work: Callable[[Any], object], to_parent: Any) -> None:
+        code = 1
+        try:
+            self._from_child.close()
+            work(to_parent)
+            code = 0
+        except BaseException as error:
+            try:
+                to_parent.send(error)
+            except Exception:  # It cannot be pickled, as those of pytest.
+                to_parent.send(AssertionError("".join(traceback.format_exception(error))))
+        finally:
+            os._exit(code)  # In any case, or there would be a second pytest.
 
     def hear(self, timeout_s: float = 20.0) -> Any:
         assert self._from_child.poll(timeout_s), "the child says nothing"
@@ -143,13 +166,22 @@ def wait_for_end() -> Callable[..., None]:
 def kill_bus(run_dir: Path) -> Callable[[], None]:
     """Kills every manager and standby of this test's run directory, so that none of them can go on for another."""
 
-    def kill() -> None:
-        pids = [pid for pid, command in _processes(run_dir).items() if "eventbus_mp.manager" in command]
-        assert len(pids) >= 2
-        for number in (signal.SIGSTOP, signal.SIGKILL):
-            for pid in pids:
+    def managers() -> set[int]:
+        return {pid for pid, command in _processes(run_dir).items() if "eventbus_mp.manager" in command}
+
+    def send(number: int, pids: set[int]) -> None:
+        for pid in pids:
+            with suppress(ProcessLookupError):  # A standby that was dismissed just before.
                 os.kill(pid, number)
-        _await_ends(dict.fromkeys(pids, ""))
+
+    def kill() -> None:
+        stopped: set[int] = set()
+        while new := managers() - stopped:  # Those that they have made meanwhile, too.
+            send(signal.SIGSTOP, new)
+            stopped |= new
+        assert len(stopped) >= 2
+        send(signal.SIGKILL, stopped)
+        _await_ends(dict.fromkeys(stopped, ""))
 
     return kill
 
@@ -170,7 +202,10 @@ def nothing_is_left(tmp_path: Path) -> Iterator[None]:
     # Other programs on this machine may use a bus at this moment; only ours is in our run directory.
     ours = tuple(RunDir(run_dir, name).segment_prefix for name in BUS_NAMES)
     assert [name for name in _segments() - segments if name.startswith(ours)] == []
-    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("eventbus_mp")] == []
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("eventbus_mp")]
+    for thread in threads:
+        thread.join(20)
+    assert [thread.name for thread in threads if thread.is_alive()] == []
     assert _descriptors() - descriptors == set()
 
 

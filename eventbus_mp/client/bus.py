@@ -275,14 +275,18 @@ class EventBus:
     # --- watching ---
 
     def watcher(self, shadow: EventShadow | tuple[str, str]) -> Watcher | None:
-        """Who was told of the event and who has settled it; None when all have."""
-        place = self._live().place_of(shadow)
+        """Who was told of the event and who has settled it, this process just now, too; None when all have."""
+        session = self._live()
+        session.flush()
+        place = session.place_of(shadow)
         told = self._ask(messages.WatchEvent, place.topic, place.sequence) if place is not None else None
         return watcher_of(told) if told is not None else None
 
     def watchers(self, topic: str) -> dict[str, Watcher]:
         """id -> watcher of every unsettled event of the topic; of two with one id, the newest."""
-        return {event_id: watcher_of(told) for event_id, told in self._live().reader.watched(topic)}
+        session = self._live()
+        session.flush()
+        return {event_id: watcher_of(told) for event_id, told in session.reader.watched(topic)}
 
     def statistics(self) -> BusStatistics:
         """A snapshot of the whole bus."""
@@ -303,8 +307,7 @@ class EventBus:
         """
         check_timeout(timeout_s)
         session = self._live()
-        for subscription in session.subscriptions():
-            subscription.flush()
+        session.flush()
         number = session.connection.start_request(messages.Drain, pattern)
         if not session.connection.wait(lambda: session.connection.has_reply(number), timeout_s):
             session.connection.cancel_wait(number)

@@ -45,7 +45,7 @@ class Session:
             self.connection,
             mappings,
             in_listener=lambda: current_loop() is not None,
-            before_waiting=self._flush_before_waiting,
+            before_waiting=self.flush,
             describe_holders=self.describe_holders,
         )
         self.publisher = Publisher(self.connection, supply)
@@ -164,7 +164,8 @@ class Session:
     def event_handler(self, subscription: Subscription, call: Any, retries: int) -> Handler:
         return EventHandler(subscription, self.reader, call, retries)
 
-    def _flush_before_waiting(self) -> None:
+    def flush(self) -> None:
+        """Tell what is settled in this process, by whatever thread, and which views have ended."""
         for subscription in tuple(self._hosted.values()):
             subscription.flush()
         self.reader.release_ended()

@@ -1,6 +1,7 @@
 """Signal handlers that call the bus: it works, or it is refused; it never waits for itself."""
 
 import os
+import select
 import signal
 import threading
 from collections.abc import Callable
@@ -140,13 +141,28 @@ def test_a_long_write_that_is_interrupted_goes_on(bus: EventBus, fork: Fork, ref
         shadow = inbox.get(20)
         assert shadow is not None
         inbox.complete(shadow)
-        manager = bus.statistics().manager_pid
-        signal.signal(signal.SIGALRM, (lambda *_: bus.notify(Event("h", "a", 0))) if refused else alarm)
+        events = [Event(str(number), "a", number) for number in range(9_000)]
+        manager, pipe = bus.statistics().manager_pid, select.poll()
+        pipe.register(bus._live().connection._outgoing, select.POLLOUT)
+
+        def interrupt(*_: Any) -> None:
+            try:
+                if refused:
+                    bus.notify(Event("h", "a", 0))
+                raise Alarm
+            finally:
+                os.kill(manager, signal.SIGCONT)
+
+        def interrupt_when_the_pipe_is_full() -> None:
+            while pipe.poll(0) or _state(os.getpid()) != "S":
+                pass
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)  # type: ignore[arg-type]
+
+        signal.signal(signal.SIGALRM, interrupt)
         os.kill(manager, signal.SIGSTOP)
-        threading.Timer(1.0, lambda: os.kill(manager, signal.SIGCONT)).start()
-        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        threading.Thread(target=interrupt_when_the_pipe_is_full).start()
         with pytest.raises(UsageError if refused else Alarm):
-            bus.notify_many([Event(str(number), "a", number) for number in range(9_000)])
+            bus.notify_many(events)
         bus.notify(Event("last", "a", 0))
         found = []
         while "last" not in found:

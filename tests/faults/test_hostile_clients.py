@@ -12,6 +12,7 @@ import pytest
 from eventbus_mp import Event, EventBus
 from eventbus_mp import messages as m
 from eventbus_mp.errors import EventBusError
+from eventbus_mp.memory.segment import SHM_DIR, leftovers
 from eventbus_mp.runtime import handshake
 from eventbus_mp.runtime.rundir import RunDir
 from eventbus_mp.wire import records
@@ -240,14 +241,16 @@ def test_a_flood_is_bounded(bus: EventBus, run_dir: Path, shadow: Any, name: str
 def test_another_user_is_refused(bus: EventBus, run_dir: Path, shadow: Any, fork: Callable[..., Any]) -> None:
     if os.getuid():
         pytest.skip("only root can be somebody else")
-    path = RunDir(run_dir, "test").path
+    found = RunDir(run_dir, "test")
+    segments = [SHM_DIR / name for name in leftovers(found.segment_prefix)]
+    assert segments
 
     def intrude(to_parent: Any) -> None:
         os.setgid(65534)
         os.setuid(65534)
-        for folder in Path("/dev/shm").glob("ebmp-*"):
+        for path in segments:
             with pytest.raises(PermissionError):
-                folder.open("rb")
+                path.open("rb")
         to_parent.send("no way to the memory")
         to_parent.recv()
         with pytest.raises(EventBusError, match="cannot be reached"):
@@ -258,7 +261,7 @@ def test_another_user_is_refused(bus: EventBus, run_dir: Path, shadow: Any, fork
     assert child.hear() == "no way to the memory"
     child.tell()
     assert child.hear() == "no way to the bus"
-    assert path.stat().st_mode & 0o077 == 0
+    assert found.path.stat().st_mode & 0o077 == 0
     others_notice_nothing(bus, run_dir)
 
 

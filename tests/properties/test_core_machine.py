@@ -3,9 +3,10 @@
 Hypothesis prints the steps of a failure, and a line that plays it again.
 """
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import initialize, precondition, rule
+from hypothesis.stateful import initialize, precondition, rule, run_state_machine_as_test
 
 from eventbus_mp import messages as m
 from eventbus_mp.core.expiry import BUCKET_SHIFT
@@ -327,11 +328,16 @@ class CoreMachine(CoreHarness):
         self.settle_up()
 
 
-TestCoreMachine = CoreMachine.TestCase
-TestCoreMachine.settings = settings(
-    max_examples=250,
+MACHINE = settings(
+    max_examples=50,
     stateful_step_count=60,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     print_blob=True,
 )
+
+
+@pytest.mark.parametrize("part", range(5))
+def test_the_core_does_what_the_model_does(part):
+    """In parts, each of which the watchdog gives its time."""
+    run_state_machine_as_test(CoreMachine, settings=MACHINE)
