@@ -97,6 +97,7 @@ class EventBus:
         The listener settles the event with `mark_as_completed` or `mark_as_skipped`, now or later; when it raises,
         the error is logged and the event is skipped. It runs on one background thread of this process. Subscribing
         again replaces the patterns. Processes that subscribe the same listener (name and config) share its events.
+        A child of multiprocessing that imports the program does not subscribe again what stands at its module's level.
 
         Args:
             listener: A callable, or an object, class or module with `process(shadow)`; or (listener, config), which is
@@ -116,10 +117,9 @@ class EventBus:
             raise UsageError(
                 f"listener {listener!r} cannot be called; give a callable or something with process(shadow)"
             )
-        session = self._live()
         key = broadcast_key(parts.key) if broadcast else parts.key
-        subscription = session.host(key, check_patterns(patterns), check_credit(credit), broadcast)
-        session.listen(session.shadow_handler(subscription, parts))
+        hosting = key, check_patterns(patterns), check_credit(credit), broadcast
+        self._listen(lambda session, host: session.shadow_handler(host, parts), *hosting)
         return key
 
     def on(
@@ -141,14 +141,18 @@ class EventBus:
             raise UsageError("on() needs a pattern: @bus.on('order_.*')")
 
         def subscribe(function: Function) -> Function:
-            session = self._live()
             key = SubscriberKey(name) if name is not None else listener_of(function).key
             key = broadcast_key(key) if broadcast else key
-            subscription = session.host(key, wanted, check_credit(credit), broadcast)
-            session.listen(session.event_handler(subscription, function, times))
+            hosting = key, wanted, check_credit(credit), broadcast
+            self._listen(lambda session, host: session.event_handler(host, function, times), *hosting)
             return function
 
         return subscribe
+
+    def _listen(self, handler_for: Callable[..., Any], *hosting: Any) -> None:
+        if not process.imports_program():
+            session = self._live()
+            session.listen(handler_for(session, session.host(*hosting)))
 
     def inbox(
         self, name: str, patterns: Iterable[str], *, broadcast: bool = False, credit: int | str = "auto"
@@ -306,13 +310,7 @@ class EventBus:
             WaitTimeout: `timeout_s` was over first; the text says what is left.
         """
         check_timeout(timeout_s)
-        session = self._live()
-        session.flush()
-        number = session.connection.start_request(messages.Drain, pattern)
-        if not session.connection.wait(lambda: session.connection.has_reply(number), timeout_s):
-            session.connection.cancel_wait(number)
-            raise WaitTimeout(f"bus {self.name!r} is not drained after {timeout_s:g} s: {session.describe_holders()}")
-        session.connection.take_reply(number)
+        self._live().drain(pattern, timeout_s)
 
     # --- the end ---
 

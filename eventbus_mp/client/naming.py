@@ -70,7 +70,9 @@ def _name(thing: Any) -> str:
         inner = inner.func
     if not hasattr(inner, "__qualname__"):
         inner = type(inner)
-    name = f"{inner.__module__}.{inner.__qualname__}"
+    # A child that multiprocessing has spawned knows its parent's `__main__` as `__mp_main__`.
+    module = "__main__" if inner.__module__ == "__mp_main__" else inner.__module__
+    name = f"{module}.{inner.__qualname__}"
     code = getattr(inner, "__code__", None)
     # Lambdas of one function share a qualified name; the line tells them apart, in every process alike.
     return f"{name}:{code.co_firstlineno}" if code is not None and name.endswith("<lambda>") else name

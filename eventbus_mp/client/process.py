@@ -17,7 +17,9 @@ from typing import Protocol
 
 from eventbus_mp.client.session import Session
 
-__all__ = ["at_end_of_child", "become_worker", "close_session", "keep_session", "worker_session"]
+__all__ = ["at_end_of_child", "become_worker", "close_session", "imports_program", "keep_session", "worker_session"]
+
+PACKAGES = ("multiprocessing", "multiprocess")
 
 EXIT_PATIENCE_S = 5.0
 """How long a listener may go on when the process wants to end."""
@@ -81,6 +83,12 @@ def _close_all() -> None:
         session.close(EXIT_PATIENCE_S)
 
 
+def imports_program() -> bool:
+    """Whether this is a child of multiprocessing, or its fork server, that is only importing the program again."""
+    modules = [sys.modules.get(f"{package}.process") for package in PACKAGES]
+    return any(getattr(module.current_process(), "_inheriting", False) for module in modules if module is not None)
+
+
 @cache
 def _say_goodbye_at_the_end(pid: int) -> None:
     """Once a process. To the manager it would be a crash, and what the child had in hand suspect."""
@@ -92,7 +100,7 @@ def at_end_of_child(call: Callable[[], None], priority: int) -> None:
 
     Those of a higher priority are called first.
     """
-    for package in ("multiprocessing", "multiprocess"):
+    for package in PACKAGES:
         process, util = sys.modules.get(f"{package}.process"), sys.modules.get(f"{package}.util")
         if process is not None and util is not None and process.parent_process() is not None:
             util.Finalize(None, call, exitpriority=priority)

@@ -14,10 +14,10 @@ from eventbus_mp.client.reading import Reader
 from eventbus_mp.client.subscription import Subscription, flat_ranges
 from eventbus_mp.client.supply import Supply
 from eventbus_mp.config import BusConfig
-from eventbus_mp.errors import BusClosed, EventBusError, ManagerLost, UsageError
+from eventbus_mp.errors import BusClosed, EventBusError, ManagerLost, UsageError, WaitTimeout
 from eventbus_mp.locking import Guard
 from eventbus_mp.memory.reader import LeaseBook, Mappings
-from eventbus_mp.messages import Compare, GetStatistics, MarkEvent, RegisterTopic, StopHosting, Subscribe
+from eventbus_mp.messages import Compare, Drain, GetStatistics, MarkEvent, RegisterTopic, StopHosting, Subscribe
 from eventbus_mp.model import BusStatistics, EventShadow, Place, SubscriberKey, SubscriberStatistics
 from eventbus_mp.wire.records import RECORD
 from eventbus_mp.wire.stream import Delivered
@@ -231,6 +231,21 @@ class Session:
         )
 
     # --- the end ---
+
+    def drain(self, pattern: str, timeout_s: float | None) -> None:
+        """Wait until no topic that the pattern matches has an unsettled event.
+
+        Raises:
+            WaitTimeout: `timeout_s` was over first.
+        """
+        self.flush()
+        number = self.connection.start_request(Drain, pattern)
+        if not self.connection.wait(lambda: self.connection.has_reply(number), timeout_s):
+            self.connection.cancel_wait(number)
+            raise WaitTimeout(
+                f"bus {self.connection.bus!r} is not drained after {timeout_s:g} s: {self.describe_holders()}"
+            )
+        self.connection.take_reply(number)
 
     def stop_listening(self, patience_s: float | None = None) -> None:
         """End the listener thread after the listener it is in."""

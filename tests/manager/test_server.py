@@ -16,6 +16,7 @@ from eventbus_mp import BusConfig, Event, EventBus, EventBusError, ManagerLost
 from eventbus_mp.client.connection import Connection
 from eventbus_mp.errors import ProtocolError
 from eventbus_mp.manager import reception
+from eventbus_mp.memory.segment import leftovers
 from eventbus_mp.runtime import handshake
 from eventbus_mp.runtime.launch import manager_end
 from eventbus_mp.runtime.rundir import RunDir
@@ -167,6 +168,21 @@ def test_another_version_is_told_which_one_this_is(bus: EventBus, run_dir: Path)
         connection.sendall(len(body).to_bytes(4, "little") + body)
         with pytest.raises(EventBusError, match="it speaks version 99, this side"):
             handshake.receive_welcome(connection)
+
+
+def test_sigterm_ends_the_bus_in_order(make_bus: Make, run_dir: Path, wait_for_end: WaitForEnd) -> None:
+    """As `shutdown` does: unsettled events and all files go, and the standby does not go on in its place."""
+    bus = make_bus(topics=["a"])
+    bus.inbox("one", ["a"])
+    bus.notify(Event("1", "a", bytes(100_000)))
+    pid = bus.statistics().manager_pid
+    os.kill(pid, signal.SIGTERM)
+    wait_for_end(pid)
+    with pytest.raises(ManagerLost):
+        bus.topics()
+    found = RunDir(run_dir, "test")
+    assert not found.path.exists()
+    assert leftovers(found.segment_prefix) == []
 
 
 def test_a_hello_in_pieces_is_a_hello(bus: EventBus, run_dir: Path) -> None:

@@ -3,7 +3,9 @@
 import logging
 import os
 import signal
+import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -296,6 +298,46 @@ def test_a_thread_that_a_handler_left_does_not_keep_the_workers_place(bus: Event
         first, second = take(bus, out, 2)
         assert first != second
         assert not Path(f"/proc/{first}").exists()
+
+
+MODULE_LEVEL = """
+    import os, sys
+    from eventbus_mp import Event, EventBus, WorkerPool
+
+    bus = EventBus("test", topics=["a", "b"])
+    pool = WorkerPool(bus, 2, start_method=os.environ["START_METHOD"])
+
+    @bus.on("b")
+    def done(event):
+        print(os.getpid() == PARENT, flush=True)
+
+    @pool.on("a")
+    def work(event):
+        bus.notify(Event(event.id, "b", 1))
+
+    if __name__ == "__main__":
+        PARENT = os.getpid()
+        with pool:
+            for number in range(5):
+                bus.notify(Event(str(number), "a", 1))
+            bus.drain(timeout_s=20)
+            print(sorted(item.name for item in bus.subscribers()))
+        bus.shutdown()
+"""
+
+
+@pytest.mark.parametrize("start_method", START_METHODS)
+def test_what_a_program_subscribes_at_its_modules_level_stays_the_parents(
+    run_dir: Path, tmp_path: Path, start_method: str
+) -> None:
+    """The fork server and spawned workers import the program, and do not subscribe it again."""
+    program = tmp_path / "program.py"
+    program.write_text(textwrap.dedent(MODULE_LEVEL))
+    variables = {**os.environ, "EVENTBUS_MP_RUN_DIR": str(run_dir), "START_METHOD": start_method}
+    command = [sys.executable, "-W", "ignore", str(program)]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["True"] * 5 + ["['__main__.done', '__main__.work']"]
 
 
 class FailsAtStart:
