@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import select
 import signal
+import tempfile
 import threading
 import traceback
 import warnings
@@ -18,6 +19,7 @@ from hypothesis import HealthCheck, settings
 from multiprocess import forkserver
 
 from eventbus_mp import EventBus
+from eventbus_mp.runtime.filelocks import held_while_starting
 from eventbus_mp.runtime.launch import manager_end
 from eventbus_mp.runtime.rundir import RunDir
 
@@ -184,6 +186,13 @@ def kill_bus(run_dir: Path) -> Callable[[], None]:
         _await_ends(dict.fromkeys(stopped, ""))
 
     return kill
+
+
+@pytest.fixture
+def cleans_alone() -> Iterator[None]:
+    """`clean` removes what any dead bus on this machine has left: that of another run of these tests, too."""
+    with held_while_starting(Path(tempfile.gettempdir()) / f"eventbus_mp-tests-{os.getuid()}.lock", WATCHDOG_S / 2):
+        yield
 
 
 @pytest.fixture(autouse=True)

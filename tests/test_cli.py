@@ -90,6 +90,7 @@ def test_status_lists_and_shows_buses(run_dir: Path) -> None:
         bus.shutdown()
 
 
+@pytest.mark.usefixtures("cleans_alone")
 def test_clean_removes_what_a_killed_bus_left_and_leaves_a_running_one(run_dir: Path) -> None:
     left = RunDir(run_dir, "dead")
     left.create()
@@ -105,6 +106,7 @@ def test_clean_removes_what_a_killed_bus_left_and_leaves_a_running_one(run_dir: 
         bus.shutdown()
 
 
+@pytest.mark.usefixtures("cleans_alone")
 def test_clean_leaves_what_is_not_a_bus_s(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir(parents=True)
     (tmp_path / "project").mkdir()

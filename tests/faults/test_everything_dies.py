@@ -17,6 +17,8 @@ from eventbus_mp.runtime.rundir import RunDir
 Make = Callable[..., EventBus]
 Fork = Callable[..., Any]
 
+pytestmark = pytest.mark.usefixtures("cleans_alone")
+
 
 @pytest.fixture
 def killed_bus(make_bus: Make, run_dir: Path, fork: Fork, kill_bus: Callable[[], None]) -> list[str]:
