@@ -101,7 +101,7 @@ class Server:
         # A signal's handler runs between two steps of the interpreter: if it comes just before the wait, after that.
         self._wake, self._wakes = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         signal.set_wakeup_fd(self._wakes.fileno())
-        self.watch(self._wake.fileno(), lambda: None)
+        self.watch(self._wake.fileno(), lambda: self._wake.recv(64))
         self._reception = Reception(self._listener, self.watch, self.unwatch, self._open_link)
         self.watch(self._listener.fileno(), self._reception.accept)
         signal.signal(signal.SIGTERM, lambda *_: self.leave())

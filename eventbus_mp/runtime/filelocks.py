@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-__all__ = ["held_while_starting", "held_for_life"]
+__all__ = ["held_for_life", "held_while_starting"]
 
 RETRY_S = 0.02
 """The kernel has no lock of a file that is waited for up to a time: whoever has to wait asks again."""
@@ -48,19 +48,21 @@ def held_while_starting(path: Path, timeout_s: float) -> Iterator[None]:
 def _acquire(path: Path, deadline: float) -> int:
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(fd).st_nlink:
-                return fd
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                os.close(fd)
-                raise TimeoutError(f"{path} has been locked all the time") from None
-            select.select((), (), (), RETRY_S)
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(fd)  # Once more: somebody has it, or has removed the file that was locked.
+        if _is_ours(fd):
+            return fd
+        os.close(fd)
+        if time.monotonic() >= deadline:
+            raise TimeoutError(f"{path} has been locked all the time")
+        select.select((), (), (), RETRY_S)
+
+
+def _is_ours(fd: int) -> bool:
+    """Whether it could be locked, and the file is still there: a lock on one that was removed counts for nothing."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return os.fstat(fd).st_nlink > 0
 
 
 def _let_go_in_child() -> None:
