@@ -77,7 +77,7 @@ def run_on_bus(
             bus.notify_many(_file_found(path) for path in files)
             kill = partial(_kill_one, pool, on_kill) if on_kill is not None else None
             totals, killed_pid = _collect(bus, inbox, 2 * len(files), on_progress, kill)
-            bus.drain(timeout_s=SILENCE_S_MAX)
+            _take_repeats(bus, inbox, totals)
             seconds = time.perf_counter() - started
             statistics = bus.statistics()
     rows = tuple(
@@ -110,18 +110,33 @@ def _collect(
 ) -> tuple[Totals, int | None]:
     totals, killed_pid = Totals(), None
     while totals.outcomes < wanted:
-        shadows = inbox.get_many(256, SILENCE_S_MAX)
-        if not shadows:
-            raise EventBusError(f"no result for {SILENCE_S_MAX:g} s, {wanted - totals.outcomes} are missing")
-        for shadow in shadows:
-            event = bus.fetch_event(shadow)
-            assert event is not None, f"{shadow} is in hand and cannot be fetched"
-            _add(totals, event)
-            inbox.complete(shadow)
+        _take_results(bus, inbox, totals)
         on_progress(totals.outcomes)
         if kill is not None and killed_pid is None and totals.outcomes >= wanted // 3:
             killed_pid = kill()
     return totals, killed_pid
+
+
+def _take_results(bus: EventBus, inbox: Inbox, totals: Totals) -> None:
+    shadows = inbox.get_many(256, SILENCE_S_MAX)
+    if not shadows:
+        raise EventBusError(f"no result for {SILENCE_S_MAX:g} s, and {totals.outcomes} so far")
+    for shadow in shadows:
+        event = bus.fetch_event(shadow)
+        assert event is not None, f"{shadow} is in hand and cannot be fetched"
+        _add(totals, event)
+        inbox.complete(shadow)
+
+
+def _take_repeats(bus: EventBus, inbox: Inbox, totals: Totals) -> None:
+    """Take and settle what comes twice, and changes nothing.
+
+    A worker that is killed after it published a result, and before it settled the file, has another one publish it
+    again: perhaps after the last one that was missing.
+    """
+    bus.drain("file_found$", timeout_s=SILENCE_S_MAX)
+    while bus.statistics().events_unsettled:
+        _take_results(bus, inbox, totals)
 
 
 def _kill_one(pool: WorkerPool, on_kill: Callable[[int], None]) -> int:

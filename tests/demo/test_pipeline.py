@@ -2,9 +2,11 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from eventbus_mp import Event, EventBus, Inbox
 from eventbus_mp.demo import pipeline
 from eventbus_mp.demo.measure import python_files
 
@@ -42,3 +44,21 @@ def test_a_killed_worker_changes_nothing(tree: Path) -> None:
     result = pipeline.run_on_bus(tree, files, 2, lambda done: None, killed.append)
     assert killed == [result.killed_pid]
     assert pipeline.run_in_loop(tree, files, lambda done: None).totals.differences(result.totals) == []
+
+
+def test_a_result_that_is_repeated_at_the_end_is_settled(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a worker is killed between publishing its result and settling its file."""
+    files = list(python_files(tree))
+    collect = pipeline._collect
+
+    def collect_before_the_repeat(bus: EventBus, inbox: Inbox, *rest: Any) -> Any:
+        found = collect(bus, inbox, *rest)
+        data = {"path": os.fsencode(tree / "broken.py"), "step": "measure", "reason": "again"}
+        bus.notify_many([Event(f"again-{number}", "file_skipped", data) for number in range(10)])
+        return found
+
+    monkeypatch.setattr(pipeline, "_collect", collect_before_the_repeat)
+    monkeypatch.setattr(pipeline, "SILENCE_S_MAX", 20.0)
+    result = pipeline.run_on_bus(tree, files, 2, lambda count: None, None)
+    assert result.totals.outcomes == 2 * len(files)
+    assert {row.name: row.completed for row in result.subscribers}["collector"] == 2 * len(files) + 10
