@@ -35,12 +35,12 @@ settings.register_profile("any pace", deadline=None, suppress_health_check=[Heal
 settings.load_profile("any pace")
 
 
+STDERR = pytest.StashKey[int]()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Note the standard error stream of the terminal: what a test's own gets is lost when the watchdog ends it all."""
     config.stash[STDERR] = os.dup(2)
-
-
-STDERR = pytest.StashKey[int]()
 
 
 @pytest.fixture(autouse=True, scope="session")

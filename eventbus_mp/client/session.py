@@ -104,8 +104,7 @@ class Session:
             self._hosted.pop(subscription.number, None)
             self._by_key.pop((subscription.key.name, subscription.config_bytes), None)
         subscription.is_over = True
-        if subscription.on_arrival is not None:
-            subscription.on_arrival()
+        subscription.announce()
         self.connection.wake()
 
     def listen(self, handler: Handler) -> None:
@@ -129,8 +128,7 @@ class Session:
             if not isinstance(error, BusClosed):
                 log.error("listeners of bus %r stop: %s", self.connection.bus, error)
         for subscription in self.subscriptions():
-            if subscription.on_arrival is not None:
-                subscription.on_arrival()
+            subscription.announce()
 
     def _on_delivered(self, message: Delivered) -> None:
         subscription = self._hosted.get(message.subscriber)
@@ -230,8 +228,6 @@ class Session:
             f"({'; '.join([*waiting, *writers]) or 'nobody is named'})"
         )
 
-    # --- the end ---
-
     def drain(self, pattern: str, timeout_s: float | None) -> None:
         """Wait until no topic that the pattern matches has an unsettled event.
 
@@ -246,6 +242,8 @@ class Session:
                 f"bus {self.connection.bus!r} is not drained after {timeout_s:g} s: {self.describe_holders()}"
             )
         self.connection.take_reply(number)
+
+    # --- the end ---
 
     def stop_listening(self, patience_s: float | None = None) -> None:
         """End the listener thread after the listener it is in."""

@@ -43,7 +43,7 @@ class Subscription:
         self.is_over = False
         """This process hosts the subscriber no more: nothing will arrive, and what is taken in hand now goes back."""
         self.on_arrival: Callable[[], None] | None = None
-        """Called when something arrives, and when nothing will any more."""
+        """Called by `announce`."""
         self._connection = connection
         self._leases = leases
         self._noted: dict[int, deque[int]] = {int(outcome): deque() for outcome in Outcome}
@@ -54,6 +54,10 @@ class Subscription:
     def arrive(self, message: Delivered) -> None:
         """Take in a batch; called by whoever reads the pipe."""
         self.pending.extend(RECORD.iter_unpack(message.raws))
+        self.announce()
+
+    def announce(self) -> None:
+        """Something has arrived, or nothing will any more."""
         if self.on_arrival is not None:
             self.on_arrival()
 

@@ -109,9 +109,8 @@ class WorkerPool:
         self._limits = WorkerLimits(max_events, max_rss_bytes)
         self._specs: list[HandlerSpec] = []
         self._shipped: Any = None
-        self._workers: list[Any] = []
-        self._pids: dict[Any, int] = {}
-        """By worker: whoever asks for them must not look at a worker that the monitor closes just now."""
+        self._workers: dict[Any, int] = {}
+        """With their pids: whoever asks for these must not look at a worker that the monitor closes just now."""
         self._stopping = False
         self._monitor: threading.Thread | None = None
         self._wake_read, self._wake_write = -1, -1
@@ -163,7 +162,7 @@ class WorkerPool:
     @property
     def pids(self) -> list[int]:
         """The workers that run now; also one that has ended just now, until it is noticed."""
-        return list(self._pids.values())
+        return list(self._workers.values())
 
     def start(self) -> None:
         """Start the workers; returns when each has subscribed, so that no event that follows is missed.
@@ -196,7 +195,7 @@ class WorkerPool:
         The end of the program stops it, too. In a forked child it only forgets the pool, which is the parent's.
         """
         if os.getpid() != self._owner_pid:
-            self._monitor, self._workers, self._pids = None, [], {}
+            self._monitor, self._workers = None, {}
             return
         with self._ending:
             if self._monitor is None:
@@ -248,8 +247,7 @@ class WorkerPool:
         # multiprocess would look at it whenever another process is started, by whatever thread, and wait for it at the
         # end, also in a forked child. Two that look at once take each other's news for another worker's end.
         multiprocess.process._children.discard(worker)
-        self._pids[worker] = worker.pid
-        self._workers.append(worker)
+        self._workers[worker] = worker.pid
         return worker, ready
 
     def _await_ready(self, worker: Any, ready: Any) -> None:
@@ -309,8 +307,7 @@ class WorkerPool:
             log.warning("worker %d died with exit code %d; another one takes its place", worker.pid, worker.exitcode)
 
     def _forget(self, worker: Any) -> None:
-        self._workers.remove(worker)
-        del self._pids[worker]
+        del self._workers[worker]
         worker.close()
 
     def _end_workers(self) -> None:
