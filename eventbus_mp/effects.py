@@ -33,7 +33,7 @@ class Deliver:
     link: int
     subscriber: int
     attempt: int
-    raws: bytes
+    packed: bytes
     """Their packed records."""
 
 
@@ -129,7 +129,7 @@ class NameSkip:
     subscriber: int
     name: str
     topic: str
-    raw: bytes
+    packed_record: bytes
     """The event's packed record."""
     reason: str
     is_given_up: bool

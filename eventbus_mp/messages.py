@@ -16,7 +16,7 @@ __all__ = ["REQUESTS", "Message", "Outcome", "Request"]
 SEQUENCE_LINK_SHIFT = 40
 """A sequence number is `link << 40 | serial`: its producer makes it without asking, and it never repeats."""
 
-BLOCK_BYTES = 256 * 1024
+CHUNK_BYTES = 256 * 1024
 """What segments are cut into; a span is some neighbouring blocks."""
 SEGMENT_BYTES = 64 * 1024 * 1024
 SHARED_SPAN_BYTES_MAX = SEGMENT_BYTES // 2
@@ -51,7 +51,7 @@ class EventsNotified:
 
     link: int
     first: int
-    raws: bytes
+    packed: bytes
     topics: list[int]
     segments: list[int]
     offsets: list[int]
@@ -312,7 +312,7 @@ class CancelWait(Request):
 
 
 @dataclass(slots=True)
-class TellStory(Request):
+class GetHistory(Request):
     """-> the remembered lines about one event, oldest first"""
 
     sequence: int
@@ -320,7 +320,7 @@ class TellStory(Request):
 
 
 @dataclass(slots=True)
-class Compare(Request):
+class ReportState(Request):
     """What has arrived here from a manager that died; what has not is sent again. Not answered."""
 
     manager: int
@@ -360,10 +360,10 @@ REQUESTS: tuple[type[Request], ...] = (
     GetStatistics,
     Drain,
     CancelWait,
-    TellStory,
+    GetHistory,
     ShutDown,
     Goodbye,
-    Compare,
+    ReportState,
 )
 """Their order is their number on the wire."""
 

@@ -299,7 +299,7 @@ class EventBus:
     def story(self, shadow: EventShadow | tuple[str, str]) -> list[str]:
         """What the manager remembers of the event, oldest first: bounded, so an old event's is empty."""
         place = self._live().place_of(shadow)
-        return list(self._ask(messages.TellStory, place.sequence)) if place is not None else []
+        return list(self._ask(messages.GetHistory, place.sequence)) if place is not None else []
 
     def drain(self, pattern: str = "", *, timeout_s: float | None = None) -> None:
         """Wait until no topic that the pattern matches has an unsettled event; what this process notified counts.

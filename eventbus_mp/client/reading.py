@@ -96,8 +96,8 @@ class Reader:
 
     def find(self, topic: str, event_id: str) -> Place | None:
         """The newest unsettled event of this topic and id: a search through the topic's unsettled events."""
-        raws = self._connection.request(ListEvents, topic, False)
-        for record in reversed(list(RECORD.iter_unpack(raws))):
+        packed = self._connection.request(ListEvents, topic, False)
+        for record in reversed(list(RECORD.iter_unpack(packed))):
             place = _place(record)
             if self.id_at(place) == event_id:
                 return place

@@ -17,7 +17,7 @@ from eventbus_mp.config import BusConfig
 from eventbus_mp.errors import BusClosed, EventBusError, ManagerLost, UsageError, WaitTimeout
 from eventbus_mp.locking import Guard
 from eventbus_mp.memory.reader import LeaseBook, Mappings
-from eventbus_mp.messages import Compare, Drain, GetStatistics, MarkEvent, RegisterTopic, StopHosting, Subscribe
+from eventbus_mp.messages import ReportState, Drain, GetStatistics, MarkEvent, RegisterTopic, StopHosting, Subscribe
 from eventbus_mp.model import BusStatistics, EventShadow, Place, SubscriberKey, SubscriberStatistics
 from eventbus_mp.wire.records import RECORD
 from eventbus_mp.wire.stream import Delivered
@@ -146,9 +146,9 @@ class Session:
         with self._lock:
             held = [[number, subscription.outstanding()] for number, subscription in self._hosted.items()]
             for number, messages in self._early.items():
-                raws = b"".join([message.raws for message in messages])
-                held.append([number, flat_ranges([record[7] for record in RECORD.iter_unpack(raws)])])
-        self.connection.tell(Compare, self.connection.manager_pid, held, self.publisher.begin_anew())
+                packed = b"".join([message.packed for message in messages])
+                held.append([number, flat_ranges([record[7] for record in RECORD.iter_unpack(packed)])])
+        self.connection.tell(ReportState, self.connection.manager_pid, held, self.publisher.begin_anew())
 
     def holds(self, sequence: int) -> bool:
         """Whether a delivery of this event is in hand here."""

@@ -53,7 +53,7 @@ class Subscription:
 
     def arrive(self, message: Delivered) -> None:
         """Take in a batch; called by whoever reads the pipe."""
-        self.pending.extend(RECORD.iter_unpack(message.raws))
+        self.pending.extend(RECORD.iter_unpack(message.packed))
         self.announce()
 
     def announce(self) -> None:

@@ -15,13 +15,13 @@ from typing import Any, ClassVar
 
 from eventbus_mp.config import BusConfig
 from eventbus_mp.core.dispatcher import Endpoint, dispatch
-from eventbus_mp.core.intake import take_in
+from eventbus_mp.core.ingest import ingest
 from eventbus_mp.core.invariants import check_invariants
-from eventbus_mp.core.ledger import Ledger, SpanRequest
+from eventbus_mp.core.state import BusState, SpanRequest
 from eventbus_mp.core.links import LinkState, check_waits
 from eventbus_mp.core.registry import RECENT_SKIPS_MAX, SubscriberState
 from eventbus_mp.core.requests import REQUEST_HANDLERS, UNANSWERED
-from eventbus_mp.core.runs import BLOCK_SHIFT, Run
+from eventbus_mp.core.batches import SEQUENCE_BUCKET_SHIFT, EventBatch
 from eventbus_mp.core.spans import Span
 from eventbus_mp.effects import CloseLink, Effect, GrantSpan, Refuse, Reply, Stop, WarnOfLease
 from eventbus_mp.errors import InternalError, ProtocolError, UsageError
@@ -64,7 +64,7 @@ class BusCore:
     def __init__(self, config: BusConfig, now_ns: int) -> None:
         assert config.memory_bytes_max is not None
         self.config = config
-        self.ledger = Ledger(config.memory_bytes_max, config.deliveries_max, config.dead_letter_topic)
+        self.state = BusState(config.memory_bytes_max, config.deliveries_max, config.dead_letter_topic)
         self.stopping = False
         self.effects: list[Effect] = []
         """The effects of the message in hand."""
@@ -74,7 +74,7 @@ class BusCore:
         """When to look for leases that are too old; None: there is none to look at."""
         self._lease_warning_ns = int(config.lease_warning_s * 1e9)
         if config.dead_letter_topic is not None:
-            self.ledger.registry.register(config.dead_letter_topic)
+            self.state.registry.register(config.dead_letter_topic)
 
     def handle(self, message: Message, now_ns: int) -> list[Effect]:
         """Decide. A message that breaks the protocol closes its link; it never raises for bad input.
@@ -84,7 +84,7 @@ class BusCore:
         """
         effects: list[Effect] = []
         self.effects = effects
-        ledger = self.ledger
+        state = self.state
         try:
             self._HANDLERS[type(message)](self, message, now_ns, effects)
         except ProtocolError as error:
@@ -92,36 +92,36 @@ class BusCore:
         except UsageError as error:
             assert isinstance(message, Request)
             effects.append(Refuse(message.link, message.request, type(error).__name__, str(error)))
-        for subscriber in ledger.dirty:
-            dispatch(subscriber, ledger.story, now_ns, effects)
-        ledger.dirty.clear()
-        if ledger.memory_freed:
-            ledger.serve_span_requests(effects)
-        if ledger.topic_emptied and ledger.drains:
-            ledger.answer_drains(effects)
+        for subscriber in state.dirty:
+            dispatch(subscriber, state.event_log, now_ns, effects)
+        state.dirty.clear()
+        if state.memory_freed:
+            state.serve_span_requests(effects)
+        if state.topic_emptied and state.drains:
+            state.answer_drains(effects)
         if self.config.check_invariants:
             self.check_invariants()
         return effects
 
     def next_due_ns(self) -> int | None:
         """When `TimePassed` has something to do; None: never, until another message comes."""
-        ledger = self.ledger
-        expiry_ns = ledger.expiry.next_due_ns()
-        if expiry_ns is None and self.linger_deadline_ns is None and self.lease_check_ns is None and not ledger.orphans:
+        state = self.state
+        expiry_ns = state.expiry.next_due_ns()
+        if expiry_ns is None and self.linger_deadline_ns is None and self.lease_check_ns is None and not state.orphans:
             return None  # As it mostly is.
-        dues = (*ledger.orphans.values(), self.linger_deadline_ns, self.lease_check_ns, expiry_ns)
+        dues = (*state.orphans.values(), self.linger_deadline_ns, self.lease_check_ns, expiry_ns)
         return min(due for due in dues if due is not None)
 
     def check_invariants(self) -> None:
         """Raise `InternalError` when something that must always be true is not (design: ARCHITECTURE.md)."""
         try:
-            check_invariants(self.ledger)
+            check_invariants(self.state)
         except AssertionError as error:
             raise InternalError(f"invariant broken: {error}") from error
 
-    def story(self, sequence: int) -> list[str]:
+    def event_log(self, sequence: int) -> list[str]:
         """What the core remembers of one event."""
-        return self.ledger.story.of(sequence)
+        return self.state.event_log.of(sequence)
 
     # --- the data path ---
 
@@ -132,18 +132,18 @@ class BusCore:
         if not link.last_sequence < message.first or last >> SEQUENCE_LINK_SHIFT != link.number:
             raise ProtocolError(f"sequence {message.first:#x} does not follow {link.last_sequence:#x}")
         link.last_sequence = last
-        self.ledger.events_notified += count
+        self.state.events_notified += count
         start = 0
         while start < count:
-            start = take_in(self.ledger, link, message, start, now_ns, effects)
+            start = ingest(self.state, link, message, start, now_ns, effects)
 
     def _on_settled(self, message: DeliveriesSettled, now_ns: int, effects: list[Effect]) -> None:
-        ledger = self.ledger
+        state = self.state
         link = self._link(message.link)
         endpoint = link.endpoints.get(message.subscriber)
         if endpoint is None:
             return  # A repeated settle of a subscriber that this process no longer hosts.
-        taken: list[tuple[Run, int]] = []
+        taken: list[tuple[EventBatch, int]] = []
         for first, count in message.ranges:
             self._take_from(endpoint, first, first + count - 1, taken)
         if message.outcome == Outcome.RETURNED:
@@ -151,96 +151,96 @@ class BusCore:
             return
         subscriber, outcome, settled = endpoint.subscriber, message.outcome, 0
         what = f"{_OUTCOME_NAMES[outcome]} by {subscriber.name}"
-        for run, mask in taken:
-            late = mask & ~run.unsettled[run.route.row_of[subscriber.number]]
+        for batch, mask in taken:
+            late = mask & ~batch.unsettled[batch.route.row_of[subscriber.number]]
             if late:
-                ledger.unpin(run, late, effects)
+                state.unpin(batch, late, effects)
                 mask ^= late
             if mask:
                 settled += mask.bit_count()
-                ledger.story.tell(now_ns, what, run.first, mask)
+                state.event_log.record(now_ns, what, batch.first, mask)
                 if outcome == Outcome.FAILED:
-                    ledger.dead_letter(run, mask)
-                ledger.settle_held(run, mask, subscriber, outcome, effects)
+                    state.dead_letter(batch, mask)
+                state.settle_held(batch, mask, subscriber, outcome, effects)
         if settled:
-            endpoint.learn(settled, now_ns, message.cost_ns)
+            endpoint.update_credit(settled, now_ns, message.cost_ns)
         self.after_release(link, subscriber)
 
-    def _take_from(self, endpoint: Endpoint, first: int, last: int, taken: list[tuple[Run, int]]) -> None:
+    def _take_from(self, endpoint: Endpoint, first: int, last: int, taken: list[tuple[EventBatch, int]]) -> None:
         """Take the events from `first` to `last` out of its hands; what is not there was settled before."""
-        held, block, last_block = endpoint.held, first >> BLOCK_SHIFT, last >> BLOCK_SHIFT
-        runs: Iterable[Run]
-        if block == last_block:
-            runs = self.ledger.runs.in_block(block)
-        elif last_block - block >= len(held):
-            runs = list(held)
+        in_flight, bucket, last_bucket = endpoint.in_flight, first >> SEQUENCE_BUCKET_SHIFT, last >> SEQUENCE_BUCKET_SHIFT
+        batches: Iterable[EventBatch]
+        if bucket == last_bucket:
+            batches = self.state.batches.in_bucket(bucket)
+        elif last_bucket - bucket >= len(in_flight):
+            batches = list(in_flight)
         else:
-            runs = chain.from_iterable(map(self.ledger.runs.in_block, range(block, last_block + 1)))
-        for run in runs:
-            if run in held:
-                mask = endpoint.let_go(run, run.between(first, last))
+            batches = chain.from_iterable(map(self.state.batches.in_bucket, range(bucket, last_bucket + 1)))
+        for batch in batches:
+            if batch in in_flight:
+                mask = endpoint.release_in_flight(batch, batch.between(first, last))
                 if mask:
-                    taken.append((run, mask))
+                    taken.append((batch, mask))
 
-    def _return(self, endpoint: Endpoint, taken: list[tuple[Run, int]], now_ns: int, effects: list[Effect]) -> None:
+    def _return(self, endpoint: Endpoint, taken: list[tuple[EventBatch, int]], now_ns: int, effects: list[Effect]) -> None:
         """Deliveries handed back untouched go to the front again."""
-        ledger, subscriber = self.ledger, endpoint.subscriber
+        state, subscriber = self.state, endpoint.subscriber
         # In the order they were notified in, however they come back.
-        merged: dict[Run, int] = {}
-        for run, mask in sorted(taken, key=lambda item: item[0].first):
-            merged[run] = merged.get(run, 0) | mask
-        ledger.return_to_front(subscriber, list(merged.items()), now_ns, effects)
-        if not ledger.registry.is_subscribed(subscriber):
-            ledger.skip_all_waiting(subscriber, "it was unsubscribed", now_ns, effects)
+        merged: dict[EventBatch, int] = {}
+        for batch, mask in sorted(taken, key=lambda item: item[0].first):
+            merged[batch] = merged.get(batch, 0) | mask
+        state.return_to_front(subscriber, list(merged.items()), now_ns, effects)
+        if not state.registry.is_subscribed(subscriber):
+            state.skip_all_waiting(subscriber, "it was unsubscribed", now_ns, effects)
         self.after_release(self._link(endpoint.link), subscriber)
 
     def after_release(self, link: LinkState, subscriber: SubscriberState) -> None:
         """Something left an endpoint's hands: there may be credit now, or the endpoint may be done."""
-        if self.ledger.registry.is_subscribed(subscriber):
-            self.ledger.dirty[subscriber] = None
-        elif not link.endpoints[subscriber.number].held:
+        if self.state.registry.is_subscribed(subscriber):
+            self.state.dirty[subscriber] = None
+        elif not link.endpoints[subscriber.number].in_flight:
             del link.endpoints[subscriber.number]
             self.forget_if_done(subscriber)
 
     def forget_if_done(self, subscriber: SubscriberState) -> None:
-        if not any(subscriber.number in link.endpoints for link in self.ledger.links.values()):
-            self.ledger.registry.forget(subscriber)
+        if not any(subscriber.number in link.endpoints for link in self.state.links.values()):
+            self.state.registry.forget(subscriber)
 
     # --- spans ---
 
     def _on_span_wanted(self, message: SpanWanted, now_ns: int, effects: list[Effect]) -> None:
-        ledger = self.ledger
+        state = self.state
         link = self._link(message.link)
         if message.urgency == SPAN_CANCELLED:
-            ledger.drop_span_requests(link.number, message.length)
+            state.drop_span_requests(link.number, message.length)
             return
         wanted = SpanRequest(link.number, message.length, message.urgency == SPAN_RESERVE)
         if message.length < 1:
             raise ProtocolError(f"a span of {message.length} bytes was asked for")
-        if not ledger.spans.fits(message.length):
+        if not state.spans.fits(message.length):
             effects.append(GrantSpan(link.number, 0, 0, message.length, True))
         elif message.urgency == SPAN_AHEAD:
-            crowded = ledger.spans.used_bytes + message.length > ledger.spans.memory_bytes_max * AHEAD_SHARE
-            if crowded or ledger.span_requests or not ledger.grant(wanted, effects):
+            crowded = state.spans.used_bytes + message.length > state.spans.memory_bytes_max * AHEAD_SHARE
+            if crowded or state.span_requests or not state.grant(wanted, effects):
                 effects.append(GrantSpan(link.number, 0, 0, message.length, False))
-        elif not (wanted.reserve or not ledger.span_requests) or not ledger.grant(wanted, effects):
-            check_waits(sum(item.link == link.number for item in ledger.span_requests), "spans")
-            ledger.span_requests.append(wanted)
+        elif not (wanted.reserve or not state.span_requests) or not state.grant(wanted, effects):
+            check_waits(sum(item.link == link.number for item in state.span_requests), "spans")
+            state.span_requests.append(wanted)
 
     def _on_span_sealed(self, message: SpanSealed, now_ns: int, effects: list[Effect]) -> None:
         link = self._link(message.link)
-        span = self.ledger.spans.find(message.segment, message.offset)
+        span = self.state.spans.find(message.segment, message.offset)
         if span is None or link.spans.pop((span.segment, span.start), None) is None:
             raise ProtocolError(f"it sealed {message.segment}+{message.offset}, which it does not write")
         span.sealed = True
-        self.ledger.recycle_if_free(span, effects)
+        self.state.recycle_if_free(span, effects)
 
     def _on_span_leased(self, message: SpanLeased, now_ns: int, effects: list[Effect]) -> None:
         link = self._link(message.link)
-        span = self.ledger.spans.find(message.segment, message.offset)
+        span = self.state.spans.find(message.segment, message.offset)
         if span is None or message.offset + message.length > span.end:
             raise ProtocolError(f"it leased {message.segment}+{message.offset}, where nothing is")
-        topic = self.ledger.registry.topic_by_number.get(message.topic)
+        topic = self.state.registry.topic_by_number.get(message.topic)
         name = topic.name if topic is not None else f"number {message.topic}"
         self.lease(link, message.sequence, span, name, message.offset, message.length, now_ns)
 
@@ -248,7 +248,7 @@ class BusCore:
         self, link: LinkState, sequence: int, span: Span, topic: str, offset: int, length: int, now_ns: int
     ) -> None:
         """Keep the span from recycling until the link has released the event as often as it leased it."""
-        self.ledger.lease(link, sequence, span, topic, offset, length, now_ns)
+        self.state.lease(link, sequence, span, topic, offset, length, now_ns)
         if self.lease_check_ns is None:
             self.lease_check_ns = now_ns + self._lease_warning_ns
 
@@ -260,20 +260,20 @@ class BusCore:
         lease.views -= 1
         if not lease.views:
             del link.leases[message.sequence]
-            self.ledger.unlease(lease, effects)
+            self.state.unlease(lease, effects)
 
     def _warn_of_leases(self, now_ns: int, effects: list[Effect]) -> None:
         """Tell once of each lease that is older than `lease_warning_s`."""
         waiting = []
-        for link in self.ledger.links.values():
+        for link in self.state.links.values():
             for sequence, lease in link.leases.items():
                 age_ns = now_ns - lease.since_ns
-                if lease.is_told:
+                if lease.is_warned:
                     continue
                 if age_ns < self._lease_warning_ns:
                     waiting.append(lease.since_ns + self._lease_warning_ns)
                     break  # Those that follow are younger.
-                lease.is_told = True
+                lease.is_warned = True
                 at = lease.span.segment, lease.offset, lease.length
                 effects.append(WarnOfLease(link.pid, lease.topic, *at, sequence, age_ns / 1e9))
         self.lease_check_ns = min(waiting, default=None)
@@ -281,65 +281,65 @@ class BusCore:
     # --- processes and time ---
 
     def _on_manager_replaced(self, message: ManagerReplaced, now_ns: int, effects: list[Effect]) -> None:
-        for link in self.ledger.links.values():
-            link.become_unsure(message.pid)
+        for link in self.state.links.values():
+            link.begin_resync(message.pid)
 
     def _link(self, number: int) -> LinkState:
         try:
-            return self.ledger.links[number]
+            return self.state.links[number]
         except KeyError:
             # What one read brought may go on after the message that ended the link.
             raise ProtocolError("it is cut off already") from None
 
     def _on_link_opened(self, message: LinkOpened, now_ns: int, effects: list[Effect]) -> None:
-        self.ledger.links[message.link] = LinkState(message.link, message.pid)
+        self.state.links[message.link] = LinkState(message.link, message.pid)
         self.linger_deadline_ns = None
 
     def _on_link_lost(self, message: LinkLost, now_ns: int, effects: list[Effect]) -> None:
-        ledger = self.ledger
+        state = self.state
         link = self._link(message.link)
-        del ledger.links[message.link]
+        del state.links[message.link]
         crashed = message.crashed and not link.leaving
         # First what it waits for: nobody is there to be answered.
-        for waiting in [sequence for sequence, owner in ledger.awaited.items() if owner == link.number]:
-            del ledger.awaited[waiting]
-        ledger.drains = [waiter for waiter in ledger.drains if waiter.link != link.number]
+        for waiting in [sequence for sequence, owner in state.awaited.items() if owner == link.number]:
+            del state.awaited[waiting]
+        state.drains = [waiter for waiter in state.drains if waiter.link != link.number]
         for endpoint in link.endpoints.values():
             self.drop_endpoint(link, endpoint, crashed=crashed, now_ns=now_ns, effects=effects)
         for lease in link.leases.values():
-            ledger.unlease(lease, effects)
+            state.unlease(lease, effects)
         for span in link.spans.values():
             span.sealed = True
-            ledger.recycle_if_free(span, effects)
-        ledger.drop_span_requests(link.number)
+            state.recycle_if_free(span, effects)
+        state.drop_span_requests(link.number)
         self.give_up_orphans(now_ns, effects)
-        if not ledger.links:
+        if not state.links:
             self.linger_deadline_ns = now_ns + int(self.config.linger_s * 1e9)
 
     def drop_endpoint(
         self, link: LinkState, endpoint: Endpoint, *, crashed: bool, now_ns: int, effects: list[Effect]
     ) -> None:
         """A process no longer hosts `subscriber`: what it holds comes back, and the last one starts the grace."""
-        ledger, subscriber = self.ledger, endpoint.subscriber
+        state, subscriber = self.state, endpoint.subscriber
         if endpoint in subscriber.endpoints:
             subscriber.endpoints.remove(endpoint)
-        ledger.take_back(endpoint, crashed, now_ns, effects)
-        if not ledger.registry.is_subscribed(subscriber):
-            ledger.skip_all_waiting(subscriber, "it was unsubscribed", now_ns, effects)
+        state.reclaim(endpoint, crashed, now_ns, effects)
+        if not state.registry.is_subscribed(subscriber):
+            state.skip_all_waiting(subscriber, "it was unsubscribed", now_ns, effects)
             self.forget_if_done(subscriber)
         elif not subscriber.endpoints:
             grace_s = 0 if subscriber.broadcast else self.config.grace_s
             # Whoever is due at once is given up at the end of the message, when nothing is half taken back.
-            ledger.orphans[subscriber] = now_ns + int(grace_s * 1e9)
+            state.orphans[subscriber] = now_ns + int(grace_s * 1e9)
 
     def _on_time_passed(self, message: TimePassed, now_ns: int, effects: list[Effect]) -> None:
-        ledger = self.ledger
-        due = ledger.expiry.due(now_ns)
+        state = self.state
+        due = state.expiry.due(now_ns)
         left = sum(mask.bit_count() for _, mask in due)
-        for run, mask in due:
+        for batch, mask in due:
             # Only the latest are named: no more are remembered, and each costs a look into its payload.
             is_named = left - mask.bit_count() < RECENT_SKIPS_MAX
-            self._expire(run, mask, is_named, now_ns, effects)
+            self._expire(batch, mask, is_named, now_ns, effects)
             left -= mask.bit_count()
         if self.lease_check_ns is not None and self.lease_check_ns <= now_ns:
             self._warn_of_leases(now_ns, effects)
@@ -350,23 +350,23 @@ class BusCore:
 
     def give_up_orphans(self, now_ns: int, effects: list[Effect]) -> None:
         """Skip what waits for subscribers that nobody has hosted for too long."""
-        ledger = self.ledger
-        for subscriber in [item for item, due in ledger.orphans.items() if due <= now_ns]:
-            del ledger.orphans[subscriber]
-            ledger.registry.unsubscribe(subscriber)
+        state = self.state
+        for subscriber in [item for item, due in state.orphans.items() if due <= now_ns]:
+            del state.orphans[subscriber]
+            state.registry.unsubscribe(subscriber)
             reason = (
                 "its process left" if subscriber.broadcast else f"no process hosted it for {self.config.grace_s:g} s"
             )
-            ledger.skip_all_waiting(subscriber, reason, now_ns, effects)
+            state.skip_all_waiting(subscriber, reason, now_ns, effects)
             self.forget_if_done(subscriber)
 
-    def _expire(self, run: Run, mask: int, is_named: bool, now_ns: int, effects: list[Effect]) -> None:
-        run.expired |= mask
-        self.ledger.story.tell(now_ns, "expired", run.first, mask)
-        self.ledger.skip_waiting(run, mask, effects, "expired" if is_named else "")
+    def _expire(self, batch: EventBatch, mask: int, is_named: bool, now_ns: int, effects: list[Effect]) -> None:
+        batch.expired |= mask
+        self.state.event_log.record(now_ns, "expired", batch.first, mask)
+        self.state.skip_waiting(batch, mask, effects, "expired" if is_named else "")
 
     def _on_skip_named(self, message: SkipNamed, now_ns: int, effects: list[Effect]) -> None:
-        subscriber = self.ledger.registry.subscriber_by_number.get(message.subscriber)
+        subscriber = self.state.registry.subscriber_by_number.get(message.subscriber)
         if subscriber is not None:  # else: it was forgotten with that
             subscriber.recent_skips.append((message.event_id, message.reason))
 

@@ -6,8 +6,8 @@ from collections import deque
 from operator import attrgetter
 
 from eventbus_mp.core.registry import SubscriberState
-from eventbus_mp.core.runs import Run, lowest
-from eventbus_mp.core.story import Story
+from eventbus_mp.core.batches import EventBatch, lowest
+from eventbus_mp.core.event_log import EventLog
 from eventbus_mp.effects import Deliver, Effect
 
 __all__ = ["Endpoint", "dispatch", "note_stale"]
@@ -30,53 +30,53 @@ SLOW_NS = 10_000_000
 class Endpoint:
     """One process's place for one subscriber. `held` is what it was sent and has not settled: run -> mask."""
 
-    __slots__ = ("cost_ns", "credit", "credit_max", "held", "holding", "is_unsure", "link", "since_ns", "subscriber")
+    __slots__ = ("cost_ns", "credit", "credit_max", "in_flight", "in_flight_count", "is_resyncing", "link", "since_ns", "subscriber")
 
     def __init__(self, link: int, subscriber: SubscriberState, credit: int, credit_max: int) -> None:
         self.link = link
         self.subscriber = subscriber
-        self.held: dict[Run, int] = {}
-        self.holding = 0
+        self.in_flight: dict[EventBatch, int] = {}
+        self.in_flight_count = 0
         """How many events are in `held`."""
         self.cost_ns = 0
         self.since_ns = 0
         self.credit_max = 0 if credit else credit_max
         """The bound of automatic credit; 0: the credit is fixed."""
         self.credit = credit or CREDIT_FIRST
-        self.is_unsure = False
+        self.is_resyncing = False
         """The manager was replaced, and its process has not told yet what arrived: what did not goes first."""
 
     @property
     def free(self) -> int:
         """How many more it may be sent."""
-        return 0 if self.is_unsure else self.credit - self.holding
+        return 0 if self.is_resyncing else self.credit - self.in_flight_count
 
     @property
-    def worth(self) -> int:
+    def min_batch(self) -> int:
         """How many events are worth a message of their own: as many as make `SHARE_NS` of work."""
         return SHARE_NS // self.cost_ns if self.cost_ns else 1
 
-    def hold(self, run: Run, mask: int) -> None:
-        self.held[run] = self.held.get(run, 0) | mask
-        self.holding += mask.bit_count()
+    def add_in_flight(self, batch: EventBatch, mask: int) -> None:
+        self.in_flight[batch] = self.in_flight.get(batch, 0) | mask
+        self.in_flight_count += mask.bit_count()
 
-    def let_go(self, run: Run, mask: int) -> int:
+    def release_in_flight(self, batch: EventBatch, mask: int) -> int:
         """Take these events of the run out of its hands, as far as they are there: the mask of those."""
-        held = self.held.get(run, 0)
-        hit = held & mask
-        if hit == held:
-            self.held.pop(run, None)
+        in_flight = self.in_flight.get(batch, 0)
+        hit = in_flight & mask
+        if hit == in_flight:
+            self.in_flight.pop(batch, None)
         else:
-            self.held[run] = held ^ hit
-        self.holding -= hit.bit_count()
+            self.in_flight[batch] = in_flight ^ hit
+        self.in_flight_count -= hit.bit_count()
         return hit
 
-    def learn(self, settled: int, now_ns: int, told_ns: int = 0) -> None:
+    def update_credit(self, settled: int, now_ns: int, reported_ns: int = 0) -> None:
         """Set the credit to what the time per delivery makes about `QUEUED_WORK_NS`.
 
         `told_ns` is what the process measured. Seen from here, one of many processes on few cores looks slow.
         """
-        cost_ns = told_ns or (now_ns - self.since_ns) // settled + 1
+        cost_ns = reported_ns or (now_ns - self.since_ns) // settled + 1
         self.since_ns = now_ns
         self.cost_ns = cost_ns = (self.cost_ns + cost_ns) // 2 if self.cost_ns else cost_ns
         if not self.credit_max:
@@ -88,42 +88,42 @@ class Endpoint:
             self.credit = min(max(QUEUED_WORK_NS // cost_ns, slow, CREDIT_FIRST), self.credit_max)
 
 
-def dispatch(subscriber: SubscriberState, story: Story, now_ns: int, effects: list[Effect]) -> None:
+def dispatch(subscriber: SubscriberState, event_log: EventLog, now_ns: int, effects: list[Effect]) -> None:
     """Send what waits for `subscriber` to the endpoints with the most free credit, as far as credit goes."""
     endpoints = subscriber.endpoints
     if subscriber.attempts:
-        _dispatch_suspects(subscriber, story, now_ns, effects)
-        if subscriber.suspects:
+        _dispatch_quarantined(subscriber, event_log, now_ns, effects)
+        if subscriber.quarantine:
             # Fresh events wait, so that an endpoint runs empty soon and can take the next suspect.
             return
         # Who has a suspect in hand gets nothing beside it.
-        endpoints = [endpoint for endpoint in endpoints if not _has_suspect(endpoint)]
+        endpoints = [endpoint for endpoint in endpoints if not _has_quarantined(endpoint)]
     if not subscriber.queued:
         return
     if len(endpoints) == 1:
         if endpoints[0].free > 0:
-            _send(subscriber, endpoints[0], endpoints[0].free, story, now_ns, effects)
+            _send(subscriber, endpoints[0], endpoints[0].free, event_log, now_ns, effects)
         return
-    for endpoint, share in _shares(endpoints, subscriber.queued):
-        _send(subscriber, endpoint, share, story, now_ns, effects)
+    for endpoint, share in _split(endpoints, subscriber.queued):
+        _send(subscriber, endpoint, share, event_log, now_ns, effects)
 
 
 _free_of = attrgetter("free")
 
 
-def _shares(endpoints: list[Endpoint], waiting: int) -> list[tuple[Endpoint, int]]:
+def _split(endpoints: list[Endpoint], waiting: int) -> list[tuple[Endpoint, int]]:
     """Who gets how many, as far as credit goes: even shares, but none that is not worth a message."""
     if not endpoints:
         return []
     freest = max(endpoints, key=_free_of)
-    if waiting <= min(freest.worth, freest.free):
+    if waiting <= min(freest.min_batch, freest.free):
         return [(freest, waiting)]  # What follows would come to that, too, in five times the time with 64 endpoints.
     ready = sorted([item for item in endpoints if item.free > 0], key=_free_of, reverse=True)
     free = [endpoint.free for endpoint in ready]
     shares = [0] * len(ready)
     for index, endpoint in enumerate(ready):
         even = -(-waiting // (len(ready) - index))
-        shares[index] = min(max(even, endpoint.worth), free[index], waiting)
+        shares[index] = min(max(even, endpoint.min_batch), free[index], waiting)
         waiting -= shares[index]
     for index in range(len(ready)):  # What one could not take, those with more take besides.
         more = min(free[index] - shares[index], waiting)
@@ -133,60 +133,60 @@ def _shares(endpoints: list[Endpoint], waiting: int) -> list[tuple[Endpoint, int
 
 
 def _send(
-    subscriber: SubscriberState, endpoint: Endpoint, most: int, story: Story, now_ns: int, effects: list[Effect]
+    subscriber: SubscriberState, endpoint: Endpoint, limit: int, event_log: EventLog, now_ns: int, effects: list[Effect]
 ) -> None:
-    if not endpoint.holding:
+    if not endpoint.in_flight_count:
         endpoint.since_ns = now_ns
     what = f"sent to {subscriber.name} on link {endpoint.link}"
     parts = []
-    for run, mask in _take(subscriber, most):
-        endpoint.hold(run, mask)
-        parts.append(run.cut(mask))
-        story.tell(now_ns, what, run.first, mask)
+    for batch, mask in _take(subscriber, limit):
+        endpoint.add_in_flight(batch, mask)
+        parts.append(batch.cut(mask))
+        event_log.record(now_ns, what, batch.first, mask)
     effects.append(Deliver(endpoint.link, subscriber.number, 1, parts[0] if len(parts) == 1 else b"".join(parts)))
 
 
-def _take(subscriber: SubscriberState, most: int) -> list[tuple[Run, int]]:
+def _take(subscriber: SubscriberState, limit: int) -> list[tuple[EventBatch, int]]:
     """Like a popleft of up to `most` deliveries; there is at least one."""
     number, queue = subscriber.number, subscriber.queue
     taken = []
-    while queue and most:
-        run = queue[0]
-        row = run.route.row_of[number]
-        mask = run.waiting[row]
+    while queue and limit:
+        batch = queue[0]
+        row = batch.route.row_of[number]
+        mask = batch.waiting[row]
         count = mask.bit_count()
-        if count > most:
-            mask, count = lowest(mask, most), most
+        if count > limit:
+            mask, count = lowest(mask, limit), limit
         else:
             queue.popleft()
             if not mask:
                 subscriber.stale -= 1
                 continue
-        run.waiting[row] ^= mask
+        batch.waiting[row] ^= mask
         subscriber.queued -= count
-        most -= count
-        taken.append((run, mask))
+        limit -= count
+        taken.append((batch, mask))
     return taken
 
 
-def _has_suspect(endpoint: Endpoint) -> bool:
+def _has_quarantined(endpoint: Endpoint) -> bool:
     """Whether it was sent a suspect, which it then holds alone."""
-    for run, mask in endpoint.held.items():
-        return run.first + mask.bit_length() - 1 in endpoint.subscriber.attempts
+    for batch, mask in endpoint.in_flight.items():
+        return batch.first + mask.bit_length() - 1 in endpoint.subscriber.attempts
     return False
 
 
-def _dispatch_suspects(subscriber: SubscriberState, story: Story, now_ns: int, effects: list[Effect]) -> None:
-    suspects = subscriber.suspects
+def _dispatch_quarantined(subscriber: SubscriberState, event_log: EventLog, now_ns: int, effects: list[Effect]) -> None:
+    quarantine = subscriber.quarantine
     for endpoint in subscriber.endpoints:
-        if suspects and not endpoint.holding and not endpoint.is_unsure:
-            run, bit = suspects.popleft()
+        if quarantine and not endpoint.in_flight_count and not endpoint.is_resyncing:
+            batch, bit = quarantine.popleft()
             endpoint.since_ns = now_ns
-            endpoint.hold(run, bit)
-            attempt = subscriber.attempts[run.first + bit.bit_length() - 1] + 1
-            effects.append(Deliver(endpoint.link, subscriber.number, attempt, run.cut(bit)))
+            endpoint.add_in_flight(batch, bit)
+            attempt = subscriber.attempts[batch.first + bit.bit_length() - 1] + 1
+            effects.append(Deliver(endpoint.link, subscriber.number, attempt, batch.cut(bit)))
             what = f"sent to {subscriber.name} on link {endpoint.link}, attempt {attempt}"
-            story.tell(now_ns, what, run.first, bit)
+            event_log.record(now_ns, what, batch.first, bit)
 
 
 def note_stale(subscriber: SubscriberState) -> None:
@@ -196,6 +196,6 @@ def note_stale(subscriber: SubscriberState) -> None:
         return
     number = subscriber.number
     # A run that came back meanwhile has two places.
-    waiting = dict.fromkeys(run for run in subscriber.queue if run.waiting[run.route.row_of[number]])
+    waiting = dict.fromkeys(batch for batch in subscriber.queue if batch.waiting[batch.route.row_of[number]])
     subscriber.queue = deque(waiting)
     subscriber.stale = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 
-from eventbus_mp.core.runs import Run, bits
+from eventbus_mp.core.batches import EventBatch, bits
 
 __all__ = ["Expiry"]
 
@@ -15,48 +15,48 @@ TIDY_ABOVE = 1_000
 
 class Expiry:
     def __init__(self) -> None:
-        self._buckets: dict[int, dict[Run, int]] = {}
-        self._order: list[int] = []
+        self._buckets: dict[int, dict[EventBatch, int]] = {}
+        self._heap: list[int] = []
 
-    def add(self, run: Run, index: int, deadline_ns: int) -> None:
-        number = run.deadlines[index] = (deadline_ns >> BUCKET_SHIFT) + 1
+    def add(self, batch: EventBatch, index: int, deadline_ns: int) -> None:
+        number = batch.deadlines[index] = (deadline_ns >> BUCKET_SHIFT) + 1
         bucket = self._buckets.get(number)
         if bucket is None:
             bucket = self._buckets[number] = {}
-            heapq.heappush(self._order, number)
-        bucket[run] = bucket.get(run, 0) | 1 << index
+            heapq.heappush(self._heap, number)
+        bucket[batch] = bucket.get(batch, 0) | 1 << index
 
-    def discard(self, run: Run, mask: int) -> None:
+    def discard(self, batch: EventBatch, mask: int) -> None:
         """Forget these events of the run, as far as they have a deadline."""
-        for index in [index for index in run.deadlines if mask >> index & 1]:
-            number = run.deadlines.pop(index)
+        for index in [index for index in batch.deadlines if mask >> index & 1]:
+            number = batch.deadlines.pop(index)
             bucket = self._buckets.get(number)
             if bucket is None:
                 continue  # It was due.
-            bucket[run] &= ~(1 << index)
-            if not bucket[run]:
-                del bucket[run]
+            bucket[batch] &= ~(1 << index)
+            if not bucket[batch]:
+                del bucket[batch]
             if not bucket:
                 del self._buckets[number]
                 self._tidy()
 
-    def due(self, now_ns: int) -> list[tuple[Run, int]]:
+    def due(self, now_ns: int) -> list[tuple[EventBatch, int]]:
         """Take out every (run, mask) whose bucket has passed."""
-        events: list[tuple[Run, int]] = []
-        while self._order and self._order[0] << BUCKET_SHIFT <= now_ns:
-            events += self._buckets.pop(heapq.heappop(self._order), {}).items()
-        for run, mask in events:
+        events: list[tuple[EventBatch, int]] = []
+        while self._heap and self._heap[0] << BUCKET_SHIFT <= now_ns:
+            events += self._buckets.pop(heapq.heappop(self._heap), {}).items()
+        for batch, mask in events:
             for index in bits(mask):
-                del run.deadlines[index]
+                del batch.deadlines[index]
         return events
 
     def next_due_ns(self) -> int | None:
         # A bucket whose events were all settled early needs no wake-up.
-        while self._order and self._order[0] not in self._buckets:
-            heapq.heappop(self._order)
-        return self._order[0] << BUCKET_SHIFT if self._order else None
+        while self._heap and self._heap[0] not in self._buckets:
+            heapq.heappop(self._heap)
+        return self._heap[0] << BUCKET_SHIFT if self._heap else None
 
     def _tidy(self) -> None:
         """Forget the numbers of buckets that are gone, once most are: deadlines may be days away."""
-        if len(self._order) > 2 * len(self._buckets) + TIDY_ABOVE:
-            self._order = sorted(self._buckets)  # A sorted list is a heap.
+        if len(self._heap) > 2 * len(self._buckets) + TIDY_ABOVE:
+            self._heap = sorted(self._buckets)  # A sorted list is a heap.

@@ -4,102 +4,102 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from eventbus_mp.core.runs import BLOCK_SHIFT, Run, bits
+from eventbus_mp.core.batches import SEQUENCE_BUCKET_SHIFT, EventBatch, bits
 from eventbus_mp.core.spans import Span
 
 if TYPE_CHECKING:
-    from eventbus_mp.core.ledger import Ledger
+    from eventbus_mp.core.state import BusState
     from eventbus_mp.core.registry import SubscriberState, Topic
 
 __all__ = ["check_invariants"]
 
 
-def check_invariants(ledger: Ledger) -> None:
+def check_invariants(state: BusState) -> None:
     """Raise AssertionError for the first thing that is not as it must be. Walks everything: for tests."""
-    ledger.spans.check_invariants()
-    held = _held(ledger)
-    for run in ledger.runs:
-        _check_run(ledger, run, held)
-    for subscriber in ledger.registry.subscriber_by_number.values():
-        _check_queue(ledger, subscriber)
-    _check_topics(ledger)
-    _check_spans(ledger)
-    _check_nothing_is_left(ledger, held)
+    state.spans.check_invariants()
+    in_flight = _in_flight_by_batch(state)
+    for batch in state.batches:
+        _check_batch(state, batch, in_flight)
+    for subscriber in state.registry.subscriber_by_number.values():
+        _check_queue(state, subscriber)
+    _check_topics(state)
+    _check_spans(state)
+    _check_nothing_is_left(state, in_flight)
 
 
-def _held(ledger: Ledger) -> dict[tuple[int, Run], int]:
+def _in_flight_by_batch(state: BusState) -> dict[tuple[int, EventBatch], int]:
     """(subscriber, run) -> what all its endpoints hold of it."""
-    held: dict[tuple[int, Run], int] = {}
-    for link in ledger.links.values():
+    in_flight: dict[tuple[int, EventBatch], int] = {}
+    for link in state.links.values():
         for number, endpoint in link.endpoints.items():
             count = 0
-            for run, mask in endpoint.held.items():
+            for batch, mask in endpoint.in_flight.items():
                 assert mask, "an endpoint holds nothing of a run"
-                assert not held.get((number, run), 0) & mask, f"run {run.first:#x}: two endpoints hold one delivery"
-                held[number, run] = held.get((number, run), 0) | mask
+                assert not in_flight.get((number, batch), 0) & mask, f"run {batch.first:#x}: two endpoints hold one delivery"
+                in_flight[number, batch] = in_flight.get((number, batch), 0) | mask
                 count += mask.bit_count()
-            assert endpoint.holding == count, f"an endpoint counts {endpoint.holding} events, not {count}"
-    return held
+            assert endpoint.in_flight_count == count, f"an endpoint counts {endpoint.in_flight_count} events, not {count}"
+    return in_flight
 
 
-def _check_run(ledger: Ledger, run: Run, held: dict[tuple[int, Run], int]) -> None:
+def _check_batch(state: BusState, batch: EventBatch, in_flight: dict[tuple[int, EventBatch], int]) -> None:
     """2, 3: every delivery is in exactly one place; a run is there as long as something of it is unsettled or read."""
-    name, pins = f"run {run.first:#x}", 0
-    everything = (1 << run.count) - 1
-    for row, subscriber in enumerate(run.route.subscribers):
-        waiting, unsettled = run.waiting[row], run.unsettled[row]
-        in_hand = held.get((subscriber.number, run), 0)
-        suspects = sum(bit for suspect, bit in subscriber.suspects if suspect is run)
-        assert not waiting & in_hand, f"{name}: a delivery is queued and sent"
-        assert not (waiting | in_hand) & suspects, f"{name}: a suspect is queued or sent besides"
-        assert not (waiting | suspects) & ~unsettled, f"{name}: a settled delivery waits"
-        assert not unsettled & ~(waiting | in_hand | suspects), f"{name}: a delivery is lost: neither queued nor sent"
-        assert not run.completed[row] & unsettled, f"{name}: a delivery is completed and unsettled"
-        assert not (unsettled | run.completed[row]) & ~everything, f"{name}: a delivery of no event"
-        pins += (in_hand & ~unsettled).bit_count()
-    assert run.live == run.any_unsettled().bit_count(), f"{name} counts {run.live} live events"
-    assert run.pins == pins, f"{name} counts {run.pins} pins, not {pins}"
-    assert run.live or run.pins, f"{name} is settled and still watched"
-    assert len(run.topics) in (1, run.count), f"{name} has {len(run.topics)} topics for {run.count} events"
-    assert run.first >> BLOCK_SHIFT == (run.first + run.count - 1) >> BLOCK_SHIFT, f"{name} leaves its block"
+    name, pins = f"run {batch.first:#x}", 0
+    everything = (1 << batch.count) - 1
+    for row, subscriber in enumerate(batch.route.subscribers):
+        waiting, unsettled = batch.waiting[row], batch.unsettled[row]
+        in_flight_mask = in_flight.get((subscriber.number, batch), 0)
+        quarantine = sum(bit for quarantined, bit in subscriber.quarantine if quarantined is batch)
+        assert not waiting & in_flight_mask, f"{name}: a delivery is queued and sent"
+        assert not (waiting | in_flight_mask) & quarantine, f"{name}: a suspect is queued or sent besides"
+        assert not (waiting | quarantine) & ~unsettled, f"{name}: a settled delivery waits"
+        assert not unsettled & ~(waiting | in_flight_mask | quarantine), f"{name}: a delivery is lost: neither queued nor sent"
+        assert not batch.completed[row] & unsettled, f"{name}: a delivery is completed and unsettled"
+        assert not (unsettled | batch.completed[row]) & ~everything, f"{name}: a delivery of no event"
+        pins += (in_flight_mask & ~unsettled).bit_count()
+    assert batch.live == batch.any_unsettled().bit_count(), f"{name} counts {batch.live} live events"
+    assert batch.pins == pins, f"{name} counts {batch.pins} pins, not {pins}"
+    assert batch.live or batch.pins, f"{name} is settled and still watched"
+    assert len(batch.topics) in (1, batch.count), f"{name} has {len(batch.topics)} topics for {batch.count} events"
+    assert batch.first >> SEQUENCE_BUCKET_SHIFT == (batch.first + batch.count - 1) >> SEQUENCE_BUCKET_SHIFT, f"{name} leaves its block"
 
 
-def _check_queue(ledger: Ledger, subscriber: SubscriberState) -> None:
+def _check_queue(state: BusState, subscriber: SubscriberState) -> None:
     """2: the counts and the queue agree with the masks; endpoints and links know each other."""
     number = subscriber.number
-    rows = [(run, run.route.row_of[number]) for run in ledger.runs if number in run.route.row_of]
-    waiting = {run for run, row in rows if run.waiting[row]}
-    queued = sum(run.waiting[row].bit_count() for run, row in rows)
+    rows = [(batch, batch.route.row_of[number]) for batch in state.batches if number in batch.route.row_of]
+    waiting = {batch for batch, row in rows if batch.waiting[row]}
+    queued = sum(batch.waiting[row].bit_count() for batch, row in rows)
     assert subscriber.queued == queued, f"{subscriber.name} counts {subscriber.queued} waiting, not {queued}"
     assert waiting <= set(subscriber.queue), f"{subscriber.name}: a run waits and is not queued"
     stale = len(subscriber.queue) - len(waiting)
     assert subscriber.stale == stale, f"{subscriber.name} counts {subscriber.stale} stale places, not {stale}"
     for endpoint in subscriber.endpoints:
-        known = ledger.links[endpoint.link].endpoints.get(number)
+        known = state.links[endpoint.link].endpoints.get(number)
         assert known is endpoint, f"{subscriber.name} has an endpoint that its link does not know"
 
 
-def _check_topics(ledger: Ledger) -> None:
+def _check_topics(state: BusState) -> None:
     counts: dict[Topic, int] = {}
-    for run in ledger.runs:
-        for index in bits(run.any_unsettled()):
-            topic = run.topic_of(index)
+    for batch in state.batches:
+        for index in bits(batch.any_unsettled()):
+            topic = batch.topic_of(index)
             counts[topic] = counts.get(topic, 0) + 1
-    for topic in ledger.registry.topics.values():
+    for topic in state.registry.topics.values():
         assert topic.unsettled == counts.get(topic, 0), f"topic {topic.name} counts {topic.unsettled} events"
 
 
-def _check_spans(ledger: Ledger) -> None:
+def _check_spans(state: BusState) -> None:
     """1: a span counts just the runs that live in it, and the leases of live processes."""
     live: dict[Span, int] = {}
     leases: dict[Span, int] = {}
-    for run in ledger.runs:
-        live[run.span] = live.get(run.span, 0) + 1
-    for link in ledger.links.values():
+    for batch in state.batches:
+        live[batch.span] = live.get(batch.span, 0) + 1
+    for link in state.links.values():
         for lease in link.leases.values():
             assert lease.views, f"link {link.number} has a lease without a view"
             leases[lease.span] = leases.get(lease.span, 0) + 1
-    for span in ledger.spans.in_use():
+    for span in state.spans.in_use():
         name = f"span {span.segment}+{span.start}"
         assert span.live == live.pop(span, 0), f"{name} counts {span.live} runs"
         assert span.leases == leases.pop(span, 0), f"{name} counts {span.leases} leases"
@@ -107,14 +107,14 @@ def _check_spans(ledger: Ledger) -> None:
     assert not leases, "a lease lies in a span that was recycled"
 
 
-def _check_nothing_is_left(ledger: Ledger, held: dict[tuple[int, Run], int]) -> None:
+def _check_nothing_is_left(state: BusState, in_flight: dict[tuple[int, EventBatch], int]) -> None:
     """4: nothing remembers what is settled."""
-    runs = set(ledger.runs)
-    assert {run for _, run in held} <= runs, "an endpoint holds what is settled and forgotten"
-    assert ledger.runs.newest is None or ledger.runs.newest in runs, "the newest run is gone"
-    unsettled = {run.first + index for run in runs for index in bits(run.any_unsettled())}
-    assert set(ledger.awaited) <= unsettled, "a settled event is still awaited"
-    for subscriber in ledger.registry.subscriber_by_number.values():
+    batches = set(state.batches)
+    assert {batch for _, batch in in_flight} <= batches, "an endpoint holds what is settled and forgotten"
+    assert state.batches.newest is None or state.batches.newest in batches, "the newest run is gone"
+    unsettled = {batch.first + index for batch in batches for index in bits(batch.any_unsettled())}
+    assert set(state.awaited) <= unsettled, "a settled event is still awaited"
+    for subscriber in state.registry.subscriber_by_number.values():
         assert set(subscriber.attempts) <= unsettled, f"{subscriber.name} counts crashes of settled events"
-    assert not ledger.dirty, "a subscriber was to be served, and was not"
-    assert not ledger.memory_freed, "memory came free, and nobody was served"
+    assert not state.dirty, "a subscriber was to be served, and was not"
+    assert not state.memory_freed, "memory came free, and nobody was served"

@@ -9,10 +9,10 @@ from eventbus_mp.messages import SEQUENCE_LINK_SHIFT
 
 if TYPE_CHECKING:
     from eventbus_mp.core.dispatcher import Endpoint
-    from eventbus_mp.core.runs import Run
+    from eventbus_mp.core.batches import EventBatch
     from eventbus_mp.core.spans import Span
 
-__all__ = ["LEASES_MAX", "Lease", "LinkState", "Unsure", "check_waits"]
+__all__ = ["LEASES_MAX", "Lease", "LinkState", "Resync", "check_waits"]
 
 WAITS_MAX = 1024
 """What one process may wait for at once, of each kind; it waits for as many as it has threads."""
@@ -29,7 +29,7 @@ def check_waits(count: int, what: str) -> None:
 class Lease:
     """A process's views into one event. Its span is not recycled while it exists."""
 
-    __slots__ = ("is_told", "length", "offset", "since_ns", "span", "topic", "views")
+    __slots__ = ("is_warned", "length", "offset", "since_ns", "span", "topic", "views")
 
     def __init__(self, span: Span, topic: str, offset: int, length: int, now_ns: int) -> None:
         self.span = span
@@ -38,19 +38,19 @@ class Lease:
         self.length = length
         self.since_ns = now_ns
         self.views = 0
-        self.is_told = False
+        self.is_warned = False
         """It was warned of."""
 
 
-class Unsure:
+class Resync:
     """What a manager that died may have sent and may not."""
 
-    __slots__ = ("held", "manager", "spans")
+    __slots__ = ("in_flight", "manager", "spans")
 
-    def __init__(self, manager: int, held: dict[int, dict[Run, int]], spans: dict[tuple[int, int], Span]) -> None:
+    def __init__(self, manager: int, in_flight: dict[int, dict[EventBatch, int]], spans: dict[tuple[int, int], Span]) -> None:
         self.manager = manager
         """The pid of the one that asks."""
-        self.held = held
+        self.in_flight = in_flight
         """By subscriber."""
         self.spans = spans
 
@@ -66,8 +66,8 @@ class LinkState:
         "number",
         "pid",
         "spans",
-        "stale_told",
-        "unsure",
+        "stale_reported",
+        "resync",
     )
 
     def __init__(self, number: int, pid: int) -> None:
@@ -82,15 +82,15 @@ class LinkState:
         """What it has views into, by sequence, the oldest first."""
         self.leaving = False
         """It said goodbye: its end of file is no crash."""
-        self.stale_told: set[int] = set()
+        self.stale_reported: set[int] = set()
         """Topics it was told to look up again, so that it is told once."""
-        self.unsure: Unsure | None = None
+        self.resync: Resync | None = None
         """Since the manager was replaced, until the process has told what it has."""
 
-    def become_unsure(self, manager: int) -> None:
+    def begin_resync(self, manager: int) -> None:
         """Another manager goes on, of this pid."""
-        held = {number: dict(endpoint.held) for number, endpoint in self.endpoints.items()}
-        self.unsure = Unsure(manager, held, dict(self.spans))
+        in_flight = {number: dict(endpoint.in_flight) for number, endpoint in self.endpoints.items()}
+        self.resync = Resync(manager, in_flight, dict(self.spans))
         for endpoint in self.endpoints.values():
-            endpoint.is_unsure = True
-        self.stale_told.clear()
+            endpoint.is_resyncing = True
+        self.stale_reported.clear()

@@ -11,7 +11,7 @@ from eventbus_mp.model import check_topic
 
 if TYPE_CHECKING:
     from eventbus_mp.core.dispatcher import Endpoint
-    from eventbus_mp.core.runs import Run
+    from eventbus_mp.core.batches import EventBatch
 
 __all__ = ["Registry", "Route", "SubscriberState", "Topic", "compile_pattern"]
 
@@ -70,7 +70,7 @@ class SubscriberState:
         "redelivered",
         "skipped",
         "stale",
-        "suspects",
+        "quarantine",
     )
 
     def __init__(self, number: int, name: str, config: bytes, broadcast: bool) -> None:
@@ -81,13 +81,13 @@ class SubscriberState:
         self.patterns: tuple[str, ...] = ()
         self.matchers: tuple[re.Pattern[str], ...] = ()
         self.endpoints: list[Endpoint] = []
-        self.queue: deque[Run] = deque()
+        self.queue: deque[EventBatch] = deque()
         """Runs of which events wait."""
         self.queued = 0
         """How many deliveries wait in these runs."""
         self.stale = 0
         """How many places in `queue` are of runs of which nothing waits any more."""
-        self.suspects: deque[tuple[Run, int]] = deque()
+        self.quarantine: deque[tuple[EventBatch, int]] = deque()
         """(run, bit) of events whose holder crashed: they come before `queue`, and each is sent alone, so that the next
         crash accuses one event."""
         self.attempts: dict[int, int] = {}

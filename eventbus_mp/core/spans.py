@@ -14,13 +14,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from eventbus_mp.effects import CreateSegment, Effect, FreePages, RemoveSegment
-from eventbus_mp.messages import BLOCK_BYTES, SEGMENT_BYTES, SHARED_SPAN_BYTES_MAX
+from eventbus_mp.messages import CHUNK_BYTES, SEGMENT_BYTES, SHARED_SPAN_BYTES_MAX
 
 __all__ = ["Span", "SpanTable"]
 
 RESERVE_DIVISOR = 8
 """Listeners that notify may go over the memory bound by this fraction, so a pipeline cannot deadlock on itself."""
-RESERVE_BYTES_MIN = 4 * BLOCK_BYTES
+RESERVE_BYTES_MIN = 4 * CHUNK_BYTES
 
 Place = tuple[int, int]  # segment number, index of the first block
 
@@ -55,12 +55,12 @@ class Span:
 class _Segment:
     """One shared memory object; `spans[block]` is the span in use there."""
 
-    __slots__ = ("blocks", "own", "spans")
+    __slots__ = ("chunks", "own", "spans")
 
-    def __init__(self, blocks: int, own: bool) -> None:
-        self.blocks = blocks
+    def __init__(self, chunks: int, own: bool) -> None:
+        self.chunks = chunks
         self.own = own
-        self.spans: list[Span | None] = [None] * blocks
+        self.spans: list[Span | None] = [None] * chunks
 
 
 class SpanTable:
@@ -74,7 +74,7 @@ class SpanTable:
         self._segments: dict[int, _Segment] = {}
         self._segment_bytes = 0
         self._segment_serial = 0
-        orders = (SHARED_SPAN_BYTES_MAX // BLOCK_BYTES).bit_length()
+        orders = (SHARED_SPAN_BYTES_MAX // CHUNK_BYTES).bit_length()
         self._cold: list[dict[Place, None]] = [{} for _ in range(orders)]
         """Free 2^k blocks at a multiple of 2^k, by k."""
         # Insertion-ordered, so that popitem() gives the one freed last: its pages are the likeliest in the cache.
@@ -101,38 +101,38 @@ class SpanTable:
         found = self._segments.get(segment)
         if found is None:
             return None
-        block = offset // BLOCK_BYTES
-        return found.spans[block] if block < found.blocks else None
+        chunk = offset // CHUNK_BYTES
+        return found.spans[chunk] if chunk < found.chunks else None
 
     def allocate(self, length: int, writer: int, effects: list[Effect], *, reserve: bool = False) -> Span | None:
         """A span of at least `length` bytes for `writer`, or None when the memory bound does not allow it now."""
         limit = self._bound_bytes if reserve else self.memory_bytes_max
         if not self._is_shared(length):
             return self._allocate_own(length, writer, limit, effects)
-        size = _whole_blocks(length)
+        size = _whole_chunks(length)
         if self.used_bytes + size > limit:
             return None
-        blocks = size // BLOCK_BYTES
-        found = self._take(blocks, effects)
+        chunks = size // CHUNK_BYTES
+        found = self._take(chunks, effects)
         if found is None:
             # Free, but in pieces.
             return self._allocate_own(length, writer, limit, effects)
-        (segment, block), backed = found
-        return self._use(Span(segment, block * BLOCK_BYTES, (block + blocks) * BLOCK_BYTES, writer, backed))
+        (segment, chunk), backed = found
+        return self._use(Span(segment, chunk * CHUNK_BYTES, (chunk + chunks) * CHUNK_BYTES, writer, backed))
 
     def fits(self, length: int) -> bool:
         """Whether a span of `length` bytes could be had if all memory were free."""
-        return _whole_blocks(length) <= self.memory_bytes_max
+        return _whole_chunks(length) <= self.memory_bytes_max
 
     def _is_shared(self, length: int) -> bool:
         """Whether a span of this length lies among others; if not, it gets a segment of its own."""
-        blocks = _segment_blocks(self._bound_bytes)
-        return length <= SHARED_SPAN_BYTES_MAX and blocks >= 1 << _order(length)
+        chunks = _segment_chunks(self._bound_bytes)
+        return length <= SHARED_SPAN_BYTES_MAX and chunks >= 1 << _buddy_order(length)
 
     def recycle(self, span: Span, effects: list[Effect]) -> None:
         """Make a recyclable span's memory free; a segment of its own goes away."""
         segment = self._segments[span.segment]
-        first, last = span.start // BLOCK_BYTES, span.end // BLOCK_BYTES
+        first, last = span.start // CHUNK_BYTES, span.end // CHUNK_BYTES
         segment.spans[first:last] = [None] * (last - first)
         self.used_bytes -= span.length
         if segment.own:
@@ -148,74 +148,74 @@ class SpanTable:
     # --- the buddy allocator ---
 
     def _use(self, span: Span) -> Span:
-        first, last = span.start // BLOCK_BYTES, span.end // BLOCK_BYTES
+        first, last = span.start // CHUNK_BYTES, span.end // CHUNK_BYTES
         self._segments[span.segment].spans[first:last] = [span] * (last - first)
         self.used_bytes += span.length
         return span
 
-    def _take(self, blocks: int, effects: list[Effect]) -> tuple[Place, bool] | None:
+    def _take(self, chunks: int, effects: list[Effect]) -> tuple[Place, bool] | None:
         """So many free blocks, and whether they are warm: a warm span of about the size, or else cold ones."""
         return (
-            self._take_warm(blocks, 2 * blocks)
-            or self._take_cold(blocks, effects)
-            or self._take_warm(blocks, None)
-            or (self._take_cold(blocks, effects) if self._coalesce() else None)
+            self._take_warm(chunks, 2 * chunks)
+            or self._take_cold(chunks, effects)
+            or self._take_warm(chunks, None)
+            or (self._take_cold(chunks, effects) if self._coalesce() else None)
         )
 
-    def _take_warm(self, blocks: int, most: int | None) -> tuple[Place, bool] | None:
+    def _take_warm(self, chunks: int, limit: int | None) -> tuple[Place, bool] | None:
         """The smallest warm span that has as many, up to `most`; what it has beyond is a warm span, too."""
-        fitting = [size for size in self._warm if blocks <= size and (most is None or size <= most)]
+        fitting = [size for size in self._warm if chunks <= size and (limit is None or size <= limit)]
         if not fitting:
             return None
         size = min(fitting)
-        (segment, block), _ = self._warm[size].popitem()
+        (segment, chunk), _ = self._warm[size].popitem()
         if not self._warm[size]:
             del self._warm[size]
-        if size > blocks:
-            self._warm.setdefault(size - blocks, {})[segment, block + blocks] = None
-        return (segment, block), True
+        if size > chunks:
+            self._warm.setdefault(size - chunks, {})[segment, chunk + chunks] = None
+        return (segment, chunk), True
 
-    def _take_cold(self, blocks: int, effects: list[Effect]) -> tuple[Place, bool] | None:
+    def _take_cold(self, chunks: int, effects: list[Effect]) -> tuple[Place, bool] | None:
         """Cold blocks, split off from more of them, in a new segment if need be."""
-        self._keep_bound(blocks * BLOCK_BYTES, effects)
-        order = (blocks - 1).bit_length()
+        self._keep_bound(chunks * CHUNK_BYTES, effects)
+        order = (chunks - 1).bit_length()
         if not any(self._cold[order:]) and not self._grow(order, effects):
             return None
         larger = next(larger for larger in range(order, len(self._cold)) if self._cold[larger])
-        (segment, block), _ = self._cold[larger].popitem()
-        self._put_all(segment, block + blocks, block + (1 << larger))
-        return (segment, block), False
+        (segment, chunk), _ = self._cold[larger].popitem()
+        self._put_all(segment, chunk + chunks, chunk + (1 << larger))
+        return (segment, chunk), False
 
-    def _put(self, segment: int, block: int, order: int) -> None:
+    def _put(self, segment: int, chunk: int, order: int) -> None:
         """Add cold blocks, merged with their buddy as long as that is free, too."""
         free = self._cold
-        while order + 1 < len(free) and (segment, block ^ (1 << order)) in free[order]:
-            del free[order][segment, block ^ (1 << order)]
-            block &= ~(1 << order)
+        while order + 1 < len(free) and (segment, chunk ^ (1 << order)) in free[order]:
+            del free[order][segment, chunk ^ (1 << order)]
+            chunk &= ~(1 << order)
             order += 1
-        free[order][segment, block] = None
+        free[order][segment, chunk] = None
 
-    def _put_all(self, segment: int, block: int, stop: int) -> None:
+    def _put_all(self, segment: int, chunk: int, stop: int) -> None:
         """Add the cold blocks up to `stop` as the buddies they make: 2^k blocks at a multiple of 2^k."""
-        while block < stop:
-            fit = (stop - block).bit_length()
-            aligned = (block & -block).bit_length() if block else len(self._cold)
+        while chunk < stop:
+            fit = (stop - chunk).bit_length()
+            aligned = (chunk & -chunk).bit_length() if chunk else len(self._cold)
             order = min(fit, aligned, len(self._cold)) - 1
-            self._put(segment, block, order)
-            block += 1 << order
+            self._put(segment, chunk, order)
+            chunk += 1 << order
 
     def _coalesce(self) -> bool:
         """Merge warm with cold: the last resort against fragments. Whether there was anything warm to merge."""
         self._lukewarm_bytes += self._warm_bytes
         warm, self._warm = self._warm, {}
         for size, places in warm.items():
-            for segment, block in places:
-                self._put_all(segment, block, block + size)
+            for segment, chunk in places:
+                self._put_all(segment, chunk, chunk + size)
         return bool(warm)
 
     @property
     def _warm_bytes(self) -> int:
-        return sum(blocks * len(places) for blocks, places in self._warm.items()) * BLOCK_BYTES
+        return sum(chunks * len(places) for chunks, places in self._warm.items()) * CHUNK_BYTES
 
     def _keep_bound(self, length: int, effects: list[Effect]) -> None:
         """Before `length` bytes more get pages: there are none beyond the bound, free or in use."""
@@ -229,39 +229,39 @@ class SpanTable:
         self._coalesce()
         self._lukewarm_bytes = 0
         for order, places in enumerate(self._cold):
-            for segment, block in places:
-                effects.append(FreePages(segment, block * BLOCK_BYTES, BLOCK_BYTES << order))
+            for segment, chunk in places:
+                effects.append(FreePages(segment, chunk * CHUNK_BYTES, CHUNK_BYTES << order))
 
     # --- segments ---
 
     def _grow(self, order: int, effects: list[Effect]) -> bool:
-        blocks = _segment_blocks(self._bound_bytes - self._segment_bytes)
-        if blocks < 1 << order:
+        chunks = _segment_chunks(self._bound_bytes - self._segment_bytes)
+        if chunks < 1 << order:
             return False
-        self._put_all(self._add_segment(blocks, own=False, effects=effects), 0, blocks)
+        self._put_all(self._add_segment(chunks, own=False, effects=effects), 0, chunks)
         return True
 
     def _allocate_own(self, length: int, writer: int, limit: int, effects: list[Effect]) -> Span | None:
-        whole = _whole_blocks(length)
+        whole = _whole_chunks(length)
         if self.used_bytes + whole > limit:
             return None
         if self._segment_bytes + whole > self._bound_bytes:
             self._drop_empty_segments(effects)
         # There may be more segments now than the bound: those that cannot go hold little, or one small span in each of
         # them would keep every large event out for ever. What is free in them gives up its pages for that.
-        number = self._add_segment(whole // BLOCK_BYTES, own=True, effects=effects)
+        number = self._add_segment(whole // CHUNK_BYTES, own=True, effects=effects)
         self._keep_bound(whole, effects)
         return self._use(Span(number, 0, whole, writer, backed=False))
 
-    def _add_segment(self, blocks: int, *, own: bool, effects: list[Effect]) -> int:
+    def _add_segment(self, chunks: int, *, own: bool, effects: list[Effect]) -> int:
         self._segment_serial += 1
-        self._segments[self._segment_serial] = _Segment(blocks, own)
-        self._segment_bytes += blocks * BLOCK_BYTES
-        effects.append(CreateSegment(self._segment_serial, blocks * BLOCK_BYTES))
+        self._segments[self._segment_serial] = _Segment(chunks, own)
+        self._segment_bytes += chunks * CHUNK_BYTES
+        effects.append(CreateSegment(self._segment_serial, chunks * CHUNK_BYTES))
         return self._segment_serial
 
     def _drop_segment(self, number: int, effects: list[Effect]) -> None:
-        self._segment_bytes -= self._segments.pop(number).blocks * BLOCK_BYTES
+        self._segment_bytes -= self._segments.pop(number).chunks * CHUNK_BYTES
         effects.append(RemoveSegment(number))
 
     def _drop_empty_segments(self, effects: list[Effect]) -> None:
@@ -272,7 +272,7 @@ class SpanTable:
         self._warm = {size: places for size, places in self._warm.items() if places}
         for number in sorted(empty):
             # Processes keep its mapping, and that would keep its pages.
-            effects.append(FreePages(number, 0, self._segments[number].blocks * BLOCK_BYTES))
+            effects.append(FreePages(number, 0, self._segments[number].chunks * CHUNK_BYTES))
             self._drop_segment(number, effects)
 
     def check_invariants(self) -> None:
@@ -280,34 +280,34 @@ class SpanTable:
         covered: dict[Place, str] = {}
         cold = [(1 << order, places) for order, places in enumerate(self._cold)]
         for size, places in [*cold, *self._warm.items()]:
-            for at, block in places:
-                for index in range(block, block + size):
+            for at, chunk in places:
+                for index in range(chunk, chunk + size):
                     assert (at, index) not in covered, f"block {index} of segment {at} is free twice"
                     covered[at, index] = "free"
         for span in self.in_use():
             assert span.live >= 0, f"span {span.segment}+{span.start} counts {span.live} runs"
             assert not span.recyclable, f"span {span.segment}+{span.start} is overdue"
-            for index in range(span.start // BLOCK_BYTES, span.end // BLOCK_BYTES):
+            for index in range(span.start // CHUNK_BYTES, span.end // CHUNK_BYTES):
                 assert (span.segment, index) not in covered, f"block {index} of {span.segment} is used and free"
                 covered[span.segment, index] = "used"
         for number, segment in self._segments.items():
-            for index in range(segment.blocks):
+            for index in range(segment.chunks):
                 assert (number, index) in covered, f"block {index} of segment {number} is lost"
-        assert len(covered) == sum(segment.blocks for segment in self._segments.values()), "a block of no segment"
-        assert self._segment_bytes == sum(segment.blocks for segment in self._segments.values()) * BLOCK_BYTES
+        assert len(covered) == sum(segment.chunks for segment in self._segments.values()), "a block of no segment"
+        assert self._segment_bytes == sum(segment.chunks for segment in self._segments.values()) * CHUNK_BYTES
         assert self.used_bytes == sum(span.length for span in self.in_use())
 
 
-def _order(length: int) -> int:
+def _buddy_order(length: int) -> int:
     """k, so that 2^k blocks hold `length` bytes."""
-    return max(0, (length - 1) // BLOCK_BYTES).bit_length()
+    return max(0, (length - 1) // CHUNK_BYTES).bit_length()
 
 
-def _whole_blocks(length: int) -> int:
+def _whole_chunks(length: int) -> int:
     """The bytes of the blocks that hold `length` bytes."""
-    return -(-length // BLOCK_BYTES) * BLOCK_BYTES
+    return -(-length // CHUNK_BYTES) * CHUNK_BYTES
 
 
-def _segment_blocks(room_bytes: int) -> int:
+def _segment_chunks(room_bytes: int) -> int:
     """The blocks of a segment that offers up to `room_bytes`."""
-    return min(SEGMENT_BYTES, room_bytes) // BLOCK_BYTES
+    return min(SEGMENT_BYTES, room_bytes) // CHUNK_BYTES

@@ -68,7 +68,7 @@ class Desk:
     # --- effects ---
 
     def _deliver(self, effect: fx.Deliver) -> None:
-        self._office.post(effect.link, records.delivered(effect.subscriber, effect.attempt, effect.raws))
+        self._office.post(effect.link, records.delivered(effect.subscriber, effect.attempt, effect.packed))
 
     def _reply(self, effect: fx.Reply) -> None:
         frames = records.replied(records.REPLIED, effect.request, msgpack.packb(effect.value))
@@ -130,7 +130,7 @@ class Desk:
         )
 
     def _name_skip(self, effect: fx.NameSkip) -> None:
-        _, _, segment_number, offset, length, _, _, sequence = records.RECORD.unpack(effect.raw)
+        _, _, segment_number, offset, length, _, _, sequence = records.RECORD.unpack(effect.packed_record)
         event_id = self._id_of(segment_number, offset, length, sequence)
         if effect.is_given_up and not self.is_catching_up:
             log.warning("%s: gave up event %r of %r: %s", effect.name, event_id, effect.topic, effect.reason)

@@ -26,7 +26,7 @@ from eventbus_mp.manager.pace import Pace
 from eventbus_mp.manager.reception import Accepted, Reception
 from eventbus_mp.manager.standby import Standby
 from eventbus_mp.memory import segment
-from eventbus_mp.messages import BLOCK_BYTES, LinkLost, LinkOpened, ManagerReplaced, TimePassed
+from eventbus_mp.messages import CHUNK_BYTES, LinkLost, LinkOpened, ManagerReplaced, TimePassed
 from eventbus_mp.runtime.handshake import Welcome
 from eventbus_mp.runtime.pipe import PipeEnds
 from eventbus_mp.wire import records
@@ -234,7 +234,7 @@ class Server:
             self._now_ns = entry.now_ns
             self._repeat(entry)
         self._desk.is_catching_up = False
-        for number in [number for number in self._core.ledger.links if number not in self._links]:
+        for number in [number for number in self._core.state.links if number not in self._links]:
             # It was never greeted: its pipes went with the manager before.
             self._desk.decide(LinkLost(number, crashed=False), self._now_ns)
         self._desk.decide(ManagerReplaced(os.getpid()), self._now_ns)
@@ -262,7 +262,7 @@ class Server:
         """Take in a process whose HELLO was fine; it is greeted when the standby has its pipes, too."""
         number = self._link_serial + 1
         device = os.stat(segment.SHM_DIR).st_dev
-        memory_bytes_max = self._core.ledger.spans.memory_bytes_max
+        memory_bytes_max = self._core.state.spans.memory_bytes_max
         welcome = Welcome(number, self._prefix, self._span_bytes, memory_bytes_max, device, os.getpid())
         opened = self._reception.make_pipes(connection, pid, welcome)
         if opened is None:
@@ -384,8 +384,8 @@ def _timeout_s(due_ns: int | None) -> float | None:
 
 def _memory_bytes_max(config: BusConfig) -> int:
     if config.memory_bytes_max is not None:
-        return config.memory_bytes_max // BLOCK_BYTES * BLOCK_BYTES
-    memory = min(segment.free_bytes() // 4, MEMORY_BYTES_DEFAULT_MAX) // BLOCK_BYTES * BLOCK_BYTES
+        return config.memory_bytes_max // CHUNK_BYTES * CHUNK_BYTES
+    memory = min(segment.free_bytes() // 4, MEMORY_BYTES_DEFAULT_MAX) // CHUNK_BYTES * CHUNK_BYTES
     if memory < MEMORY_BYTES_MIN:
         raise EventBusError(
             f"/dev/shm has {segment.free_bytes()} bytes free, and a bus needs at least {4 * MEMORY_BYTES_MIN}; "
@@ -396,4 +396,4 @@ def _memory_bytes_max(config: BusConfig) -> int:
 
 def _power_of_two(length: int) -> int:
     """The largest power of two that is not over `length`, at least one block."""
-    return int(max(BLOCK_BYTES, 1 << (length.bit_length() - 1)))
+    return int(max(CHUNK_BYTES, 1 << (length.bit_length() - 1)))

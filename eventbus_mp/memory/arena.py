@@ -12,11 +12,11 @@ from typing import NamedTuple
 from eventbus_mp.memory import segment
 from eventbus_mp.memory.payload import new_tuple
 from eventbus_mp.memory.reader import Mappings
-from eventbus_mp.messages import BLOCK_BYTES, SHARED_SPAN_BYTES_MAX
+from eventbus_mp.messages import CHUNK_BYTES, SHARED_SPAN_BYTES_MAX
 
 __all__ = ["Arena", "LentSpan", "Room"]
 
-LARGE_BYTES = BLOCK_BYTES - 1
+LARGE_BYTES = CHUNK_BYTES - 1
 """Beyond this an event gets a span of its own: four of this size fit into the span that smaller ones share, and what
 is one byte larger, as a small loan counts, takes one block and not two."""
 
@@ -59,12 +59,12 @@ class Arena:
         """The size of the span that an event of `length` bytes goes to."""
         if length <= self.large_bytes:
             return self.span_bytes
-        blocks = -(-length // BLOCK_BYTES)
+        blocks = -(-length // CHUNK_BYTES)
         if length > SHARED_SPAN_BYTES_MAX:
-            return blocks * BLOCK_BYTES
+            return blocks * CHUNK_BYTES
         # Eight sizes from one power of two to the next: so events of about one size find spans of the same one ready.
         step = max(1, (1 << blocks.bit_length()) // 16)
-        return -(-blocks // step) * step * BLOCK_BYTES
+        return -(-blocks // step) * step * CHUNK_BYTES
 
     def stocked(self, span_length: int) -> int:
         return len(self._stock.get(span_length, ()))

@@ -102,11 +102,11 @@ def span_released(sequence: int) -> bytes:
     return RECORD.pack(SPAN_RELEASED, 0, 0, 0, 0, 0, 0, sequence)
 
 
-def delivered(subscriber: int, attempt: int, raws: bytes) -> list[bytes]:
+def delivered(subscriber: int, attempt: int, packed: bytes) -> list[bytes]:
     """Notified records, in as many frames as it takes."""
-    if len(raws) <= FRAME_BODY_BYTES:
-        return [RECORD.pack(DELIVERED, attempt, subscriber, len(raws) // RECORD_BYTES, 0, 0, 0, 0) + raws]
-    parts = _parts(raws)
+    if len(packed) <= FRAME_BODY_BYTES:
+        return [RECORD.pack(DELIVERED, attempt, subscriber, len(packed) // RECORD_BYTES, 0, 0, 0, 0) + packed]
+    parts = _parts(packed)
     return [RECORD.pack(DELIVERED, attempt, subscriber, len(part) // RECORD_BYTES, 0, 0, 0, 0) + part for part in parts]
 
 

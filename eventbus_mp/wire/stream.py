@@ -123,24 +123,24 @@ class FromProcess:
         others = kinds.lstrip(NOTIFIED_KINDS)
         return position + (len(kinds) - len(others)) * RECORD_BYTES
 
-    def _notified(self, raws: bytes) -> list[Message]:
+    def _notified(self, packed: bytes) -> list[Message]:
         """Notified records as one message; those whose sequence numbers do not follow each other one by one."""
-        if len(raws) == RECORD_BYTES:
-            return [self._notified_alone(raws)]
-        numbers = memoryview(raws).cast("Q")[4::5].tolist()
+        if len(packed) == RECORD_BYTES:
+            return [self._notified_alone(packed)]
+        numbers = memoryview(packed).cast("Q")[4::5].tolist()
         if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
-            singles = [raws[start : start + RECORD_BYTES] for start in range(0, len(raws), RECORD_BYTES)]
+            singles = [packed[start : start + RECORD_BYTES] for start in range(0, len(packed), RECORD_BYTES)]
             return [self._notified_alone(single) for single in singles]
-        words = memoryview(raws).cast("I")
-        kinds = raws[KIND_BYTE::RECORD_BYTES]
+        words = memoryview(packed).cast("I")
+        kinds = packed[KIND_BYTE::RECORD_BYTES]
         deadlines, awaited = {}, 0
         if kinds.count(NOTIFIED) != len(kinds):
             for index, kind in enumerate(kinds):
                 awaited |= (kind - NOTIFIED & AWAITED) << index
                 if kind - NOTIFIED & TIMED:
-                    deadlines[index] = RECORD.unpack_from(raws, index * RECORD_BYTES)[6]
+                    deadlines[index] = RECORD.unpack_from(packed, index * RECORD_BYTES)[6]
         topics, segments, offsets, lengths = (words[column::10].tolist() for column in range(1, 5))
-        return [EventsNotified(self._link, numbers[0], raws, topics, segments, offsets, lengths, deadlines, awaited)]
+        return [EventsNotified(self._link, numbers[0], packed, topics, segments, offsets, lengths, deadlines, awaited)]
 
     def _notified_alone(self, raw: bytes) -> EventsNotified:
         """One notified record, in a third of the time that the columns of a batch take."""
@@ -236,7 +236,7 @@ def _wire_names(kind: type[Request]) -> list[str]:
 class Delivered(NamedTuple):
     subscriber: int
     attempt: int
-    raws: bytes
+    packed: bytes
     """Whole records, one a shadow."""
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from eventbus_mp import BusFull, EncodeError, Event, EventBus, EventTooLarge, UnknownTopic, UsageError
-from eventbus_mp.messages import BLOCK_BYTES
+from eventbus_mp.messages import CHUNK_BYTES
 
 Make = Callable[..., EventBus]
 
@@ -207,4 +207,4 @@ def test_a_small_loan_takes_one_block(make_bus: Make) -> None:
     bus = make_bus(topics=["a"], memory_bytes_max=64 << 20)
     bus.inbox("one", ["a"])
     with bus.loan("a", 10):
-        assert bus.statistics().memory_bytes_used == BLOCK_BYTES
+        assert bus.statistics().memory_bytes_used == CHUNK_BYTES

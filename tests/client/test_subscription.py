@@ -37,8 +37,8 @@ def eager_threads() -> Iterator[None]:
 def test_handing_back_while_another_thread_takes(connection: Connection) -> None:
     """As `unsubscribe` does while the listener thread is at it: each delivery is handed back or taken."""
     subscription = Subscription(connection, LeaseBook(), 1, SubscriberKey("one"), b"")
-    raws = [RECORD.pack(1, 1, 1, 0, 64, 0, 0, sequence) for sequence in range(PENDING)]
-    subscription.arrive(Delivered(1, 1, b"".join(raws)))
+    packed = [RECORD.pack(1, 1, 1, 0, 64, 0, 0, sequence) for sequence in range(PENDING)]
+    subscription.arrive(Delivered(1, 1, b"".join(packed)))
     taken: list[int] = []
     taking = threading.Event()
 

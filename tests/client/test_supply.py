@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from eventbus_mp import Event, EventBus
-from eventbus_mp.messages import BLOCK_BYTES
+from eventbus_mp.messages import CHUNK_BYTES
 
 Make = Callable[..., EventBus]
 MIB = 1 << 20
@@ -32,13 +32,13 @@ def test_one_large_event_orders_nothing_ahead(bus: EventBus) -> None:
 
 def test_a_stream_finds_two_spans_ready(bus: EventBus) -> None:
     stream(bus, bus.inbox("one", ["a"]), 3 * MIB, 10)
-    assert bus.statistics().memory_bytes_used == 2 * 13 * BLOCK_BYTES
+    assert bus.statistics().memory_bytes_used == 2 * 13 * CHUNK_BYTES
 
 
 def test_what_lies_ready_is_at_most_an_eighth_of_the_memory(bus: EventBus) -> None:
     inbox = bus.inbox("one", ["a"])
     stream(bus, inbox, 7 * MIB, 5)
-    assert bus.statistics().memory_bytes_used == 30 * BLOCK_BYTES
+    assert bus.statistics().memory_bytes_used == 30 * CHUNK_BYTES
     stream(bus, inbox, 9 * MIB, 5)
     assert bus.statistics().memory_bytes_used == 0
 
@@ -47,8 +47,8 @@ def test_another_size_gives_back_what_the_last_one_had_ready(bus: EventBus) -> N
     inbox = bus.inbox("one", ["a"])
     stream(bus, inbox, 3 * MIB, 5)
     stream(bus, inbox, 300_000, 5)
-    assert bus.statistics().memory_bytes_used % (2 * BLOCK_BYTES) == 0
-    assert 0 < bus.statistics().memory_bytes_used <= 5 * 2 * BLOCK_BYTES
+    assert bus.statistics().memory_bytes_used % (2 * CHUNK_BYTES) == 0
+    assert 0 < bus.statistics().memory_bytes_used <= 5 * 2 * CHUNK_BYTES
     stream(bus, inbox, 20 * MIB, 1)
     assert bus.statistics().memory_bytes_used == 0
 

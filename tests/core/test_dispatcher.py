@@ -3,13 +3,13 @@
 import pytest
 
 from eventbus_mp.core.dispatcher import Endpoint, dispatch
-from eventbus_mp.core.ledger import Ledger
+from eventbus_mp.core.state import BusState
 from eventbus_mp.core.registry import Route, SubscriberState, Topic
-from eventbus_mp.core.runs import BLOCK_EVENTS, Run
+from eventbus_mp.core.batches import SEQUENCE_BUCKET_EVENTS, EventBatch
 from eventbus_mp.core.spans import Span
-from eventbus_mp.core.story import Story
+from eventbus_mp.core.event_log import EventLog
 from eventbus_mp.effects import Deliver
-from eventbus_mp.messages import BLOCK_BYTES, RECORD_BYTES, Outcome
+from eventbus_mp.messages import CHUNK_BYTES, RECORD_BYTES, Outcome
 
 
 def subscriber_with(*credits, credit_max=64):
@@ -19,7 +19,7 @@ def subscriber_with(*credits, credit_max=64):
     return subscriber
 
 
-def raw(*numbers):
+def packed_record(*numbers):
     return b"".join(b"%*d" % (RECORD_BYTES, number) for number in numbers)
 
 
@@ -27,58 +27,58 @@ class Desk:
     """A ledger with one topic and one subscriber."""
 
     def __init__(self, subscriber):
-        self.ledger, self.topic, self.subscriber = Ledger(1 << 20, 3, None), Topic(1, "a"), subscriber
+        self.state, self.topic, self.subscriber = BusState(1 << 20, 3, None), Topic(1, "a"), subscriber
         self.route = Route((subscriber,))
-        self.span = Span(1, 0, BLOCK_BYTES, 1, backed=True)
-        self.first = BLOCK_EVENTS
+        self.span = Span(1, 0, CHUNK_BYTES, 1, backed=True)
+        self.first = SEQUENCE_BUCKET_EVENTS
 
     def queue(self, count):
         """A run of `count` events that wait; their records tell their number."""
-        run = Run(self.first, self.route, self.span)
-        numbers = range(self.first - BLOCK_EVENTS, self.first - BLOCK_EVENTS + count)
-        self.ledger.enlist(run, raw(*numbers), [self.topic], count)
+        batch = EventBatch(self.first, self.route, self.span)
+        numbers = range(self.first - SEQUENCE_BUCKET_EVENTS, self.first - SEQUENCE_BUCKET_EVENTS + count)
+        self.state.append_batch(batch, packed_record(*numbers), [self.topic], count)
         self.first += count
-        return run
+        return batch
 
-    def settle_waiting(self, run, mask):
-        self.ledger.settle_waiting(run, mask, self.subscriber, Outcome.SKIPPED, [])
+    def settle_waiting(self, batch, mask):
+        self.state.settle_waiting(batch, mask, self.subscriber, Outcome.SKIPPED, [])
 
-    def suspect(self, run, count):
+    def quarantined(self, batch, count):
         """The oldest `count` events of the run have crashed a process."""
-        run.waiting[0] &= ~((1 << count) - 1)
+        batch.waiting[0] &= ~((1 << count) - 1)
         self.subscriber.queued -= count
         for index in range(count):
-            self.subscriber.suspects.append((run, 1 << index))
-            self.subscriber.attempts[run.first + index] = 1
+            self.subscriber.quarantine.append((batch, 1 << index))
+            self.subscriber.attempts[batch.first + index] = 1
 
     def sent(self):
         effects = []
-        dispatch(self.subscriber, Story(), 0, effects)
+        dispatch(self.subscriber, EventLog(), 0, effects)
         return effects
 
 
 def counts(effects):
-    return [(effect.link, len(effect.raws) // RECORD_BYTES) for effect in effects]
+    return [(effect.link, len(effect.packed) // RECORD_BYTES) for effect in effects]
 
 
 def test_as_many_as_the_credit_allows():
     desk = Desk(subscriber_with(2))
     desk.queue(3)
-    assert desk.sent() == [Deliver(1, 1, 1, raw(0, 1))]
+    assert desk.sent() == [Deliver(1, 1, 1, packed_record(0, 1))]
     assert desk.sent() == []
 
 
 def test_everything_when_there_is_more_credit():
     desk = Desk(subscriber_with(10))
     desk.queue(3)
-    assert desk.sent() == [Deliver(1, 1, 1, raw(0, 1, 2))]
+    assert desk.sent() == [Deliver(1, 1, 1, packed_record(0, 1, 2))]
 
 
 def test_credit_reaches_over_runs():
     desk = Desk(subscriber_with(4))
     desk.queue(3)
     desk.queue(3)
-    assert desk.sent() == [Deliver(1, 1, 1, raw(0, 1, 2, 3))]
+    assert desk.sent() == [Deliver(1, 1, 1, packed_record(0, 1, 2, 3))]
 
 
 def test_endpoints_share_evenly():
@@ -95,46 +95,46 @@ def test_the_one_with_more_free_credit_gets_the_odd_one():
 
 def test_a_suspect_is_sent_alone_and_nothing_beside_it():
     desk = Desk(subscriber_with(4, 4))
-    desk.suspect(desk.queue(5), 1)
-    assert desk.sent() == [Deliver(1, 1, 2, raw(0)), Deliver(2, 1, 1, raw(1, 2, 3, 4))]
+    desk.quarantined(desk.queue(5), 1)
+    assert desk.sent() == [Deliver(1, 1, 2, packed_record(0)), Deliver(2, 1, 1, packed_record(1, 2, 3, 4))]
     desk.queue(4)
     assert desk.sent() == []
 
 
 def test_fresh_events_wait_for_waiting_suspects():
     desk = Desk(subscriber_with(4))
-    run = desk.queue(3)
-    desk.suspect(run, 2)
-    assert desk.sent() == [Deliver(1, 1, 2, raw(0))]
-    assert desk.subscriber.endpoints[0].let_go(run, 1) == 1
-    del desk.subscriber.attempts[run.first]
-    assert desk.sent() == [Deliver(1, 1, 2, raw(1))]
+    batch = desk.queue(3)
+    desk.quarantined(batch, 2)
+    assert desk.sent() == [Deliver(1, 1, 2, packed_record(0))]
+    assert desk.subscriber.endpoints[0].release_in_flight(batch, 1) == 1
+    del desk.subscriber.attempts[batch.first]
+    assert desk.sent() == [Deliver(1, 1, 2, packed_record(1))]
 
 
 def test_events_settled_in_the_queue_are_passed_over():
     desk = Desk(subscriber_with(2))
-    run = desk.queue(5)
-    desk.settle_waiting(run, 0b01011)
-    assert desk.sent() == [Deliver(1, 1, 1, raw(2, 4))]
+    batch = desk.queue(5)
+    desk.settle_waiting(batch, 0b01011)
+    assert desk.sent() == [Deliver(1, 1, 1, packed_record(2, 4))]
 
 
 def test_a_queue_of_settled_events_does_not_grow():
     desk = Desk(subscriber_with())
-    for run in [desk.queue(2) for _ in range(10)]:
-        desk.settle_waiting(run, 0b11)
+    for batch in [desk.queue(2) for _ in range(10)]:
+        desk.settle_waiting(batch, 0b11)
         assert len(desk.subscriber.queue) >= 2 * desk.subscriber.stale
     assert not desk.subscriber.queue
-    assert not list(desk.ledger.runs)
+    assert not list(desk.state.batches)
 
 
 def test_automatic_credit_follows_the_measured_cost():
     endpoint = subscriber_with(0).endpoints[0]
     first = endpoint.credit
     for step in range(1, 20):
-        endpoint.learn(10, step * 10_000)  # 1 us each
+        endpoint.update_credit(10, step * 10_000)  # 1 us each
     fast = endpoint.credit
     for step in range(1, 20):
-        endpoint.learn(1, 10**9 * step)  # 1 s each
+        endpoint.update_credit(1, 10**9 * step)  # 1 s each
     assert (endpoint.credit, fast) == (1, 64)
     assert 1 <= first < fast
 
@@ -145,7 +145,7 @@ def test_automatic_credit_follows_the_measured_cost():
 def test_slow_tasks_get_eight_up_to_eight_milliseconds(cost_ns, credit):
     endpoint = subscriber_with(0).endpoints[0]
     for step in range(1, 40):
-        endpoint.learn(1, step, cost_ns)
+        endpoint.update_credit(1, step, cost_ns)
     assert endpoint.credit == credit
 
 
@@ -159,7 +159,7 @@ def test_what_is_not_worth_dividing_goes_to_the_one_with_the_most_credit():
 
 def test_fixed_credit_stays():
     endpoint = subscriber_with(3).endpoints[0]
-    endpoint.learn(1, 10**9)
+    endpoint.update_credit(1, 10**9)
     assert endpoint.credit == 3
 
 

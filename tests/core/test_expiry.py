@@ -2,14 +2,14 @@
 
 from eventbus_mp.core.expiry import BUCKET_SHIFT, TIDY_ABOVE, Expiry
 from eventbus_mp.core.registry import NOBODY
-from eventbus_mp.core.runs import Run
+from eventbus_mp.core.batches import EventBatch
 from eventbus_mp.core.spans import Span
 
 BUCKET_NS = 1 << BUCKET_SHIFT
 
 
 def event(sequence):
-    return Run(sequence, NOBODY, Span(1, 0, 1, 1, backed=True))
+    return EventBatch(sequence, NOBODY, Span(1, 0, 1, 1, backed=True))
 
 
 def test_never_early_and_at_most_one_bucket_late():
@@ -52,4 +52,4 @@ def test_far_deadlines_of_settled_events_are_forgotten():
         one = event(number)
         expiry.add(one, 0, (number + 10**6) * BUCKET_NS)
         expiry.discard(one, 1)
-    assert len(expiry._order) <= TIDY_ABOVE + 1
+    assert len(expiry._heap) <= TIDY_ABOVE + 1

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from eventbus_mp.core.spans import SpanTable
 from eventbus_mp.effects import CreateSegment, FreePages, RemoveSegment
-from eventbus_mp.messages import BLOCK_BYTES, SEGMENT_BYTES, SHARED_SPAN_BYTES_MAX
+from eventbus_mp.messages import CHUNK_BYTES, SEGMENT_BYTES, SHARED_SPAN_BYTES_MAX
 
 MIB = 1 << 20
 
@@ -26,17 +26,17 @@ def put(table, span, *, written=True):
 
 def test_a_span_is_the_blocks_that_hold_the_length():
     table = SpanTable(64 * MIB)
-    assert [take(table, length)[0].length for length in (1, BLOCK_BYTES, BLOCK_BYTES + 1, 5 * BLOCK_BYTES)] == [
-        BLOCK_BYTES,
-        BLOCK_BYTES,
-        2 * BLOCK_BYTES,
-        5 * BLOCK_BYTES,
+    assert [take(table, length)[0].length for length in (1, CHUNK_BYTES, CHUNK_BYTES + 1, 5 * CHUNK_BYTES)] == [
+        CHUNK_BYTES,
+        CHUNK_BYTES,
+        2 * CHUNK_BYTES,
+        5 * CHUNK_BYTES,
     ]
 
 
 def test_what_a_span_does_not_need_is_there_for_others():
     table = SpanTable(4 * MIB)
-    for length in (MIB + 1, MIB, BLOCK_BYTES, BLOCK_BYTES, BLOCK_BYTES, MIB):
+    for length in (MIB + 1, MIB, CHUNK_BYTES, CHUNK_BYTES, CHUNK_BYTES, MIB):
         assert take(table, length)[0] is not None
     assert table.segment_count == 1
     table.check_invariants()
@@ -60,9 +60,9 @@ def test_memory_is_bounded_and_comes_back():
 
 def test_a_listener_may_use_the_reserve():
     table = SpanTable(2 * MIB)
-    while take(table, BLOCK_BYTES)[0] is not None:
+    while take(table, CHUNK_BYTES)[0] is not None:
         pass
-    assert take(table, BLOCK_BYTES, reserve=True)[0] is not None
+    assert take(table, CHUNK_BYTES, reserve=True)[0] is not None
 
 
 def test_warm_spans_come_before_cold_ones_and_the_last_freed_first():
@@ -84,7 +84,7 @@ def test_a_span_that_nobody_wrote_is_not_taken_for_backed():
 def test_warm_and_cold_neighbours_are_merged_when_nothing_else_fits():
     table = SpanTable(2 * MIB)
     spans = []
-    while (span := take(table, BLOCK_BYTES, reserve=True)[0]) is not None:
+    while (span := take(table, CHUNK_BYTES, reserve=True)[0]) is not None:
         spans.append(span)
     for index, span in enumerate(spans):
         put(table, span, written=index % 2)
@@ -96,7 +96,7 @@ def test_warm_and_cold_neighbours_are_merged_when_nothing_else_fits():
 def test_a_large_span_has_a_segment_of_its_own_that_goes_with_it():
     table = SpanTable(128 * MIB)
     span, effects = take(table, SHARED_SPAN_BYTES_MAX + 1)
-    assert effects == [CreateSegment(span.segment, SHARED_SPAN_BYTES_MAX + BLOCK_BYTES)]
+    assert effects == [CreateSegment(span.segment, SHARED_SPAN_BYTES_MAX + CHUNK_BYTES)]
     assert put(table, span) == [RemoveSegment(span.segment)]
     assert table.segment_count == table.used_bytes == 0
 
@@ -154,7 +154,7 @@ def test_find_knows_only_spans_in_use():
 
 
 lengths = st.one_of(
-    st.integers(1, 8 * BLOCK_BYTES),
+    st.integers(1, 8 * CHUNK_BYTES),
     st.integers(1, SHARED_SPAN_BYTES_MAX),
     st.integers(SHARED_SPAN_BYTES_MAX + 1, SEGMENT_BYTES),
 )
@@ -168,20 +168,20 @@ class Pages:
         self.backed = set()
 
     def take(self, span):
-        self.backed |= {(span.segment, at) for at in range(span.start, span.end, BLOCK_BYTES)}
+        self.backed |= {(span.segment, at) for at in range(span.start, span.end, CHUNK_BYTES)}
 
     def perform(self, effects):
         for effect in effects:
             if isinstance(effect, FreePages):
                 self.backed -= {
-                    (effect.segment, at) for at in range(effect.offset, effect.offset + effect.length, BLOCK_BYTES)
+                    (effect.segment, at) for at in range(effect.offset, effect.offset + effect.length, CHUNK_BYTES)
                 }
             elif isinstance(effect, RemoveSegment):
                 self.backed = {place for place in self.backed if place[0] != effect.segment}
 
     @property
     def nbytes(self):
-        return len(self.backed) * BLOCK_BYTES
+        return len(self.backed) * CHUNK_BYTES
 
 
 def test_what_is_free_keeps_no_pages_beyond_the_bound():
@@ -207,7 +207,7 @@ def test_any_order_of_taking_and_giving_back(memory_mib, steps):
     spans = []
     for take_one, length, which, flag in steps:
         if take_one:
-            whole = table.used_bytes + 2 * length + BLOCK_BYTES
+            whole = table.used_bytes + 2 * length + CHUNK_BYTES
             span, effects = take(table, length, reserve=flag)
             pages.perform(effects)
             assert table.fits(length) or span is None or flag

@@ -130,7 +130,7 @@ def try_on_core(frames: int, seed: int, *, check_every: int = 1_000) -> int:
             core.check_invariants()
     core.handle(m.LinkLost(link, crashed=True), frames)
     core.check_invariants()
-    assert set(core.ledger.links) == {1}
+    assert set(core.state.links) == {1}
     return cut_off
 
 

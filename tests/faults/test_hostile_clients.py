@@ -151,12 +151,12 @@ HARMLESS: dict[str, Callable[[Rogue, Any], bytes]] = {
     "cancels what it did not ask": lambda rogue, place: records.span_wanted(5, m.SPAN_CANCELLED),
     "explains for nobody": lambda rogue, place: encode_request(m.ExplainSkip(0, 1, 1 << 60, "x" * 9999, "y" * 9999)),
     "stops what it does not host": lambda rogue, place: encode_request(m.StopHosting(0, 1, -5)),
-    "compares without being asked": lambda rogue, place: encode_request(m.Compare(0, 1, 1, [["x"], 7], [[1]])),
+    "compares without being asked": lambda rogue, place: encode_request(m.ReportState(0, 1, 1, [["x"], 7], [[1]])),
     "asks for a strange topic": lambda rogue, place: encode_request(m.NameTopic(0, 1, -1)),
     "a pattern that is none": lambda rogue, place: encode_request(m.Subscribe(0, 1, "x", b"\xc0", [1, "("], 1, False)),
     "drains a pattern that is none": lambda rogue, place: encode_request(m.Drain(0, 1, "(")),
     "a config that cannot be read": lambda rogue, place: encode_request(m.Subscribe(0, 1, "x", b"\xc1", [], 1, False)),
-    "the story of no event": lambda rogue, place: encode_request(m.TellStory(0, 1, -1)),
+    "the story of no event": lambda rogue, place: encode_request(m.GetHistory(0, 1, -1)),
 }
 
 

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from eventbus_mp.memory import segment
-from eventbus_mp.messages import BLOCK_BYTES
+from eventbus_mp.messages import CHUNK_BYTES
 
 
 @pytest.fixture
@@ -41,4 +41,4 @@ def more_than_there_is():
     if not status.f_blocks:
         pytest.skip("this /dev/shm has no size")
     length = status.f_blocks * status.f_frsize + 64 * 1024 * 1024
-    return length - length % BLOCK_BYTES
+    return length - length % CHUNK_BYTES

@@ -5,7 +5,7 @@ import pytest
 from eventbus_mp.memory import segment
 from eventbus_mp.memory.arena import LARGE_BYTES, Arena, LentSpan
 from eventbus_mp.memory.reader import Mappings
-from eventbus_mp.messages import BLOCK_BYTES, SHARED_SPAN_BYTES_MAX
+from eventbus_mp.messages import CHUNK_BYTES, SHARED_SPAN_BYTES_MAX
 
 MIB = 1 << 20
 
@@ -26,13 +26,13 @@ def arena(prefix):
 
 def test_small_events_share_a_span_and_large_ones_do_not(arena):
     assert arena.span_length(1) == arena.span_length(LARGE_BYTES) == MIB
-    assert arena.span_length(LARGE_BYTES + 1) == BLOCK_BYTES
-    assert arena.span_length(BLOCK_BYTES + 1) == 2 * BLOCK_BYTES
-    assert arena.span_length(5 * BLOCK_BYTES) == 5 * BLOCK_BYTES
+    assert arena.span_length(LARGE_BYTES + 1) == CHUNK_BYTES
+    assert arena.span_length(CHUNK_BYTES + 1) == 2 * CHUNK_BYTES
+    assert arena.span_length(5 * CHUNK_BYTES) == 5 * CHUNK_BYTES
     assert arena.span_length(16 * MIB + 1) == 18 * MIB
-    assert arena.span_length(32 * MIB + 1) == 32 * MIB + BLOCK_BYTES
+    assert arena.span_length(32 * MIB + 1) == 32 * MIB + CHUNK_BYTES
     assert arena.span_length(SHARED_SPAN_BYTES_MAX) == SHARED_SPAN_BYTES_MAX
-    assert arena.span_length(SHARED_SPAN_BYTES_MAX + 1) == SHARED_SPAN_BYTES_MAX + BLOCK_BYTES
+    assert arena.span_length(SHARED_SPAN_BYTES_MAX + 1) == SHARED_SPAN_BYTES_MAX + CHUNK_BYTES
 
 
 def test_without_a_span_there_is_no_room(arena):

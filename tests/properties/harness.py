@@ -9,14 +9,14 @@ from eventbus_mp import messages as m
 from eventbus_mp.config import BusConfig
 from eventbus_mp.core.bus import BusCore
 from eventbus_mp.core.spans import RESERVE_BYTES_MIN, RESERVE_DIVISOR
-from eventbus_mp.core.watcher import QUEUED
+from eventbus_mp.core.transitions import QUEUED
 from eventbus_mp.effects import CloseLink, Deliver, GrantSpan, Refuse, Reply
-from eventbus_mp.messages import BLOCK_BYTES
+from eventbus_mp.messages import CHUNK_BYTES
 from eventbus_mp.wire.records import RECORD
 from eventbus_mp.wire.stream import FromProcess
 from tests.properties.model import Model
 
-MEMORY_BYTES = 16 * BLOCK_BYTES
+MEMORY_BYTES = 16 * CHUNK_BYTES
 DELIVERIES_MAX = 2
 GRACE_NS = 1_000_000_000
 
@@ -53,9 +53,9 @@ class CoreHarness(RuleBasedStateMachine):
         self.told.append((message, self.now_ns, self.effects))
         assert not [effect for effect in self.effects if type(effect) is CloseLink]
 
-    def tell_notified(self, link, raws):
+    def tell_notified(self, link, packed):
         """Hand over what one read brings; cut up, or as one."""
-        (message,) = FromProcess(link).feed(b"".join(raws))
+        (message,) = FromProcess(link).feed(b"".join(packed))
         self.tell(message)
 
     def ask(self, kind, *fields, link=None):
@@ -81,7 +81,7 @@ class CoreHarness(RuleBasedStateMachine):
             elif type(effect) is Reply:
                 self.on_reply(effect)
         for sequence in self.awaited:
-            assert any(not event.letter for event in self.events_of(sequence)), "an awaited event got no reply"
+            assert any(not event.dead_letter for event in self.events_of(sequence)), "an awaited event got no reply"
         for _, _, pattern in self.drains:
             assert self.matching(pattern), "a drain got no reply"
         self.model.events = [
@@ -101,7 +101,7 @@ class CoreHarness(RuleBasedStateMachine):
         assert effect.link in self.links
         held = self.model.held.get((effect.link, effect.subscriber))
         assert held is not None, "delivered to a process that does not host the subscriber"
-        for *_, sequence in RECORD.iter_unpack(effect.raws):
+        for *_, sequence in RECORD.iter_unpack(effect.packed):
             delivery = self.model.delivery(sequence, effect.subscriber)
             assert delivery.state == QUEUED, "delivered twice at once"
             assert self.model.subscribers[delivery.subscriber.key] is delivery.subscriber
@@ -110,14 +110,14 @@ class CoreHarness(RuleBasedStateMachine):
             assert not (delivery.crashes and held), "a suspect beside others"
             delivery.step("dispatched")
             held.append(delivery)
-            if not delivery.returned and not delivery.event.letter:
+            if not delivery.returned and not delivery.event.dead_letter:
                 key = effect.subscriber, sequence >> m.SEQUENCE_LINK_SHIFT
                 assert self.first_sent.get(key, 0) < sequence, "out of order"
                 self.first_sent[key] = sequence
         assert len(held) <= self.endpoint(effect.link, effect.subscriber).credit
 
     def endpoint(self, link, subscriber):
-        return self.core.ledger.links[link].endpoints[subscriber]
+        return self.core.state.links[link].endpoints[subscriber]
 
     def on_grant(self, effect):
         assert effect.link in self.links
@@ -158,7 +158,7 @@ class CoreHarness(RuleBasedStateMachine):
     @property
     def last_watcher(self):
         """The watcher of every awaited event, as it is now; settled ones are still in the model at this point."""
-        return {event.sequence: event.watcher() for event in self.model.events if not event.letter}
+        return {event.sequence: event.watcher() for event in self.model.events if not event.dead_letter}
 
     def drop_empty_hands(self, subscriber):
         """A process no longer hosts an unsubscribed subscriber of which it holds nothing."""
@@ -169,7 +169,7 @@ class CoreHarness(RuleBasedStateMachine):
 
     def findable(self, sequence):
         live = [item for item in self.events_of(sequence) if self.model.topics.get(item.topic.name) is item.topic]
-        return [item for item in live if not item.letter] + [item for item in live if item.letter]
+        return [item for item in live if not item.dead_letter] + [item for item in live if item.dead_letter]
 
     def can_be_found(self, event):
         return bool(self.findable(event.sequence))
@@ -188,7 +188,7 @@ class CoreHarness(RuleBasedStateMachine):
     @invariant()
     def memory_is_exactly_what_is_pinned(self):
         used = sum(end - begin for _, begin, end in self.pinned())
-        assert self.core.ledger.spans.used_bytes == used
+        assert self.core.state.spans.used_bytes == used
 
     @invariant()
     def every_watcher_agrees(self):
@@ -215,7 +215,7 @@ class CoreHarness(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_for_memory_that_is_free(self):
-        assert not (self.wanted and not self.core.ledger.spans.used_bytes)
+        assert not (self.wanted and not self.core.state.spans.used_bytes)
 
     def teardown(self):
         """When everybody is gone and every grace is over, nothing is left."""
@@ -228,10 +228,10 @@ class CoreHarness(RuleBasedStateMachine):
         for link in self.links:
             self.core.handle(m.LinkLost(link, crashed=False), self.now_ns)
         self.core.handle(m.TimePassed(), self.now_ns + 10 * GRACE_NS)
-        ledger = self.core.ledger
-        assert ledger.spans.used_bytes == 0
-        assert not any(topic.unsettled for topic in ledger.registry.topics.values())
-        left = [ledger.links, ledger.awaited, list(ledger.runs), ledger.drains, ledger.span_requests, ledger.orphans]
-        left += [ledger.registry.subscribers, ledger.registry.subscriber_by_number]
+        state = self.core.state
+        assert state.spans.used_bytes == 0
+        assert not any(topic.unsettled for topic in state.registry.topics.values())
+        left = [state.links, state.awaited, list(state.batches), state.drains, state.span_requests, state.orphans]
+        left += [state.registry.subscribers, state.registry.subscriber_by_number]
         assert not any(left)
-        assert ledger.expiry.next_due_ns() is None
+        assert state.expiry.next_due_ns() is None

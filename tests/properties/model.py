@@ -3,7 +3,7 @@ everything. It decides nothing that the core is free to decide (who gets what): 
 
 import re
 
-from eventbus_mp.core.watcher import COMPLETED, DELIVERY_TRANSITIONS, QUEUED, SENT, SKIPPED
+from eventbus_mp.core.transitions import COMPLETED, DELIVERY_TRANSITIONS, QUEUED, SENT, SKIPPED
 
 
 class ModelDelivery:
@@ -22,11 +22,11 @@ class ModelDelivery:
 
 
 class ModelEvent:
-    def __init__(self, sequence, topic, subscribers, span, bucket_end_ns=0, letter=False):
-        self.sequence, self.topic, self.span, self.letter = sequence, topic, span, letter
+    def __init__(self, sequence, topic, subscribers, span, bucket_end_ns=0, dead_letter=False):
+        self.sequence, self.topic, self.span, self.dead_letter = sequence, topic, span, dead_letter
         self.deliveries = [ModelDelivery(self, subscriber) for subscriber in subscribers]
         self.bucket_end_ns = bucket_end_ns
-        self.expired = self.lettered = False
+        self.expired = self.dead_lettered = False
 
     @property
     def settled(self):
@@ -94,15 +94,15 @@ class Model:
 
     # --- what happens ---
 
-    def letter(self, event):
+    def dead_letter(self, event):
         topic = self.topics.get(self.dead_letter_topic)
-        if topic is None or event.letter or event.lettered or event.topic is topic:
+        if topic is None or event.dead_letter or event.dead_lettered or event.topic is topic:
             return
         told = [item.subscriber for item in event.deliveries]
         others = [item for item in self.route(topic) if item not in told]
         if others:
-            event.lettered = True
-            self.events.append(ModelEvent(event.sequence, topic, others, event.span, letter=True))
+            event.dead_lettered = True
+            self.events.append(ModelEvent(event.sequence, topic, others, event.span, dead_letter=True))
 
     def come_back(self, delivery, what):
         """What a process held and did not settle."""
@@ -116,12 +116,12 @@ class Model:
         elif what == "holder_crashed":
             delivery.crashes += 1
             if delivery.crashes >= self.deliveries_max:
-                self.letter(event)
+                self.dead_letter(event)
                 delivery.step("given_up")
 
     def skip_waiting(self, subscriber):
         for delivery in self.waiting(subscriber):
-            self.letter(delivery.event)
+            self.dead_letter(delivery.event)
             delivery.step("given_up")
 
     def drop_host(self, subscriber, link, what, now_ns):

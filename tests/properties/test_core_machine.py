@@ -10,8 +10,8 @@ from hypothesis.stateful import initialize, precondition, rule, run_state_machin
 
 from eventbus_mp import messages as m
 from eventbus_mp.core.expiry import BUCKET_SHIFT
-from eventbus_mp.core.watcher import SENT
-from eventbus_mp.messages import BLOCK_BYTES, Outcome
+from eventbus_mp.core.transitions import SENT
+from eventbus_mp.messages import CHUNK_BYTES, Outcome
 from eventbus_mp.wire import records
 from tests.properties.harness import CoreHarness
 from tests.properties.model import ModelEvent, ModelSubscriber, ModelTopic
@@ -175,15 +175,15 @@ class CoreMachine(CoreHarness):
     @rule(which=pick, blocks=st.sampled_from((1, 1, 2, 3, 5)), urgency=st.integers(m.SPAN_AHEAD, m.SPAN_RESERVE))
     def want_span(self, which, blocks, urgency):
         link = self.links[which % len(self.links)]
-        self.wanted.append((link, blocks * BLOCK_BYTES, urgency))
-        self.tell(m.SpanWanted(link, blocks * BLOCK_BYTES, urgency))
+        self.wanted.append((link, blocks * CHUNK_BYTES, urgency))
+        self.tell(m.SpanWanted(link, blocks * CHUNK_BYTES, urgency))
         self.settle_up()
 
     @rule(which=pick, blocks=st.sampled_from((1, 2, 3, 5)))
     def cancel_span(self, which, blocks):
         link = self.links[which % len(self.links)]
-        self.wanted = [item for item in self.wanted if item[:2] != (link, blocks * BLOCK_BYTES)]
-        self.tell(m.SpanWanted(link, blocks * BLOCK_BYTES, m.SPAN_CANCELLED))
+        self.wanted = [item for item in self.wanted if item[:2] != (link, blocks * CHUNK_BYTES)]
+        self.tell(m.SpanWanted(link, blocks * CHUNK_BYTES, m.SPAN_CANCELLED))
         self.settle_up()
 
     @rule(which=pick)
@@ -226,7 +226,7 @@ class CoreMachine(CoreHarness):
             return  # Memory is full.
         place = self.spans[which % len(self.spans)]
         link, span, _ = place
-        raws, notified = [], []
+        packed, notified = [], []
         for name, awaited, ttl in names:
             topic = self.model.topics.get(name)
             deadline_ns = self.now_ns + (ttl << BUCKET_SHIFT) if ttl else 0
@@ -234,16 +234,16 @@ class CoreMachine(CoreHarness):
             if topic is None and any(item.number == 1 for item in self.model.topics.values()):
                 continue
             sequence = self.sequences[link] = self.sequences[link] + 1
-            raws.append(records.notified(number, span[0], place[2], EVENT_BYTES, deadline_ns, sequence, awaited))
+            packed.append(records.notified(number, span[0], place[2], EVENT_BYTES, deadline_ns, sequence, awaited))
             place[2] += EVENT_BYTES
             end_ns = ((deadline_ns >> BUCKET_SHIFT) + 1) << BUCKET_SHIFT if ttl else 0
             subscribers = self.model.route(topic) if topic else []
             event = ModelEvent(sequence, topic, subscribers, span, end_ns)
             self.origins[sequence] = number
             notified.append((event, awaited))
-        if not raws:
+        if not packed:
             return
-        self.tell_notified(link, raws)
+        self.tell_notified(link, packed)
         for event, awaited in notified:
             self.model.events.append(event)
             if awaited:
@@ -272,7 +272,7 @@ class CoreMachine(CoreHarness):
                 self.model.come_back(delivery, "returned")
             elif not delivery.settled:
                 if outcome == Outcome.FAILED:
-                    self.model.letter(delivery.event)
+                    self.model.dead_letter(delivery.event)
                 delivery.step("completed" if outcome == Outcome.COMPLETED else "skipped")
         if self.model.subscribers.get(subscriber.key) is not subscriber:
             self.model.skip_waiting(subscriber)

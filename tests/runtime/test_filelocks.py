@@ -58,13 +58,13 @@ def test_a_child_that_was_forked_meanwhile_does_not_keep_it(tmp_path: Path, fork
                 os._exit(0)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    holding, let_go = os.pipe()
+    holding, release_in_flight = os.pipe()
     child = fork(hold_and_fork)
     grandchild = os.pidfd_open(child.hear())
     child.wait()
     with held_while_starting(path, 20):
-        os.write(let_go, b"x")
-    for fd in (grandchild, holding, let_go):
+        os.write(release_in_flight, b"x")
+    for fd in (grandchild, holding, release_in_flight):
         os.close(fd)
 
 

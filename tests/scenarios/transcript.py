@@ -1,7 +1,7 @@
 """The language of the transcripts: lines that become messages to the core, and effects that become lines.
 
 Processes, subscribers and events go by name; an event is `topic/name` when it is notified and `name` from then on.
-A line that begins with `memory` is no effect: it tells that the memory in use changed, in blocks of 256 KiB.
+A line that begins with `memory` is no effect: it tells that the memory in use changed, in chunks of 256 KiB.
 """
 
 import itertools
@@ -25,7 +25,7 @@ from eventbus_mp.effects import (
     Warn,
     WarnOfLease,
 )
-from eventbus_mp.messages import BLOCK_BYTES, Outcome
+from eventbus_mp.messages import CHUNK_BYTES, Outcome
 from eventbus_mp.wire import records
 from eventbus_mp.wire.records import RECORD
 from eventbus_mp.wire.stream import FromProcess
@@ -37,13 +37,13 @@ EVENT_BYTES = 64
 def rewritten(text):
     """The transcript with the effects that the core has now."""
     play = Play()
-    blocks = []
+    chunks = []
     for block in re.split(r"\n\n+", text.strip()):
         commands = block.partition("\n----")[0]
         lines = [line for command in commands.splitlines() for line in play.perform(command)]
         silent = all(line.startswith("#") for line in commands.splitlines())
-        blocks.append(commands if silent else "\n".join([commands, "----", *lines]))
-    return "\n\n".join(blocks) + "\n"
+        chunks.append(commands if silent else "\n".join([commands, "----", *lines]))
+    return "\n\n".join(chunks) + "\n"
 
 
 class Play:
@@ -69,16 +69,16 @@ class Play:
             return []
         effects = getattr(self, "do_" + command.replace("-", "_"))(*words, **options)
         lines = [told for effect in effects if (told := self.tell(effect)) is not None]
-        used_bytes, self.used_bytes = self.used_bytes, self.core.ledger.spans.used_bytes
+        used_bytes, self.used_bytes = self.used_bytes, self.core.state.spans.used_bytes
         if used_bytes != self.used_bytes:
-            lines.append(f"memory {used_bytes // BLOCK_BYTES} -> {self.used_bytes // BLOCK_BYTES}")
+            lines.append(f"memory {used_bytes // CHUNK_BYTES} -> {self.used_bytes // CHUNK_BYTES}")
         return lines
 
     @staticmethod
     def settings(options):
-        numbers = {"memory_blocks": "memory_bytes_max", "deliveries_max": "deliveries_max", "grace_s": "grace_s"}
+        numbers = {"memory_chunks": "memory_bytes_max", "deliveries_max": "deliveries_max", "grace_s": "grace_s"}
         settings = {numbers[name]: int(value) for name, value in options.items() if name in numbers}
-        settings["memory_bytes_max"] = settings.get("memory_bytes_max", 16) * BLOCK_BYTES
+        settings["memory_bytes_max"] = settings.get("memory_bytes_max", 16) * CHUNK_BYTES
         return {**settings, "dead_letter_topic": options.get("dead_letter_topic")}
 
     def send(self, message):
@@ -103,7 +103,7 @@ class Play:
 
     def do_register(self, link, topic):
         effects = self.ask(m.RegisterTopic, link, topic)
-        self.topics[topic] = self.core.ledger.registry.topics[topic].number
+        self.topics[topic] = self.core.state.registry.topics[topic].number
         return effects
 
     def do_unregister(self, link, topic):
@@ -123,17 +123,17 @@ class Play:
     def do_stop_hosting(self, link, name):
         return self.ask(m.StopHosting, link, self.subscribers[name])
 
-    def do_want(self, link, blocks, urgency="needed"):
+    def do_want(self, link, chunks, urgency="needed"):
         urgencies = {"ahead": m.SPAN_AHEAD, "needed": m.SPAN_NEEDED, "reserve": m.SPAN_RESERVE}
         number = {**urgencies, "cancelled": m.SPAN_CANCELLED}[urgency]
-        return self.send(m.SpanWanted(self.links[link], int(blocks) * BLOCK_BYTES, number))
+        return self.send(m.SpanWanted(self.links[link], int(chunks) * CHUNK_BYTES, number))
 
     def do_seal(self, link):
         segment, offset, _ = self.spans[link].pop(0)
         return self.send(m.SpanSealed(self.links[link], segment, offset))
 
     def do_notify(self, link, *events, ttl_ms=None):
-        raws = []
+        packed = []
         for event in events:
             topic, name = event.split("/")
             sequence = next(self.serials[link])
@@ -142,10 +142,10 @@ class Play:
             awaited = "--awaited" in self.flags
             place = span[0], span[1] + span[2]
             span[2] += EVENT_BYTES
-            raws.append(records.notified(self.topics[topic], *place, EVENT_BYTES, deadline_ns, sequence, awaited))
+            packed.append(records.notified(self.topics[topic], *place, EVENT_BYTES, deadline_ns, sequence, awaited))
             self.events[name] = sequence
             self.records[sequence] = (self.topics[topic], *place)
-        (message,) = FromProcess(self.links[link]).feed(b"".join(raws))
+        (message,) = FromProcess(self.links[link]).feed(b"".join(packed))
         return self.send(message)
 
     def _settle(self, outcome, link, name, *events):
@@ -187,10 +187,10 @@ class Play:
     def do_replaced(self, pid):
         return self.send(m.ManagerReplaced(int(pid)))
 
-    def do_compare(self, link, pid, name, *events):
+    def do_report(self, link, pid, name, *events):
         held = [[self.subscribers[name], [part for event in events for part in (self.events[event], 1)]]]
         spans = [[segment, offset] for segment, offset, _ in self.spans.get(link, [])]
-        return self.ask(m.Compare, link, int(pid), held, [] if "--no-spans" in self.flags else spans)
+        return self.ask(m.ReportState, link, int(pid), held, [] if "--no-spans" in self.flags else spans)
 
     def do_pass(self, ms):
         self.now_ns += int(ms.removesuffix("ms")) * MS
@@ -214,7 +214,7 @@ class Play:
 
     def _tell_deliver(self, effect):
         names = {sequence: name for name, sequence in self.events.items()}
-        events = " ".join(names[sequence] for *_, sequence in RECORD.iter_unpack(effect.raws))
+        events = " ".join(names[sequence] for *_, sequence in RECORD.iter_unpack(effect.packed))
         attempt = f" attempt={effect.attempt}" if effect.attempt > 1 else ""
         return f"deliver {self._link(effect.link)} {self._subscriber(effect.subscriber)} {events}{attempt}"
 
@@ -232,7 +232,7 @@ class Play:
         if not effect.segment:
             return f"grant {link} nothing: {'it never fits' if effect.backed else 'not now'}"
         self.spans.setdefault(link, []).append([effect.segment, effect.offset, 0])
-        return f"grant {link} {effect.length // BLOCK_BYTES} {'warm' if effect.backed else 'cold'}"
+        return f"grant {link} {effect.length // CHUNK_BYTES} {'warm' if effect.backed else 'cold'}"
 
     _TOLD = {  # noqa: RUF012
         Deliver: _tell_deliver,
@@ -242,14 +242,14 @@ class Play:
         TellTopicStale: lambda self, fx: f"tell {self._link(fx.link)} topic {fx.topic} is stale",
         CloseLink: lambda self, fx: f"close {self._link(fx.link)}: {self._named(fx.reason)}",
         Warn: lambda self, fx: f"warn {self._named(fx.text)}",
-        CreateSegment: lambda self, fx: f"create segment of {fx.length // BLOCK_BYTES}",
+        CreateSegment: lambda self, fx: f"create segment of {fx.length // CHUNK_BYTES}",
         RemoveSegment: lambda self, fx: "remove segment",
-        FreePages: lambda self, fx: f"free the pages of {fx.length // BLOCK_BYTES}",
+        FreePages: lambda self, fx: f"free the pages of {fx.length // CHUNK_BYTES}",
         WarnOfLease: lambda self, fx: (
             f"warn of lease: {fx.topic} {self._named(hex(fx.sequence))}, process {fx.pid}, {fx.age_s:.0f} s"
         ),
         NameSkip: lambda self, fx: (
-            f"{'give up' if fx.is_given_up else 'skip'} {self._named(hex(RECORD.unpack(fx.raw)[-1]))} of {fx.topic} "
+            f"{'give up' if fx.is_given_up else 'skip'} {self._named(hex(RECORD.unpack(fx.packed_record)[-1]))} of {fx.topic} "
             f"for {fx.name}: {fx.reason}"
         ),
         Stop: lambda self, fx: "stop",

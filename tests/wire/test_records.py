@@ -30,10 +30,10 @@ def test_whatever_follows_is_padded_to_whole_records(count):
 
 @pytest.mark.parametrize("count", [100, 101, 102, 202, 203, 5000])
 def test_no_frame_of_the_manager_is_over_what_a_pipe_takes_whole(count):
-    raws = b"".join(records.notified(1, 1, 1, 1, 0, number, False) for number in range(count))
-    frames = records.delivered(1, 1, raws)
-    assert b"".join(frame[RECORD_BYTES:] for frame in frames) == raws
-    frames += records.replied(records.REPLIED, 1, raws)
+    packed = b"".join(records.notified(1, 1, 1, 1, 0, number, False) for number in range(count))
+    frames = records.delivered(1, 1, packed)
+    assert b"".join(frame[RECORD_BYTES:] for frame in frames) == packed
+    frames += records.replied(records.REPLIED, 1, packed)
     assert max(map(len, frames)) <= select.PIPE_BUF
 
 

@@ -71,9 +71,9 @@ def flat(messages):
         if type(message) is m.EventsNotified:
             count = len(message.topics)
             columns = message.topics, message.segments, message.offsets, message.lengths
-            assert {len(message.raws) // RECORD_BYTES, *map(len, columns)} == {count}
+            assert {len(message.packed) // RECORD_BYTES, *map(len, columns)} == {count}
             for index, fields in enumerate(zip(*columns, strict=True)):
-                raw = message.raws[index * RECORD_BYTES : (index + 1) * RECORD_BYTES]
+                raw = message.packed[index * RECORD_BYTES : (index + 1) * RECORD_BYTES]
                 awaited = bool(message.awaited >> index & 1)
                 deadline_ns = message.deadlines.get(index, 0)
                 assert raw == records.notified(*fields, deadline_ns, message.first + index, awaited)

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from eventbus_mp.core.registry import Route, Topic
     from eventbus_mp.core.spans import Span
 
-__all__ = ["BLOCK_EVENTS", "BLOCK_SHIFT", "Run", "RunTable", "bits", "lowest"]
+__all__ = ["SEQUENCE_BUCKET_EVENTS", "SEQUENCE_BUCKET_SHIFT", "EventBatch", "BatchTable", "bits", "lowest"]
 
-BLOCK_SHIFT = 8
-BLOCK_EVENTS = 1 << BLOCK_SHIFT
+SEQUENCE_BUCKET_SHIFT = 8
+SEQUENCE_BUCKET_EVENTS = 1 << SEQUENCE_BUCKET_SHIFT
 
 
-class Run:
+class EventBatch:
     """Events with consecutive sequence numbers, one route and one span. Each list has one mask a subscriber."""
 
     __slots__ = (
@@ -35,11 +35,11 @@ class Run:
         "deadlines",
         "expired",
         "first",
-        "is_letter",
-        "lettered",
+        "is_dead_letter",
+        "dead_lettered",
         "live",
         "pins",
-        "raws",
+        "packed",
         "route",
         "span",
         "topics",
@@ -47,16 +47,16 @@ class Run:
         "waiting",
     )
 
-    def __init__(self, first: int, route: Route, span: Span, *, is_letter: bool = False) -> None:
+    def __init__(self, first: int, route: Route, span: Span, *, is_dead_letter: bool = False) -> None:
         self.first = first
         self.count = 0
-        self.raws = b""
+        self.packed = b""
         """Their packed records, opaque to the core, sent on as they came."""
         self.route = route
         self.span = span
         self.topics: list[Topic] = []
         """One for all events, or one for each."""
-        self.is_letter = is_letter
+        self.is_dead_letter = is_dead_letter
         """A dead letter: the same payload and sequence as the event it was, told to other subscribers."""
         rows = len(route.subscribers)
         self.unsettled = [0] * rows
@@ -70,21 +70,21 @@ class Run:
         """Deliveries that another process settled while their holder may still be reading."""
         self.awaited = 0
         """Events whose producer waits for the final watcher."""
-        self.lettered = 0
+        self.dead_lettered = 0
         """Events that the dead letter topic was told of: each is told once."""
         self.expired = 0
         """Events whose ttl is over: what comes back of them is skipped."""
         self.deadlines: dict[int, int] = {}
         """Index of an event with a ttl -> the expiry bucket it waits in."""
 
-    def add(self, raws: bytes, topics: list[Topic], count: int) -> int:
+    def add(self, packed: bytes, topics: list[Topic], count: int) -> int:
         """Append events: the mask of the new ones. `topics` is one for all of them, or one for each."""
         mask = ((1 << count) - 1) << self.count
-        if self.raws:
+        if self.packed:
             self._mix(topics, count)
-            self.raws += raws
+            self.packed += packed
         else:
-            self.raws, self.topics = raws, topics
+            self.packed, self.topics = packed, topics
         self.count += count
         self.live += count
         return mask
@@ -97,7 +97,7 @@ class Run:
 
     def continues_with(self, sequence: int) -> bool:
         """Whether this is the next sequence number, and in the same block."""
-        return sequence == self.first + self.count and sequence >> BLOCK_SHIFT == self.first >> BLOCK_SHIFT
+        return sequence == self.first + self.count and sequence >> SEQUENCE_BUCKET_SHIFT == self.first >> SEQUENCE_BUCKET_SHIFT
 
     def topic_of(self, index: int) -> Topic:
         return self.topics[index if len(self.topics) > 1 else 0]
@@ -132,8 +132,8 @@ class Run:
         """The records of these events."""
         start, stop = (mask & -mask).bit_length() - 1, mask.bit_length()
         if mask == (1 << stop) - (1 << start):
-            return self.raws[start * RECORD_BYTES : stop * RECORD_BYTES]
-        return b"".join([self.raws[index * RECORD_BYTES : (index + 1) * RECORD_BYTES] for index in bits(mask)])
+            return self.packed[start * RECORD_BYTES : stop * RECORD_BYTES]
+        return b"".join([self.packed[index * RECORD_BYTES : (index + 1) * RECORD_BYTES] for index in bits(mask)])
 
     def between(self, first: int, last: int) -> int:
         """The mask of the sequence numbers from `first` to `last`, of which this run has some."""
@@ -141,41 +141,41 @@ class Run:
         return (1 << high) - (1 << low) if low < high else 0
 
 
-class RunTable:
+class BatchTable:
     """All runs that have an unsettled event or a late reader, by block, the oldest first."""
 
     def __init__(self) -> None:
-        self._by_block: dict[int, list[Run]] = {}
-        self.newest: Run | None = None
+        self._by_block: dict[int, list[EventBatch]] = {}
+        self.newest: EventBatch | None = None
         """Only this one grows: so the order of runs is the order of events."""
 
-    def __iter__(self) -> Iterator[Run]:
-        for runs in self._by_block.values():
-            yield from runs
+    def __iter__(self) -> Iterator[EventBatch]:
+        for batches in self._by_block.values():
+            yield from batches
 
-    def add(self, run: Run) -> None:
-        self._by_block.setdefault(run.first >> BLOCK_SHIFT, []).append(run)
-        self.newest = run
+    def add(self, batch: EventBatch) -> None:
+        self._by_block.setdefault(batch.first >> SEQUENCE_BUCKET_SHIFT, []).append(batch)
+        self.newest = batch
 
-    def remove(self, run: Run) -> None:
-        block = run.first >> BLOCK_SHIFT
-        runs = self._by_block[block]
-        runs.remove(run)
-        if not runs:
-            del self._by_block[block]
-        if self.newest is run:
+    def remove(self, batch: EventBatch) -> None:
+        bucket = batch.first >> SEQUENCE_BUCKET_SHIFT
+        batches = self._by_block[bucket]
+        batches.remove(batch)
+        if not batches:
+            del self._by_block[bucket]
+        if self.newest is batch:
             self.newest = None
 
-    def in_block(self, block: int) -> tuple[Run, ...] | list[Run]:
-        return self._by_block.get(block, ())
+    def in_bucket(self, bucket: int) -> tuple[EventBatch, ...] | list[EventBatch]:
+        return self._by_block.get(bucket, ())
 
-    def find(self, sequence: int) -> list[tuple[Run, int]]:
+    def find(self, sequence: int) -> list[tuple[EventBatch, int]]:
         """(run, bit) of the event with this sequence, and of its dead letter, as far as they are unsettled."""
         found = []
-        for run in self.in_block(sequence >> BLOCK_SHIFT):
-            bit = run.between(sequence, sequence)
-            if bit & run.any_unsettled():
-                found.append((run, bit))
+        for batch in self.in_bucket(sequence >> SEQUENCE_BUCKET_SHIFT):
+            bit = batch.between(sequence, sequence)
+            if bit & batch.any_unsettled():
+                found.append((batch, bit))
         return found
 
 
@@ -187,13 +187,13 @@ def bits(mask: int) -> Iterator[int]:
         mask ^= low
 
 
-def lowest(mask: int, most: int) -> int:
+def lowest(mask: int, limit: int) -> int:
     """The `most` oldest events of a mask that has more of them."""
     start = (mask & -mask).bit_length() - 1
-    run = ((1 << most) - 1) << start
-    if mask & run == run:  # They follow each other, as they mostly do.
-        return run
+    batch = ((1 << limit) - 1) << start
+    if mask & batch == batch:  # They follow each other, as they mostly do.
+        return batch
     taken = 0
-    for _ in range(most):
+    for _ in range(limit):
         taken |= (mask ^ taken) & -(mask ^ taken)
     return taken

@@ -3,9 +3,9 @@
 import pytest
 
 from eventbus_mp.core.registry import Route, SubscriberState, Topic
-from eventbus_mp.core.runs import Run
+from eventbus_mp.core.batches import EventBatch
 from eventbus_mp.core.spans import Span
-from eventbus_mp.core.watcher import COMPLETED, DELIVERY_TRANSITIONS, QUEUED, SENT, SKIPPED, describe
+from eventbus_mp.core.transitions import COMPLETED, DELIVERY_TRANSITIONS, QUEUED, SENT, SKIPPED, describe
 
 
 @pytest.mark.parametrize("state", [COMPLETED, SKIPPED])
@@ -24,9 +24,9 @@ def test_a_sent_delivery_is_not_sent_again():
 
 def test_describe_tells_subscribers_completers_skippers():
     subscribers = [SubscriberState(number, f"s{number}", b"", broadcast=False) for number in (1, 2, 3)]
-    run = Run(1, Route(tuple(subscribers)), Span(1, 0, 1, 1, backed=True))
-    run.add(b"", [Topic(1, "a")], 2)
-    run.unsettled = [0b01, 0b11, 0b01]
-    run.completed = [0b10, 0b00, 0b00]
-    assert describe(run, 0b10) == [[["s1", b""], ["s2", b""], ["s3", b""]], [["s1", b""]], [["s3", b""]]]
-    assert describe(run, 0b01) == [[["s1", b""], ["s2", b""], ["s3", b""]], [], []]
+    batch = EventBatch(1, Route(tuple(subscribers)), Span(1, 0, 1, 1, backed=True))
+    batch.add(b"", [Topic(1, "a")], 2)
+    batch.unsettled = [0b01, 0b11, 0b01]
+    batch.completed = [0b10, 0b00, 0b00]
+    assert describe(batch, 0b10) == [[["s1", b""], ["s2", b""], ["s3", b""]], [["s1", b""]], [["s3", b""]]]
+    assert describe(batch, 0b01) == [[["s1", b""], ["s2", b""], ["s3", b""]], [], []]

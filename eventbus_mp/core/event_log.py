@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections import deque
 
-__all__ = ["Story"]
+__all__ = ["EventLog"]
 
 ENTRIES_MAX = 4_096
 
 
-class Story:
+class EventLog:
     def __init__(self) -> None:
         self._entries: deque[tuple[int, str, int, int]] = deque(maxlen=ENTRIES_MAX)
 
-    def tell(self, now_ns: int, what: str, first: int, mask: int) -> None:
+    def record(self, now_ns: int, what: str, first: int, mask: int) -> None:
         """Something happened to the events `first + i` for each bit `i` of the mask."""
         self._entries.append((now_ns, what, first, mask))
 

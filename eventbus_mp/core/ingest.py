@@ -5,58 +5,58 @@ from __future__ import annotations
 from operator import add
 from typing import Any
 
-from eventbus_mp.core.ledger import Ledger
+from eventbus_mp.core.state import BusState
 from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.registry import NOBODY, Route, Topic
-from eventbus_mp.core.runs import BLOCK_EVENTS, Run, bits
+from eventbus_mp.core.batches import SEQUENCE_BUCKET_EVENTS, EventBatch, bits
 from eventbus_mp.core.spans import Span
 from eventbus_mp.effects import Effect, Reply, TellTopicStale
 from eventbus_mp.errors import ProtocolError
 from eventbus_mp.messages import RECORD_BYTES, EventsNotified
 
-__all__ = ["take_in"]
+__all__ = ["ingest"]
 
 PAYLOAD_BYTES_MIN = 64
 """A payload's header (memory/layout.py), which the core does not know more of."""
 EMPTY_WATCHER: list[list[Any]] = [[], [], []]
 
 
-def take_in(
-    ledger: Ledger, link: LinkState, message: EventsNotified, start: int, now_ns: int, effects: list[Effect]
+def ingest(
+    state: BusState, link: LinkState, message: EventsNotified, start: int, now_ns: int, effects: list[Effect]
 ) -> int:
     """Take in the events from `start` on that can be of one run: where they end."""
     first = message.first + start
-    span = _written_span(ledger, link, message, start)
-    stop = _end_in_span(span, message, start, min(len(message.topics), start + BLOCK_EVENTS - first % BLOCK_EVENTS))
-    topics, route, stop = _routed(ledger, message, start, stop)
+    span = _written_span(state, link, message, start)
+    stop = _end_in_span(span, message, start, min(len(message.topics), start + SEQUENCE_BUCKET_EVENTS - first % SEQUENCE_BUCKET_EVENTS))
+    topics, route, stop = _routed(state, message, start, stop)
     _fill(span, message.lengths[start:stop])
     if not route.subscribers:
-        _drop(ledger, link, message, start, stop, effects)
+        _drop(state, link, message, start, stop, effects)
         return stop
     # Only the newest run grows: so the order of runs is the order of events.
-    run = ledger.runs.newest
-    if run is None or run.route is not route or run.span is not span or not run.continues_with(first):
-        run = Run(first, route, span)
-    mask = ledger.enlist(run, message.raws[start * RECORD_BYTES : stop * RECORD_BYTES], topics, stop - start)
-    ledger.story.tell(now_ns, f"notified by process {link.pid}", run.first, mask)
-    shift = first - run.first
+    batch = state.batches.newest
+    if batch is None or batch.route is not route or batch.span is not span or not batch.continues_with(first):
+        batch = EventBatch(first, route, span)
+    mask = state.append_batch(batch, message.packed[start * RECORD_BYTES : stop * RECORD_BYTES], topics, stop - start)
+    state.event_log.record(now_ns, f"notified by process {link.pid}", batch.first, mask)
+    shift = first - batch.first
     for index in range(start, stop) if message.deadlines else ():
         if index in message.deadlines:
-            ledger.expiry.add(run, index - start + shift, message.deadlines[index])
+            state.expiry.add(batch, index - start + shift, message.deadlines[index])
     if message.awaited:
         awaited = (message.awaited >> start & (1 << stop - start) - 1) << shift
-        run.awaited |= awaited
+        batch.awaited |= awaited
         for index in bits(awaited):
-            ledger.awaited[run.first + index] = link.number
+            state.awaited[batch.first + index] = link.number
     return stop
 
 
-def _routed(ledger: Ledger, message: EventsNotified, start: int, stop: int) -> tuple[list[Topic], Route, int]:
+def _routed(state: BusState, message: EventsNotified, start: int, stop: int) -> tuple[list[Topic], Route, int]:
     """The topics (one for all, or one an event) of the events from `start` on that have one route: where they end.
 
     Without a route there are no topics.
     """
-    numbers, topics = message.topics, ledger.registry.topic_by_number
+    numbers, topics = message.topics, state.registry.topic_by_number
     first = topics.get(numbers[start])
     route = first.route if first is not None else NOBODY
     found = [first] if first is not None else []
@@ -76,24 +76,24 @@ def _routed(ledger: Ledger, message: EventsNotified, start: int, stop: int) -> t
 
 
 def _drop(
-    ledger: Ledger, link: LinkState, message: EventsNotified, start: int, stop: int, effects: list[Effect]
+    state: BusState, link: LinkState, message: EventsNotified, start: int, stop: int, effects: list[Effect]
 ) -> None:
     """Nobody is subscribed to these."""
-    ledger.events_dropped += stop - start
+    state.events_dropped += stop - start
     for index in range(start, stop):
         topic = message.topics[index]
-        if not ledger.registry.was_registered(topic):
+        if not state.registry.was_registered(topic):
             raise ProtocolError(f"topic number {topic} was never given out")
         if message.awaited >> index & 1:
             effects.append(Reply(link.number, message.first + index, EMPTY_WATCHER))
-        if topic not in link.stale_told:
-            link.stale_told.add(topic)
+        if topic not in link.stale_reported:
+            link.stale_reported.add(topic)
             effects.append(TellTopicStale(link.number, topic, 1))
 
 
-def _written_span(ledger: Ledger, link: LinkState, message: EventsNotified, index: int) -> Span:
+def _written_span(state: BusState, link: LinkState, message: EventsNotified, index: int) -> Span:
     segment, offset, length = message.segments[index], message.offsets[index], message.lengths[index]
-    span = ledger.spans.find(segment, offset)
+    span = state.spans.find(segment, offset)
     if span is None or span.writer != link.number or span.sealed or offset + length > span.end:
         raise ProtocolError(f"an event at {segment}+{offset}, {length} bytes, is not in a span that it may write")
     span.backed = True  # Its writer backs it before the first byte.

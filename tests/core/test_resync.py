@@ -21,7 +21,7 @@ def test_a_place_that_was_given_back_and_granted_again_is_kept() -> None:
     core.handle(m.ManagerReplaced(MANAGER), 0)
     core.handle(m.SpanSealed(LINK, *place), 0)
     assert grant() == place
-    core.handle(m.Compare(LINK, 0, MANAGER, [], []), 0)
+    core.handle(m.ReportState(LINK, 0, MANAGER, [], []), 0)
     effects = core.handle(m.SpanSealed(LINK, *place), 0)
     assert not [item for item in effects if isinstance(item, CloseLink)]
 
@@ -31,5 +31,5 @@ def test_a_span_that_the_process_never_heard_of_is_taken_back() -> None:
     core.handle(m.LinkOpened(LINK, 4711), 0)
     core.handle(m.SpanWanted(LINK, 1 << 18, m.SPAN_NEEDED), 0)
     core.handle(m.ManagerReplaced(MANAGER), 0)
-    core.handle(m.Compare(LINK, 0, MANAGER, [], []), 0)
-    assert core.ledger.spans.used_bytes == 0
+    core.handle(m.ReportState(LINK, 0, MANAGER, [], []), 0)
+    assert core.state.spans.used_bytes == 0

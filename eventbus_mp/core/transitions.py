@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from eventbus_mp.core.runs import Run
+    from eventbus_mp.core.batches import EventBatch
 
 __all__ = ["COMPLETED", "DELIVERY_TRANSITIONS", "QUEUED", "SENT", "SKIPPED", "describe"]
 
@@ -47,14 +47,14 @@ DELIVERY_TRANSITIONS: dict[str, dict[str, str]] = {
 }
 
 
-def describe(run: Run, bit: int) -> list[list[list[object]]]:
+def describe(batch: EventBatch, bit: int) -> list[list[list[object]]]:
     """[subscribers, completers, skippers] of one event, each a list of [name, config]: what travels as a Watcher."""
     watcher: list[list[list[object]]] = [[], [], []]
-    for row, subscriber in enumerate(run.route.subscribers):
+    for row, subscriber in enumerate(batch.route.subscribers):
         key: list[object] = [subscriber.name, subscriber.config]
         watcher[0].append(key)
-        if run.completed[row] & bit:
+        if batch.completed[row] & bit:
             watcher[1].append(key)
-        elif not run.unsettled[row] & bit:
+        elif not batch.unsettled[row] & bit:
             watcher[2].append(key)
     return watcher
