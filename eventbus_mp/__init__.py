@@ -30,17 +30,10 @@ from eventbus_mp.errors import (
     UsageError,
     WaitTimeout,
 )
+from eventbus_mp.events import Event, EventShadow
 from eventbus_mp.ids import unique_id
 from eventbus_mp.memory.registered import register_type
-from eventbus_mp.model import (
-    BusStatistics,
-    Event,
-    EventShadow,
-    Subscriber,
-    SubscriberKey,
-    SubscriberStatistics,
-    Watcher,
-)
+from eventbus_mp.statistics import BusStatistics, Subscriber, SubscriberKey, SubscriberStatistics, Watcher
 from eventbus_mp.worker.pool import WorkerPool
 
 __all__ = [

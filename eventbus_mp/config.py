@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from eventbus_mp.errors import UsageError
-from eventbus_mp.model import check_topic
+from eventbus_mp.events import check_topic
 
 __all__ = ["TIME_UNITS_NS", "BusConfig", "check_bus_name"]
 
@@ -47,7 +47,7 @@ class BusConfig:
     """Whether `notify` on an unknown topic raises `UnknownTopic` instead of warning."""
     event_bytes_max: int = EVENT_BYTES_LIMIT
     """The largest encoded event that `notify` accepts; the memory bound holds besides."""
-    full_timeout_s: float = 30.0
+    notify_timeout_s: float = 30.0
     """How long `notify` waits for memory before it raises `BusFull`."""
     connect_timeout_s: float = 20.0
     """How long connecting may take, the start of a manager included."""
@@ -60,11 +60,11 @@ class BusConfig:
     """*bus*: payload memory; None: a quarter of what /dev/shm has free, at most 1 GiB."""
     credit_max: int = 4096
     """*bus*: the most shadows an endpoint may hold unsettled."""
-    deliveries_max: int = 3
+    crashes_max: int = 3
     """*bus*: after so many crashes of the process that held it, a delivery is skipped."""
-    grace_s: float = 30.0
+    orphan_grace_s: float = 30.0
     """*bus*: how long a subscriber without a process stays before its deliveries are skipped."""
-    linger_s: float = 2.0
+    manager_idle_s: float = 2.0
     """*bus*: how long the manager stays after the last process left."""
     lease_warning_s: float = 60.0
     """*bus*: after so long an open view of an event is told in the manager's log, once."""
@@ -142,23 +142,23 @@ def _names(text: str) -> tuple[str, ...]:
 _RANGES: dict[str, tuple[float, float]] = {
     "ttl": (0, 1 << 62),
     "event_bytes_max": (1, EVENT_BYTES_LIMIT),
-    "full_timeout_s": (0, 86_400 * 365),
+    "notify_timeout_s": (0, 86_400 * 365),
     "connect_timeout_s": (0, 3_600),
     "request_timeout_s": (0.001, 86_400),
     "memory_bytes_max": (1 << 20, 1 << 46),
     "credit_max": (1, 1 << 20),
-    "deliveries_max": (1, 1_000),
-    "grace_s": (0, 86_400 * 365),
-    "linger_s": (0, 86_400 * 365),
+    "crashes_max": (1, 1_000),
+    "orphan_grace_s": (0, 86_400 * 365),
+    "manager_idle_s": (0, 86_400 * 365),
     "lease_warning_s": (0, 86_400 * 365),
 }
 _OPTIONAL = {"ttl", "memory_bytes_max"}
 _BUS_WIDE = (
     "memory_bytes_max",
     "credit_max",
-    "deliveries_max",
-    "grace_s",
-    "linger_s",
+    "crashes_max",
+    "orphan_grace_s",
+    "manager_idle_s",
     "lease_warning_s",
     "dead_letter_topic",
     "check_invariants",
@@ -169,15 +169,15 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "time_unit": str,
     "strict": _boolean,
     "event_bytes_max": int,
-    "full_timeout_s": float,
+    "notify_timeout_s": float,
     "connect_timeout_s": float,
     "request_timeout_s": float,
     "run_dir": str,
     "memory_bytes_max": int,
     "credit_max": int,
-    "deliveries_max": int,
-    "grace_s": float,
-    "linger_s": float,
+    "crashes_max": int,
+    "orphan_grace_s": float,
+    "manager_idle_s": float,
     "lease_warning_s": float,
     "dead_letter_topic": str,
     "check_invariants": _boolean,

@@ -9,7 +9,7 @@
         - :exc:`EventTooLarge`: an event over `BusConfig.event_bytes_max`
         - :exc:`EncodeError`: data that msgpack cannot carry
     - :exc:`DecodeError`: an event's data holds a type that this process cannot make
-    - :exc:`BusFull`: no memory became free within `BusConfig.full_timeout_s`
+    - :exc:`BusFull`: no memory became free within `BusConfig.notify_timeout_s`
     - :exc:`WaitTimeout` (also a `TimeoutError`): a wait with a `timeout_s` ran out
     - :exc:`BusClosed`: you closed this handle
     - :exc:`ManagerLost`: the manager died, or could not be started

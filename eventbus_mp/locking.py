@@ -12,7 +12,7 @@ from typing import Any
 
 from eventbus_mp.errors import UsageError
 
-__all__ = ["Guard", "Turns", "owns", "reentered"]
+__all__ = ["NonReentrantLock", "LeaderFollowers", "owns", "reentered"]
 
 
 def reentered() -> UsageError:
@@ -28,7 +28,7 @@ def owns(lock: threading.RLock) -> bool:  # type: ignore[valid-type,unused-ignor
     return bool(lock._is_owned())  # type: ignore[attr-defined]
 
 
-class Guard:
+class NonReentrantLock:
     """A lock that refuses whoever has it already.
 
     Raises:
@@ -47,7 +47,7 @@ class Guard:
         self._lock.release()
 
 
-class Turns:
+class LeaderFollowers:
     """Of several threads that wait for one thing, one looks for all; the others stand by until it has looked once."""
 
     def __init__(self) -> None:
@@ -67,11 +67,11 @@ class Turns:
         with self.lock:
             if self.holder:
                 if not ready():
-                    self.stand_by(timeout_s)
+                    self.wait_turn(timeout_s)
             else:
                 self.holder = threading.get_ident()
 
-    def stand_by(self, timeout_s: float | None = None) -> None:
+    def wait_turn(self, timeout_s: float | None = None) -> None:
         """Under the lock: wait until a turn ends."""
         self._bystanders += 1
         try:
@@ -79,7 +79,7 @@ class Turns:
         finally:
             self._bystanders -= 1
 
-    def pass_on(self) -> None:
+    def hand_over(self) -> None:
         """The turn is over: whoever stands by looks for itself."""
         with self.lock:
             if self._bystanders:

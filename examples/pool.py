@@ -1,7 +1,7 @@
 """CPU-bound work on a pool, with one event that kills every process that takes it.
 
 An event that a handler skips says why. What was in the hands of a killed process goes to another one. The event
-that kills is given up after `deliveries_max` crashes, and nothing else is given up with it.
+that kills is given up after `crashes_max` crashes, and nothing else is given up with it.
 """
 
 import logging
@@ -10,7 +10,7 @@ import signal
 
 from eventbus_mp import Event, EventBus, Skip, WorkerPool
 
-bus = EventBus("example-pool", topics=["range_given", "primes_counted"], deliveries_max=2)
+bus = EventBus("example-pool", topics=["range_given", "primes_counted"], crashes_max=2)
 pool = WorkerPool(bus, processes=2, max_events=1000)  # a worker is replaced after so many events
 
 

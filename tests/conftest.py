@@ -68,7 +68,7 @@ def make_bus(run_dir: Path) -> Iterator[Callable[..., EventBus]]:
     handles: list[EventBus] = []
 
     def make(name: str = "test", topics: tuple[str, ...] | list[str] = (), **settings: Any) -> EventBus:
-        settings = {"memory_bytes_max": MEMORY_BYTES, "linger_s": 0.5, "run_dir": str(run_dir), **settings}
+        settings = {"memory_bytes_max": MEMORY_BYTES, "manager_idle_s": 0.5, "run_dir": str(run_dir), **settings}
         handles.append(EventBus(name, topics, **settings))
         return handles[-1]
 

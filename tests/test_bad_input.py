@@ -79,7 +79,7 @@ def test_event_that_the_memory_can_never_hold(bus: EventBus) -> None:
 
 
 def test_memory_full_names_the_holder(make_bus: Make) -> None:
-    bus = make_bus(topics=["a"], full_timeout_s=0.2)
+    bus = make_bus(topics=["a"], notify_timeout_s=0.2)
     inbox = bus.inbox("slow one", ["a"])
     with pytest.raises(BusFull, match=r"slow one has \d+ events in hand and \d+ queued"):
         bus.notify_many(Event(str(index), "a", b"x" * (1 << 20)) for index in range(40))
@@ -149,8 +149,8 @@ def test_bad_bus_name(name: str) -> None:
 
 
 def test_bad_settings() -> None:
-    with pytest.raises(UsageError, match="EVENTBUS_MP_GRACE_S='soon'"):
-        BusConfig.from_environment({"EVENTBUS_MP_GRACE_S": "soon"})
+    with pytest.raises(UsageError, match="EVENTBUS_MP_ORPHAN_GRACE_S='soon'"):
+        BusConfig.from_environment({"EVENTBUS_MP_ORPHAN_GRACE_S": "soon"})
     with pytest.raises(UsageError, match="time_unit='week'"):
         BusConfig(time_unit="week")
 

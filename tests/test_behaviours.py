@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from eventbus_mp import Event, EventBus, EventSource, Watcher, unique_id
-from eventbus_mp.model import SubscriberKey
+from eventbus_mp.statistics import SubscriberKey
 
 Make = Callable[..., EventBus]
 

@@ -80,7 +80,7 @@ def test_demo_of_an_empty_directory_says_so(run_dir: Path, tmp_path: Path) -> No
 
 def test_status_lists_and_shows_buses(run_dir: Path) -> None:
     assert "no bus is running" in run(run_dir, "status").stdout
-    with EventBus("shop", topics=["a"], run_dir=str(run_dir), linger_s=0.0) as bus:
+    with EventBus("shop", topics=["a"], run_dir=str(run_dir), manager_idle_s=0.0) as bus:
         bus.register_topic("b")
         assert run(run_dir, "status").stdout.split() == ["shop"]
         assert json.loads(run(run_dir, "status", "shop").stdout)["topics"] == 2
@@ -95,7 +95,7 @@ def test_clean_removes_what_a_killed_bus_left_and_leaves_a_running_one(run_dir: 
     left = RunDir(run_dir, "dead")
     left.create()
     (Path("/dev/shm") / f"{left.segment_prefix}0123-1").write_bytes(b"left")
-    with EventBus("alive", run_dir=str(run_dir), linger_s=0.0) as bus:
+    with EventBus("alive", run_dir=str(run_dir), manager_idle_s=0.0) as bus:
         bus.topics()
         done = run(run_dir, "clean")
         assert done.returncode == 0, done.stderr

@@ -13,11 +13,11 @@ from eventbus_mp.errors import InvalidTopic, UsageError
         ("memory_bytes_max", 1.5e9),
         ("credit_max", 0),
         ("credit_max", None),
-        ("deliveries_max", 0),
-        ("deliveries_max", True),
-        ("deliveries_max", "3"),
-        ("full_timeout_s", -1),
-        ("full_timeout_s", float("nan")),
+        ("crashes_max", 0),
+        ("crashes_max", True),
+        ("crashes_max", "3"),
+        ("notify_timeout_s", -1),
+        ("notify_timeout_s", float("nan")),
         ("event_bytes_max", 1 << 32),
         ("ttl", -1),
         ("time_unit", "fortnight"),
@@ -47,7 +47,7 @@ def test_topics_become_a_tuple():
         ("ttl", "600", 600),
         ("strict", "yes", True),
         ("strict", "0", False),
-        ("full_timeout_s", "1.5", 1.5),
+        ("notify_timeout_s", "1.5", 1.5),
         ("memory_bytes_max", "2097152", 2 << 20),
         ("dead_letter_topic", "dead", "dead"),
         ("time_unit", "second", "second"),
@@ -62,15 +62,15 @@ def test_an_argument_wins_over_a_variable():
     assert BusConfig.from_environment({"EVENTBUS_MP_TTL": "nonsense"}, ttl=5).ttl == 5
 
 
-@pytest.mark.parametrize(("name", "text"), [("TTL", "ten"), ("STRICT", "maybe"), ("GRACE_S", "")])
+@pytest.mark.parametrize(("name", "text"), [("TTL", "ten"), ("STRICT", "maybe"), ("ORPHAN_GRACE_S", "")])
 def test_a_variable_that_is_no_value_is_named(name, text):
     with pytest.raises(UsageError, match=f"EVENTBUS_MP_{name}"):
         BusConfig.from_environment({f"EVENTBUS_MP_{name}": text})
 
 
 def test_the_real_environment_is_the_default(monkeypatch):
-    monkeypatch.setenv("EVENTBUS_MP_DELIVERIES_MAX", "7")
-    assert BusConfig.from_environment().deliveries_max == 7
+    monkeypatch.setenv("EVENTBUS_MP_CRASHES_MAX", "7")
+    assert BusConfig.from_environment().crashes_max == 7
 
 
 def test_what_the_manager_lives_by_makes_the_same_config():

@@ -13,17 +13,17 @@ PACKAGE = Path(__file__).resolve().parent.parent / "eventbus_mp"
 FLOORS = (
     ("__main__",),
     ("cli",),
-    ("demo", "testing"),
+    ("demo", "_crashpoints"),
     ("console",),
     ("__init__",),
     ("worker",),
     ("client", "manager"),
     ("runtime",),
-    ("core", "wire", "memory"),
-    ("messages", "effects"),
+    ("core", "memory"),
+    ("protocol",),
     ("config",),
-    ("model",),
-    ("ids", "locking"),
+    ("events", "statistics", "patterns"),
+    ("ids", "locking", "geometry"),
     ("errors",),
 )
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
@@ -35,7 +35,7 @@ IMPORTERS = {
     "multiprocessing.shared_memory": {"memory"},
 }
 
-PURE_PARTS = {"core", "wire"}
+PURE_PARTS = {"core", "protocol"}
 IMPURE_MODULES = {
     "logging",
     "multiprocess",
@@ -63,11 +63,11 @@ def test_one_file_imports_shared_memory() -> None:
 @pytest.mark.parametrize(
     ("module", "statement"),
     [
-        ("core.bus", "from ..messages import EventsPublished"),
+        ("core.bus", "from ..protocol.messages import EventsNotified"),
         ("core.bus", "from . import spans"),
-        ("core.bus", "from eventbus_mp.core.spans import Spans"),
+        ("core.bus", "from eventbus_mp.core.spans import SpanTable"),
         ("memory.segment", "from multiprocessing.shared_memory import SharedMemory"),
-        ("manager.__init__", "from .shell import serve"),
+        ("manager.__init__", "from .server import Server"),
         ("client.bus", "from eventbus_mp import errors"),
         ("client.bus", "import os, time"),
         ("demo.pipeline", "from ..console import progress"),
@@ -83,17 +83,17 @@ def test_what_is_allowed(module: str, statement: str) -> None:
 @pytest.mark.parametrize(
     ("module", "statement"),
     [
-        ("errors", "from .model import Event"),
-        ("messages", "from .core import bus"),
+        ("errors", "from .events import Event"),
+        ("protocol", "from .core import bus"),
         ("core.bus", "from ..runtime.loop import Loop"),
-        ("core.bus", "from eventbus_mp.wire import records"),
+        ("core.bus", "from eventbus_mp.memory import codec"),
         ("core.bus", "def f():\n    import time"),
         ("core.bus", "from os import path"),
-        ("wire.records", "import multiprocessing.connection"),
-        ("client.bus", "from ..manager import shell"),
+        ("protocol.records", "import multiprocessing.connection"),
+        ("client.bus", "from ..manager import server"),
         ("client.bus", "from .. import EventBus"),
         ("client.bus", "from .. import console"),
-        ("testing", "from .console import progress"),
+        ("_crashpoints", "from .console import progress"),
         ("cli", "import rich.table"),
         ("runtime.start", "from multiprocessing import shared_memory"),
         ("plugins", "import re"),

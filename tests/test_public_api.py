@@ -37,7 +37,7 @@ METHODS = {
     },
     Inbox: {
         "get": "timeout_s",
-        "get_many": "most timeout_s",
+        "get_many": "limit timeout_s",
         "complete": "shadow",
         "skip": "shadow reason",
         "fileno": "",

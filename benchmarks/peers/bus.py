@@ -187,11 +187,11 @@ class BusConsumer(ConsumerTicket):
             return lambda event: take(event.data)
         following = topic(self._forward)
 
-        def pass_on(event: Event) -> None:
+        def hand_over(event: Event) -> None:
             take(event.data)
             bus.notify(Event(id=event.id, topic=following, data=event.data))
 
-        return pass_on
+        return hand_over
 
 
 def _array_of(data: Any) -> Any:

@@ -119,13 +119,13 @@ class LahjaConsumer(ConsumerTicket):
                 take(event.data)
                 acknowledge()
 
-            async def pass_on(event: Any) -> None:
+            async def hand_over(event: Any) -> None:
                 take(event.data)
                 await endpoint.broadcast(STAGES[self._stage + 1](event.data))
                 acknowledge()
 
             is_last = self._stage + 1 == self._layout.stages
-            endpoint.subscribe(STAGES[self._stage], handle if is_last else pass_on)
+            endpoint.subscribe(STAGES[self._stage], handle if is_last else hand_over)
             if not is_last:
                 await _connect_to_stage(endpoint, self._directory, self._stage + 1, self._layout.subscribers)
             ready()

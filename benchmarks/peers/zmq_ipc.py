@@ -136,11 +136,11 @@ class ZmqConsumer(ConsumerTicket):
 
 
 def _passing_on(take: Take, source: Source) -> Take:
-    def pass_on(data: Data) -> None:
+    def hand_over(data: Data) -> None:
         take(data)
         source.publish((data,))
 
-    return pass_on
+    return hand_over
 
 
 def _address(directory: Path, name: str) -> str:

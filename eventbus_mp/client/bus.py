@@ -6,30 +6,22 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, TypeVar
 
-from eventbus_mp import messages
-from eventbus_mp.client import process
+from eventbus_mp.client import sessions
 from eventbus_mp.client.inbox import Inbox
+from eventbus_mp.client.listeners import broadcast_key, listener_of, pack_config, unpack_config, watcher_of
 from eventbus_mp.client.loan import Loan, make_loan
-from eventbus_mp.client.naming import (
-    broadcast_key,
-    check_credit,
-    check_patterns,
-    check_retries,
-    check_timeout,
-    listener_of,
-    pack_config,
-    unpack_config,
-    watcher_of,
-)
 from eventbus_mp.client.session import Session
+from eventbus_mp.client.validation import check_credit, check_patterns, check_retries, check_timeout
 from eventbus_mp.config import BusConfig, check_bus_name
 from eventbus_mp.errors import BusClosed, UsageError, WaitTimeout
+from eventbus_mp.events import Event, EventShadow, check_topic
 from eventbus_mp.ids import unique_id
-from eventbus_mp.locking import Guard
+from eventbus_mp.locking import NonReentrantLock
 from eventbus_mp.memory.registered import register_type
-from eventbus_mp.messages import Outcome
-from eventbus_mp.model import BusStatistics, Event, EventShadow, Subscriber, SubscriberKey, Watcher, check_topic
+from eventbus_mp.protocol import requests
+from eventbus_mp.protocol.messages import Outcome
 from eventbus_mp.runtime.launch import manager_end
+from eventbus_mp.statistics import BusStatistics, Subscriber, SubscriberKey, Watcher
 
 __all__ = ["EventBus"]
 
@@ -63,7 +55,7 @@ class EventBus:
         self._topics = tuple(check_topic(topic) for topic in (*self.config.topics, *topics))
         self._session: Session | None = None
         self._closed = False
-        self._lock = Guard()
+        self._lock = NonReentrantLock()
 
     # --- topics ---
 
@@ -73,19 +65,19 @@ class EventBus:
         Raises:
             InvalidTopic: The name is empty, over 255 characters, or has control characters.
         """
-        return bool(self._ask(messages.RegisterTopic, check_topic(name)))
+        return bool(self._ask(requests.RegisterTopic, check_topic(name)))
 
     def unregister_topic(self, name: str) -> bool:
         """Forget the topic and drop its unsettled events; False when it was not known."""
         self._live().publisher.forget_topic(name)
-        return bool(self._ask(messages.UnregisterTopic, check_topic(name)))
+        return bool(self._ask(requests.UnregisterTopic, check_topic(name)))
 
     def topic_exists(self, name: str) -> bool:
-        return bool(self._ask(messages.ResolveTopic, check_topic(name))[0])
+        return bool(self._ask(requests.ResolveTopic, check_topic(name))[0])
 
     def topics(self) -> list[str]:
         """All topic names, sorted."""
-        return list(self._ask(messages.ListTopics))
+        return list(self._ask(requests.ListTopics))
 
     # --- subscribers ---
 
@@ -150,7 +142,7 @@ class EventBus:
         return subscribe
 
     def _listen(self, handler_for: Callable[..., Any], *hosting: Any) -> None:
-        if not process.imports_program():
+        if not sessions.imports_program():
             session = self._live()
             session.listen(handler_for(session, session.host(*hosting)))
 
@@ -174,10 +166,10 @@ class EventBus:
         known = session.find(key) or session.find(broadcast_key(key))
         gone = False
         for wanted in (key, broadcast_key(key)):
-            gone |= bool(self._ask(messages.Unsubscribe, wanted.name, pack_config(wanted.config)))
+            gone |= bool(self._ask(requests.Unsubscribe, wanted.name, pack_config(wanted.config)))
         if known is not None:
             session.loop.remove(known.number)
-            known.hand_back()
+            known.return_unstarted()
             session.forget(known)
         return gone
 
@@ -185,7 +177,7 @@ class EventBus:
         """Everybody who is subscribed, or who gets this topic's events, in the order they came."""
         return [
             Subscriber(name, unpack_config(config), tuple(patterns), tuple(pids))
-            for name, config, patterns, pids in self._ask(messages.ListSubscribers, topic)
+            for name, config, patterns, pids in self._ask(requests.ListSubscribers, topic)
         ]
 
     # --- events ---
@@ -202,7 +194,7 @@ class EventBus:
             UnknownTopic: The topic is not registered and `strict` is set; else that is a warning, too.
             EncodeError: The data holds something that cannot travel; the text names the path to it.
             EventTooLarge: It is over `event_bytes_max`, or over what the bus's memory can ever hold.
-            BusFull: No memory became free within `full_timeout_s`; the text says who holds it.
+            BusFull: No memory became free within `notify_timeout_s`; the text says who holds it.
         """
         return (self._session or self._live()).publisher.notify(event)
 
@@ -257,7 +249,7 @@ class EventBus:
         """
         session = self._live()
         place = session.place_of(shadow)
-        return session.reader.fetch(place) if place is not None else None
+        return session.fetcher.fetch(place) if place is not None else None
 
     def fetch_event_data(self, shadow: EventShadow | tuple[str, str]) -> Any:
         """The event's data; None when the event is settled."""
@@ -283,14 +275,14 @@ class EventBus:
         session = self._live()
         session.flush()
         place = session.place_of(shadow)
-        told = self._ask(messages.WatchEvent, place.topic, place.sequence) if place is not None else None
-        return watcher_of(told) if told is not None else None
+        reported = self._ask(requests.WatchEvent, place.topic, place.sequence) if place is not None else None
+        return watcher_of(reported) if reported is not None else None
 
     def watchers(self, topic: str) -> dict[str, Watcher]:
         """id -> watcher of every unsettled event of the topic; of two with one id, the newest."""
         session = self._live()
         session.flush()
-        return {event_id: watcher_of(told) for event_id, told in session.reader.watched(topic)}
+        return {event_id: watcher_of(reported) for event_id, reported in session.fetcher.watched(topic)}
 
     def statistics(self) -> BusStatistics:
         """A snapshot of the whole bus."""
@@ -299,7 +291,7 @@ class EventBus:
     def story(self, shadow: EventShadow | tuple[str, str]) -> list[str]:
         """What the manager remembers of the event, oldest first: bounded, so an old event's is empty."""
         place = self._live().place_of(shadow)
-        return list(self._ask(messages.GetHistory, place.sequence)) if place is not None else []
+        return list(self._ask(requests.GetHistory, place.sequence)) if place is not None else []
 
     def drain(self, pattern: str = "", *, timeout_s: float | None = None) -> None:
         """Wait until no topic that the pattern matches has an unsettled event; what this process notified counts.
@@ -324,7 +316,7 @@ class EventBus:
         with self._lock:
             session, self._session, self._closed = self._session, None, True
         if session is not None:
-            process.close_session(session)
+            sessions.close_session(session)
 
     def shutdown(self) -> None:
         """Stop the manager for everybody, unsettled events included, and close this handle.
@@ -337,7 +329,7 @@ class EventBus:
         manager_pid = self.statistics().manager_pid  # asked for: what we know may be one that died
         with manager_end(manager_pid) as has_ended:
             self._live().stop_listening()
-            self._ask(messages.ShutDown)
+            self._ask(requests.ShutDown)
             self.close()
             if not has_ended(self.config.request_timeout_s):
                 raise WaitTimeout(f"the manager of bus {self.name!r}, process {manager_pid}, does not leave")
@@ -363,7 +355,7 @@ class EventBus:
         For `WorkerPool`. A handler's own handle must be the connection that holds the delivery it settles.
         """
         session = Session(self.name, self.config, threaded=False)
-        process.become_worker(session)
+        sessions.become_worker(session)
         return session
 
     def _live(self) -> Session:
@@ -374,18 +366,18 @@ class EventBus:
             if self._closed:
                 raise BusClosed(f"this handle of bus {self.name!r} was closed; open another EventBus")
             if self._session is None:
-                session = process.worker_session(self.name, self.config.run_dir) or Session(self.name, self.config)
-                process.keep_session(self, session)
+                session = sessions.worker_session(self.name, self.config.run_dir) or Session(self.name, self.config)
+                sessions.keep_session(self, session)
                 try:
                     for topic in self._topics:
-                        session.connection.request(messages.RegisterTopic, topic)
+                        session.connection.request(requests.RegisterTopic, topic)
                 except BaseException:
-                    process.close_session(session)
+                    sessions.close_session(session)
                     raise
                 self._session = session
             return self._session
 
-    def _ask(self, kind: type[messages.Request], *fields: Any) -> Any:
+    def _ask(self, kind: type[requests.Request], *fields: Any) -> Any:
         return self._live().connection.request(kind, *fields)
 
     def _mark(self, listener: Any, shadow: EventShadow | tuple[str, str], outcome: int) -> None:
@@ -393,5 +385,5 @@ class EventBus:
 
     def abandon(self) -> None:
         """In a forked child: begin again on next use. Called by itself."""
-        self._lock = Guard()
+        self._lock = NonReentrantLock()
         self._session = None

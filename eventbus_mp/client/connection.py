@@ -18,24 +18,22 @@ from itertools import count
 from typing import Any
 
 from eventbus_mp import errors
-from eventbus_mp.client.joining import join
+from eventbus_mp.client.connect import connect
 from eventbus_mp.config import BusConfig
 from eventbus_mp.errors import BusClosed, EventBusError, ManagerLost
-from eventbus_mp.locking import Turns, owns, reentered
-from eventbus_mp.messages import CancelWait, Goodbye, Request
-from eventbus_mp.runtime.pipe import READ_BYTES
-from eventbus_mp.runtime.rundir import RunDir
-from eventbus_mp.wire.stream import (
+from eventbus_mp.locking import LeaderFollowers, owns, reentered
+from eventbus_mp.protocol.client_events import (
+    ClientEvent,
     Delivered,
-    FromManager,
-    FromManagerMessage,
-    ManagerReplacement,
+    ManagerChanged,
     Replied,
     SpanGranted,
     TopicStale,
-    encode_request,
-    unpack,
 )
+from eventbus_mp.protocol.decoders import ClientDecoder, encode_request, unpack
+from eventbus_mp.protocol.requests import CancelWait, Goodbye, Request
+from eventbus_mp.runtime.pipe import READ_BYTES
+from eventbus_mp.runtime.rundir import RunDir
 
 __all__ = ["Connection"]
 
@@ -58,13 +56,13 @@ class Connection:
         self.bus = bus
         self.config = config
         self._run_dir = RunDir(config.run_dir, bus)
-        self.welcome, self._incoming, self._outgoing = join(bus, config, self._run_dir)
+        self.welcome, self._incoming, self._outgoing = connect(bus, config, self._run_dir)
         self._make_locks()
         self._unsent = b""
-        self._stream = FromManager()
+        self._stream = ClientDecoder()
         self._pieces: deque[bytes] = deque()
         """What was read and is not fed to the stream yet."""
-        self._arrived: deque[FromManagerMessage] = deque()
+        self._arrived: deque[ClientEvent] = deque()
         self._request_numbers = count(1)
         self._awaited: set[int] = set()
         """Numbers of requests whose reply somebody will take. A manager that replaces a dead one may reply again."""
@@ -86,7 +84,7 @@ class Connection:
         """One writer at a time. The publisher holds it while it fills memory, too: so its events keep one order.
 
         Whoever has it must not take it again, or an event would get into the middle of another: `refuse_reentry`."""
-        self._turns = Turns()
+        self._turns = LeaderFollowers()
         """Whose turn it is to read the pipe."""
         self._closes_late = False
 
@@ -166,9 +164,9 @@ class Connection:
         """Nobody waits any more for this reply, of a `Drain` or an awaited event."""
         self._awaited.discard(number)
         self._replies.pop(number, None)
-        self.tell(CancelWait, number)
+        self.send_oneway(CancelWait, number)
 
-    def tell(self, kind: type[Request], *fields: Any) -> None:
+    def send_oneway(self, kind: type[Request], *fields: Any) -> None:
         """Send a request that is not answered."""
         self.send(encode_request(kind(0, 0, *fields)))
 
@@ -218,7 +216,7 @@ class Connection:
         return True
 
     def _end_turn(self) -> None:
-        self._turns.pass_on()
+        self._turns.hand_over()
         if self._closes_late:
             self._closes_late = False
             self._close_reading_side()
@@ -253,7 +251,7 @@ class Connection:
                 self.on_span_granted(message)
             elif type(message) is TopicStale:
                 self.on_topic_stale(message)
-            elif type(message) is ManagerReplacement:
+            elif type(message) is ManagerChanged:
                 self.manager_pid = message.pid
                 self.on_manager_replaced()
 
@@ -262,10 +260,10 @@ class Connection:
         if self._wake_fd >= 0:
             os.eventfd_write(self._wake_fd, 1)
 
-    def rouse(self) -> None:
+    def wake_all(self) -> None:
         """`wake`, and also whoever stands by while nobody reads: a signal's handler raised just as a turn ended."""
         self.wake()
-        self._turns.pass_on()
+        self._turns.hand_over()
 
     def watch(self, fd: int, on_ready: Callable[[], object]) -> None:
         """While somebody waits, call `on_ready` when `fd` is readable; it must not stay readable for ever."""
@@ -315,7 +313,7 @@ class Connection:
             # Unless that is this thread: a signal's handler came in the middle of its wait, whose end does the rest.
             self._closes_late = self._turns.holder == threading.get_ident()
             while self._turns.holder and not self._closes_late:
-                self._turns.stand_by()
+                self._turns.wait_turn()
             if not self._closes_late:
                 self._close_reading_side()
 

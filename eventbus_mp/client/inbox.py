@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from time import monotonic, monotonic_ns
 from typing import TYPE_CHECKING
 
-from eventbus_mp.client.naming import check_timeout
-from eventbus_mp.client.subscription import Subscription
+from eventbus_mp.client.endpoint import ClientEndpoint
+from eventbus_mp.client.validation import check_timeout
 from eventbus_mp.errors import BusClosed, NotSubscribed, UsageError
-from eventbus_mp.messages import Outcome, Record
-from eventbus_mp.model import EventShadow, SubscriberKey
+from eventbus_mp.events import EventShadow
+from eventbus_mp.protocol.messages import Outcome, Record
+from eventbus_mp.statistics import SubscriberKey
 
 if TYPE_CHECKING:
     from eventbus_mp.client.session import Session
@@ -28,10 +29,10 @@ class Inbox:
     `for shadow in inbox` waits for the next one and ends when the inbox is closed. Usable from several threads.
     """
 
-    def __init__(self, session: Session, subscription: Subscription, key: SubscriberKey) -> None:
+    def __init__(self, session: Session, endpoint: ClientEndpoint, key: SubscriberKey) -> None:
         self.key = key
         self._session = session
-        self._subscription = subscription
+        self._endpoint = endpoint
         self._event_fd = -1
         self._event_lock = threading.Lock()
         self._closed = False
@@ -46,28 +47,28 @@ class Inbox:
         shadows = self.get_many(1, timeout_s)
         return shadows[0] if shadows else None
 
-    def get_many(self, most: int, timeout_s: float | None = None) -> list[EventShadow]:
+    def get_many(self, limit: int, timeout_s: float | None = None) -> list[EventShadow]:
         """Up to `most` shadows: blocks for the first, then takes what is there. Empty when `timeout_s` is over.
 
         Raises:
             UsageError: `most` is no number, or below 1.
         """
-        if type(most) is not int or most < 1:
-            raise UsageError(f"get_many({most!r}) of inbox {self.key.name!r}: give a number of shadows, 1 or more")
+        if type(limit) is not int or limit < 1:
+            raise UsageError(f"get_many({limit!r}) of inbox {self.key.name!r}: give a number of shadows, 1 or more")
         check_timeout(timeout_s)
-        subscription = self._subscription
+        endpoint = self._endpoint
         taken: list[EventShadow] = []
         deadline = None if timeout_s is None else monotonic() + timeout_s
         while not taken:
-            if not subscription.pending:  # Also when all there were had expired.
-                subscription.flush()
-                self._session.reader.release_ended()
+            if not endpoint.pending:  # Also when all there were had expired.
+                endpoint.flush()
+                self._session.fetcher.release_ended()
             left_s = None if deadline is None else deadline - monotonic()
-            if not self._session.connection.wait(lambda: subscription.pending or self._ended, left_s):
+            if not self._session.connection.wait(lambda: endpoint.pending or self._ended, left_s):
                 self._clear_event_fd()
                 return []
             self._check_open()
-            while len(taken) < most and (record := subscription.take()) is not None:
+            while len(taken) < limit and (record := endpoint.take()) is not None:
                 shadow = self._shadow(record)
                 if shadow is not None:
                     taken.append(shadow)
@@ -76,13 +77,13 @@ class Inbox:
 
     def _shadow(self, record: Record) -> EventShadow | None:
         """The shadow of a delivery just taken; None when its time is over, or its payload gone: then it is settled."""
-        shadow = self._session.reader.shadow_in_hand(record)
+        shadow = self._session.fetcher.delivered_shadow(record)
         if shadow is not None and record[6] and record[6] <= monotonic_ns():
-            self._subscription.explain(shadow.id, "expired")
-            self._subscription.settle(record[7], Outcome.SKIPPED)
+            self._endpoint.explain(shadow.id, "expired")
+            self._endpoint.settle(record[7], Outcome.SKIPPED)
             return None
         if shadow is None:
-            self._subscription.settle(record[7], Outcome.FAILED)
+            self._endpoint.settle(record[7], Outcome.FAILED)
         return shadow
 
     def complete(self, shadow: EventShadow) -> None:
@@ -98,7 +99,7 @@ class Inbox:
     def skip(self, shadow: EventShadow, reason: str = "") -> None:
         """Settle a shadow taken from here as skipped, else like `complete`; `statistics()` shows the reason."""
         if self._settle(shadow, Outcome.SKIPPED) and reason:
-            self._subscription.explain(shadow.id, reason)
+            self._endpoint.explain(shadow.id, reason)
 
     def _settle(self, shadow: EventShadow, outcome: int) -> bool:
         """Whether it was in hand here."""
@@ -106,12 +107,12 @@ class Inbox:
         place = getattr(shadow, "_place", None)
         if place is None:
             raise NotSubscribed(f"{shadow!r} was not taken from inbox {self.key.name!r}; settle what get() returned")
-        if not self._subscription.settle(place.sequence, outcome):
-            self._subscription.flush()
+        if not self._endpoint.settle(place.sequence, outcome):
+            self._endpoint.flush()
             self._session.mark(self.key, place, outcome)
             return False
-        if not self._subscription.pending:
-            self._subscription.flush()
+        if not self._endpoint.pending:
+            self._endpoint.flush()
         return True
 
     def __iter__(self) -> Iterator[EventShadow]:
@@ -132,9 +133,9 @@ class Inbox:
         self._check_open()
         if self._event_fd < 0:
             self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-            self._subscription.on_arrival = self._ring
+            self._endpoint.on_arrival = self._ring
             self._session.start_thread()
-            if self._subscription.pending:
+            if self._endpoint.pending:
                 self._ring()
         return self._event_fd
 
@@ -144,29 +145,29 @@ class Inbox:
                 os.eventfd_write(self._event_fd, 1)
 
     def _clear_event_fd(self) -> None:
-        if self._event_fd >= 0 and not self._subscription.pending:
+        if self._event_fd >= 0 and not self._endpoint.pending:
             _drain_event_fd(self._event_fd)
-            if self._subscription.pending or self._ended or self._subscription.lost:  # Since just before, perhaps.
+            if self._endpoint.pending or self._ended or self._endpoint.lost:  # Since just before, perhaps.
                 self._ring()
 
     @property
     def _ended(self) -> bool:
-        return self._closed or self._subscription.is_over
+        return self._closed or self._endpoint.is_over
 
     def _check_open(self) -> None:
         if self._closed:
             raise BusClosed(f"inbox {self.key.name!r} was closed")
-        if self._subscription.is_over:
+        if self._endpoint.is_over:
             raise BusClosed(f"inbox {self.key.name!r} was unsubscribed, or closed through another Inbox of this handle")
 
     def close(self) -> None:
-        """Hand back what is not settled; the subscriber stays for `grace_s` if no other process hosts it."""
+        """Hand back what is not settled; the subscriber stays for `orphan_grace_s` if no other process hosts it."""
         if self._closed:
             return
         self._closed = True
-        self._subscription.on_arrival = None
+        self._endpoint.on_arrival = None
         if not self._session.connection.lost:
-            self._session.drop(self._subscription)
+            self._session.drop(self._endpoint)
             self._session.connection.wake()
         with self._event_lock:
             if self._event_fd >= 0:

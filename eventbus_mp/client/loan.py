@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from eventbus_mp.client.publisher import Borrowed, Publisher
+from eventbus_mp.client.publisher import LoanedSpan, Publisher
 from eventbus_mp.errors import EncodeError, UsageError
+from eventbus_mp.events import ENVELOPE_FIELDS, Event, EventShadow
 from eventbus_mp.memory.buffers import loaned_array, loaned_view, numpy_for_loans
 from eventbus_mp.memory.payload import encode_loaned, loaned_offset
-from eventbus_mp.model import ENVELOPE_FIELDS, Event, EventShadow
 
 __all__ = ["Loan"]
 
@@ -44,19 +44,19 @@ class Loan:
         self._array = array
         """(shape, dtype) of an array."""
         self._encoded = encode_loaned(event, nbytes)
-        self._borrowed: Borrowed | None = None
+        self._loaned: LoanedSpan | None = None
         self._entered = False
 
     def __enter__(self) -> Loan:
         if self._entered:
             raise UsageError(f"the loan of event {self.id!r} was used already; take another one")
         self._entered = True
-        self._borrowed = borrowed = self._publisher.borrow(self._event, self._encoded)
-        if borrowed is None:
+        self._loaned = loaned = self._publisher.loan_span(self._event, self._encoded)
+        if loaned is None:
             memory = memoryview(bytearray(self._nbytes))  # Nobody will see it.
         else:
-            start = borrowed.span.offset + loaned_offset(self._encoded)
-            memory = borrowed.view[start : start + self._nbytes]
+            start = loaned.span.offset + loaned_offset(self._encoded)
+            memory = loaned.view[start : start + self._nbytes]
         if self._array is None:
             self.buffer = memory
         else:
@@ -67,14 +67,14 @@ class Loan:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self._publisher.refuse_reentry()
         self._revoke()
-        borrowed, self._borrowed = self._borrowed, None
+        loaned, self._loaned = self._loaned, None
         if error is not None:
-            if borrowed is not None:
-                self._publisher.return_borrowed(borrowed)
-        elif borrowed is None:
+            if loaned is not None:
+                self._publisher.return_loaned(loaned)
+        elif loaned is None:
             self.shadow = EventShadow(self.topic, self.id)
         else:
-            self.shadow = self._publisher.publish_borrowed(borrowed, self._event, self._encoded)
+            self.shadow = self._publisher.publish_loaned(loaned, self._event, self._encoded)
 
     def _revoke(self) -> None:
         if self.buffer is not None:

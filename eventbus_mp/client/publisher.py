@@ -12,21 +12,19 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from eventbus_mp.client.connection import Connection
-from eventbus_mp.client.supply import LOANS_AHEAD, Supply
+from eventbus_mp.client.span_pool import LOANS_AHEAD, SpanPool
 from eventbus_mp.config import TIME_UNITS_NS, BusConfig
 from eventbus_mp.errors import EventTooLarge, UnknownTopic
-from eventbus_mp.memory.arena import Arena, LentSpan
+from eventbus_mp.events import Event, EventShadow, Place, check_topic
+from eventbus_mp.geometry import SEQUENCE_LINK_SHIFT
+from eventbus_mp.memory.arena import Arena, GrantedSpan
 from eventbus_mp.memory.payload import EncodedEvent, encode_event, new_object, write_loaned, write_payload
-from eventbus_mp.messages import (
-    SEQUENCE_LINK_SHIFT,
-    ResolveTopic,
-)
-from eventbus_mp.model import Event, EventShadow, Place, check_topic
-from eventbus_mp.wire import records
-from eventbus_mp.wire.records import NOTIFIED, RECORD
-from eventbus_mp.wire.stream import TopicStale
+from eventbus_mp.protocol import records
+from eventbus_mp.protocol.client_events import TopicStale
+from eventbus_mp.protocol.records import NOTIFIED, RECORD
+from eventbus_mp.protocol.requests import ResolveTopic
 
-__all__ = ["Borrowed", "Publisher"]
+__all__ = ["LoanedSpan", "Publisher"]
 
 pack_record = RECORD.pack
 log = logging.getLogger("eventbus_mp")
@@ -35,12 +33,12 @@ WARNING_INTERVAL_S = 60.0
 """An event without a subscriber is warned of this often, a topic."""
 
 
-class Borrowed(NamedTuple):
+class LoanedSpan(NamedTuple):
     """A span with nothing in it, for one event of `topic`."""
 
     topic: int
     view: memoryview
-    span: LentSpan
+    span: GrantedSpan
 
 
 class Publisher:
@@ -49,19 +47,19 @@ class Publisher:
     supply: Where the memory comes from.
     """
 
-    def __init__(self, connection: Connection, supply: Supply) -> None:
+    def __init__(self, connection: Connection, span_pool: SpanPool) -> None:
         self._connection = connection
         self._config: BusConfig = connection.config
-        self._supply = supply
+        self._span_pool = span_pool
         self._unit_ns = TIME_UNITS_NS[self._config.time_unit]
         self._sequence = connection.welcome.link << SEQUENCE_LINK_SHIFT
-        self._order = connection.write_lock
-        self._is_within: Callable[[], bool] = self._order._is_owned  # type: ignore[attr-defined]
+        self._write_lock = connection.write_lock
+        self._is_within: Callable[[], bool] = self._write_lock._is_owned  # type: ignore[attr-defined]
         self._event_bytes_max = self._config.event_bytes_max
         self._topics: dict[str, int] = {}
         """Numbers of topics that had a subscriber when we asked. Never says no: only the manager may say that."""
         self._warned: dict[str, float] = {}
-        self._lent_out: set[LentSpan] = set()
+        self._loaned_out: set[GrantedSpan] = set()
         """Spans that loans fill."""
         connection.on_topic_stale = self._on_topic_stale
 
@@ -77,18 +75,18 @@ class Publisher:
         topic = self._topics.get(topic_name) or self._resolve(topic_name)
         if not topic:
             return EventShadow(topic_name, event.id)
-        supply = self._supply
-        arena = supply.arena if supply.listener_arena is None else supply.choose()
+        span_pool = self._span_pool
+        arena = span_pool.arena if span_pool.listener_arena is None else span_pool.choose()
         while True:
-            with self._order:
+            with self._write_lock:
                 written = self._write(arena, encoded, topic, event, awaited)
                 if written is not None:
                     data, place, filled = written
                     self._connection.send_locked(data)
                     break
-            arena = supply.get(length)
+            arena = span_pool.get(length)
         if filled is not None:
-            supply.order_ahead(filled.length, length)
+            span_pool.order_ahead(filled.length, length)
         return shadow_at(topic_name, event.id, place)
 
     def notify_many(self, events: Iterable[Event]) -> list[EventShadow]:
@@ -111,14 +109,14 @@ class Publisher:
     def _notify_all(self, prepared: list[tuple[Event, EncodedEvent]], topics: dict[str, int]) -> list[EventShadow]:
         """Publish events that somebody is subscribed to."""
         shadows: list[EventShadow] = []
-        arena = self._supply.choose()
+        arena = self._span_pool.choose()
         while len(shadows) < len(prepared):
-            with self._order:
+            with self._write_lock:
                 filled = self._write_many(arena, prepared, topics, shadows)
             if filled is not None:
-                self._supply.order_ahead(*filled)
+                self._span_pool.order_ahead(*filled)
             if len(shadows) < len(prepared):
-                arena = self._supply.get(prepared[len(shadows)][1][4])
+                arena = self._span_pool.get(prepared[len(shadows)][1][4])
         return shadows
 
     def _write_many(
@@ -149,14 +147,14 @@ class Publisher:
                 self._connection.send_locked(b"".join(parts))
         return last
 
-    def begin_anew(self) -> list[list[int]]:
+    def resync(self) -> list[list[int]]:
         """Another manager goes on: [segment, offset] of the spans that are ours. What was ordered is ordered again."""
         self._topics.clear()
-        return self._supply.begin_anew(self._order, self._lent_out)
+        return self._span_pool.resync(self._write_lock, self._loaned_out)
 
     # --- loans ---
 
-    def borrow(self, event: Event, encoded: EncodedEvent) -> Borrowed | None:
+    def loan_span(self, event: Event, encoded: EncodedEvent) -> LoanedSpan | None:
         """A span of its own for an event that will be filled in place; None when nobody is subscribed.
 
         No lock is held until it is published or given back, and its place among the events is that of its publishing.
@@ -166,31 +164,31 @@ class Publisher:
         topic = self._topics.get(event.topic) or self._resolve(event.topic)
         if not topic:
             return None
-        arena = self._supply.choose()
+        arena = self._span_pool.choose()
         length = max(encoded[4], arena.large_bytes + 1)
         while True:
-            with self._order:
-                room = arena.reserve(length)
-                if room is not None:
-                    assert room.filled is not None
-                    self._lent_out.add(room.filled)
-                    return Borrowed(topic, room.view, room.filled)
-            arena = self._supply.get(length)
+            with self._write_lock:
+                slot = arena.reserve(length)
+                if slot is not None:
+                    assert slot.filled is not None
+                    self._loaned_out.add(slot.filled)
+                    return LoanedSpan(topic, slot.view, slot.filled)
+            arena = self._span_pool.get(length)
 
-    def publish_borrowed(self, borrowed: Borrowed, event: Event, encoded: EncodedEvent) -> EventShadow:
+    def publish_loaned(self, loaned: LoanedSpan, event: Event, encoded: EncodedEvent) -> EventShadow:
         """Publish what was filled in place."""
-        topic, view, span = borrowed
+        topic, view, span = loaned
         deadline_ns = 0 if event.ttl is None else self._deadline_ns(event)
-        with self._order:
-            self._lent_out.discard(span)
+        with self._write_lock:
+            self._loaned_out.discard(span)
             self._sequence = sequence = self._sequence + 1
             write_loaned(view, span.offset, encoded, sequence)
-            record = records.notified(
+            record = records.pack_notified(
                 topic, span.segment, span.offset, encoded[4], deadline_ns, sequence, awaited=False
             )
-            self._connection.send_locked(record + records.span_sealed(span.segment, span.offset))
-        counted = max(encoded[4], self._supply.arena.large_bytes + 1)
-        self._supply.order_ahead(span.length, counted, LOANS_AHEAD)
+            self._connection.send_locked(record + records.pack_span_sealed(span.segment, span.offset))
+        counted = max(encoded[4], self._span_pool.arena.large_bytes + 1)
+        self._span_pool.order_ahead(span.length, counted, LOANS_AHEAD)
         place = Place(topic, span.segment, span.offset, encoded[4], sequence)
         return EventShadow(event.topic, event.id, place)
 
@@ -198,21 +196,21 @@ class Publisher:
         """Raise `UsageError` in the middle of this thread's own writing."""
         self._connection.refuse_reentry()
 
-    def return_borrowed(self, borrowed: Borrowed) -> None:
+    def return_loaned(self, loaned: LoanedSpan) -> None:
         """Give the memory back; nothing is published."""
-        span = borrowed.span
-        with self._order:
-            self._lent_out.discard(span)
-            self._connection.send_locked(records.span_sealed(span.segment, span.offset))
+        span = loaned.span
+        with self._write_lock:
+            self._loaned_out.discard(span)
+            self._connection.send_locked(records.pack_span_sealed(span.segment, span.offset))
 
     def close(self) -> None:
         """Let go of the memory; the manager takes the spans back when the link ends."""
-        with self._order:
-            self._supply.close()
+        with self._write_lock:
+            self._span_pool.close()
 
     def abandon(self) -> None:
         """`close`, in a forked child: whoever had the lock does not exist there."""
-        self._supply.close()
+        self._span_pool.close()
 
     def forget_topic(self, name: str) -> None:
         """Ask the manager again at the next event of this topic."""
@@ -232,7 +230,7 @@ class Publisher:
 
     def _write(
         self, arena: Arena, encoded: EncodedEvent, topic: int, event: Event, awaited: bool
-    ) -> tuple[bytes, tuple[int, int, int, int, int], LentSpan | None] | None:
+    ) -> tuple[bytes, tuple[int, int, int, int, int], GrantedSpan | None] | None:
         """Put the event into shared memory: (records, place, the span that was filled); None: no room."""
         # hot path, 1.2 us: what fits into the span in use is placed, and a plain record is packed, without a call.
         length = encoded[4]
@@ -241,10 +239,10 @@ class Publisher:
             arena.position = offset + length
             view, segment_number, filled = arena.view, arena.segment, None
         else:
-            room = arena.reserve(length)
-            if room is None:
+            slot = arena.reserve(length)
+            if slot is None:
                 return None
-            view, segment_number, offset, filled = room
+            view, segment_number, offset, filled = slot
         # Payload first, record second: the record is the only permission to read the payload.
         self._sequence = sequence = self._sequence + 1
         write_payload(view, offset, encoded, sequence)
@@ -252,11 +250,11 @@ class Publisher:
             if awaited:
                 self._connection.expect_reply(sequence)
             deadline_ns = 0 if event.ttl is None else self._deadline_ns(event)
-            data = records.notified(topic, segment_number, offset, length, deadline_ns, sequence, awaited)
+            data = records.pack_notified(topic, segment_number, offset, length, deadline_ns, sequence, awaited)
         else:
             data = pack_record(NOTIFIED, topic, segment_number, offset, length, 0, 0, sequence)
         if filled is not None:
-            data += records.span_sealed(filled.segment, filled.offset)
+            data += records.pack_span_sealed(filled.segment, filled.offset)
         return data, (topic, segment_number, offset, length, sequence), filled
 
     def _deadline_ns(self, event: Event) -> int:

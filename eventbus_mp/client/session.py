@@ -7,20 +7,30 @@ import threading
 from typing import Any
 
 from eventbus_mp.client.connection import Connection
-from eventbus_mp.client.listening import EventHandler, Handler, ListenerLoop, ShadowHandler, current_loop
-from eventbus_mp.client.naming import Listener, broadcast_key, pack_config, unpack_config
+from eventbus_mp.client.endpoint import ClientEndpoint, flat_ranges
+from eventbus_mp.client.fetcher import EventFetcher
+from eventbus_mp.client.handlers import EventHandler, Handler, HandlerLoop, ShadowHandler, current_loop
+from eventbus_mp.client.listeners import Listener, broadcast_key, pack_config, unpack_config
 from eventbus_mp.client.publisher import Publisher
-from eventbus_mp.client.reading import Reader
-from eventbus_mp.client.subscription import Subscription, flat_ranges
-from eventbus_mp.client.supply import Supply
+from eventbus_mp.client.span_pool import SpanPool
 from eventbus_mp.config import BusConfig
 from eventbus_mp.errors import BusClosed, EventBusError, ManagerLost, UsageError, WaitTimeout
-from eventbus_mp.locking import Guard
-from eventbus_mp.memory.reader import LeaseBook, Mappings
-from eventbus_mp.messages import ReportState, Drain, GetStatistics, MarkEvent, RegisterTopic, StopHosting, Subscribe
-from eventbus_mp.model import BusStatistics, EventShadow, Place, SubscriberKey, SubscriberStatistics
-from eventbus_mp.wire.records import RECORD
-from eventbus_mp.wire.stream import Delivered
+from eventbus_mp.events import EventShadow, Place
+from eventbus_mp.locking import NonReentrantLock
+from eventbus_mp.memory.leases import LeaseBook
+from eventbus_mp.memory.mappings import Mappings
+from eventbus_mp.protocol.client_events import Delivered
+from eventbus_mp.protocol.records import RECORD
+from eventbus_mp.protocol.requests import (
+    Drain,
+    GetStatistics,
+    MarkEvent,
+    RegisterTopic,
+    ReportState,
+    StopHosting,
+    Subscribe,
+)
+from eventbus_mp.statistics import BusStatistics, SubscriberKey, SubscriberStatistics
 
 __all__ = ["Session"]
 
@@ -40,22 +50,22 @@ class Session:
         self.connection = Connection(bus, config)
         self._mappings = mappings = Mappings(self.connection.welcome.segment_prefix)
         self.leases = LeaseBook()
-        self.loop = ListenerLoop(self.connection)
-        supply = Supply(
+        self.loop = HandlerLoop(self.connection)
+        span_pool = SpanPool(
             self.connection,
             mappings,
             in_listener=lambda: current_loop() is not None,
             before_waiting=self.flush,
             describe_holders=self.describe_holders,
         )
-        self.publisher = Publisher(self.connection, supply)
-        self.reader = Reader(self.connection, mappings, self.leases, self.holds)
-        self._hosted: dict[int, Subscription] = {}
-        self._by_key: dict[tuple[str, bytes], Subscription] = {}
+        self.publisher = Publisher(self.connection, span_pool)
+        self.fetcher = EventFetcher(self.connection, mappings, self.leases, self.holds)
+        self._hosted: dict[int, ClientEndpoint] = {}
+        self._by_key: dict[tuple[str, bytes], ClientEndpoint] = {}
         self._early: dict[int, list[Delivered]] = {}
         self._threaded = threaded
         self._thread: threading.Thread | None = None
-        self._lock = Guard()
+        self._lock = NonReentrantLock()
         self.connection.on_delivered = self._on_delivered
         self.connection.on_manager_replaced = self._on_manager_replaced
         try:
@@ -67,7 +77,7 @@ class Session:
 
     # --- hosting ---
 
-    def host(self, key: SubscriberKey, patterns: list[str], credit: int, broadcast: bool) -> Subscription:
+    def host(self, key: SubscriberKey, patterns: list[str], credit: int, broadcast: bool) -> ClientEndpoint:
         """Serve this subscriber from this process; its patterns are replaced.
 
         Raises:
@@ -78,33 +88,33 @@ class Session:
         config_bytes = pack_config(key.config)
         number = self.connection.request(Subscribe, key.name, config_bytes, patterns, credit, broadcast)
         with self._lock:
-            subscription = self._hosted.get(number)
-            if subscription is None:
-                subscription = Subscription(self.connection, self.leases, number, key, config_bytes)
+            endpoint = self._hosted.get(number)
+            if endpoint is None:
+                endpoint = ClientEndpoint(self.connection, self.leases, number, key, config_bytes)
                 for message in self._early.pop(number, ()):
-                    subscription.arrive(message)
-                self._hosted[number] = subscription
-                self._by_key[key.name, config_bytes] = subscription
-            return subscription
+                    endpoint.arrive(message)
+                self._hosted[number] = endpoint
+                self._by_key[key.name, config_bytes] = endpoint
+            return endpoint
 
-    def find(self, key: SubscriberKey) -> Subscription | None:
+    def find(self, key: SubscriberKey) -> ClientEndpoint | None:
         """This process's endpoint of a subscriber, if it hosts it."""
         return self._by_key.get((key.name, pack_config(key.config)))
 
-    def drop(self, subscription: Subscription) -> None:
+    def drop(self, endpoint: ClientEndpoint) -> None:
         """Host it no more: what is in hand or pending goes back to the bus."""
-        self.loop.remove(subscription.number)
-        subscription.hand_back()  # And lease, in the same write, what somebody still has a view of.
-        self.connection.request(StopHosting, subscription.number)
-        self.forget(subscription)
+        self.loop.remove(endpoint.number)
+        endpoint.return_unstarted()  # And lease, in the same write, what somebody still has a view of.
+        self.connection.request(StopHosting, endpoint.number)
+        self.forget(endpoint)
 
-    def forget(self, subscription: Subscription) -> None:
+    def forget(self, endpoint: ClientEndpoint) -> None:
         """It is hosted no more; whoever waits for its deliveries gets none."""
         with self._lock:
-            self._hosted.pop(subscription.number, None)
-            self._by_key.pop((subscription.key.name, subscription.config_bytes), None)
-        subscription.is_over = True
-        subscription.announce()
+            self._hosted.pop(endpoint.number, None)
+            self._by_key.pop((endpoint.key.name, endpoint.config_bytes), None)
+        endpoint.is_over = True
+        endpoint.announce()
         self.connection.wake()
 
     def listen(self, handler: Handler) -> None:
@@ -127,48 +137,48 @@ class Session:
         except EventBusError as error:
             if not isinstance(error, BusClosed):
                 log.error("listeners of bus %r stop: %s", self.connection.bus, error)
-        for subscription in self.subscriptions():
-            subscription.announce()
+        for endpoint in self.endpoints():
+            endpoint.announce()
 
     def _on_delivered(self, message: Delivered) -> None:
-        subscription = self._hosted.get(message.subscriber)
-        if subscription is None:
+        endpoint = self._hosted.get(message.subscriber)
+        if endpoint is None:
             # The first events can overtake the thread that is subscribing.
             with self._lock:
-                subscription = self._hosted.get(message.subscriber)
-                if subscription is None:
+                endpoint = self._hosted.get(message.subscriber)
+                if endpoint is None:
                     self._early.setdefault(message.subscriber, []).append(message)
                     return
-        subscription.arrive(message)
+        endpoint.arrive(message)
 
     def _on_manager_replaced(self) -> None:
         """Tell the new manager what has arrived from the one that died; it sends the rest again."""
         with self._lock:
-            held = [[number, subscription.outstanding()] for number, subscription in self._hosted.items()]
+            held = [[number, endpoint.outstanding()] for number, endpoint in self._hosted.items()]
             for number, messages in self._early.items():
                 packed = b"".join([message.packed for message in messages])
                 held.append([number, flat_ranges([record[7] for record in RECORD.iter_unpack(packed)])])
-        self.connection.tell(ReportState, self.connection.manager_pid, held, self.publisher.begin_anew())
+        self.connection.send_oneway(ReportState, self.connection.manager_pid, held, self.publisher.resync())
 
     def holds(self, sequence: int) -> bool:
         """Whether a delivery of this event is in hand here."""
         # A tuple, made in one step: other threads subscribe meanwhile.
-        return any(sequence in subscription.in_hand for subscription in tuple(self._hosted.values()))
+        return any(sequence in endpoint.in_flight for endpoint in tuple(self._hosted.values()))
 
-    def shadow_handler(self, subscription: Subscription, listener: Listener) -> Handler:
+    def shadow_handler(self, endpoint: ClientEndpoint, listener: Listener) -> Handler:
         assert listener.call is not None
-        return ShadowHandler(subscription, self.reader, listener.call, listener.arguments)
+        return ShadowHandler(endpoint, self.fetcher, listener.call, listener.arguments)
 
-    def event_handler(self, subscription: Subscription, call: Any, retries: int) -> Handler:
-        return EventHandler(subscription, self.reader, call, retries)
+    def event_handler(self, endpoint: ClientEndpoint, call: Any, retries: int) -> Handler:
+        return EventHandler(endpoint, self.fetcher, call, retries)
 
     def flush(self) -> None:
         """Tell what is settled in this process, by whatever thread, and which views have ended."""
-        for subscription in tuple(self._hosted.values()):
-            subscription.flush()
-        self.reader.release_ended()
+        for endpoint in tuple(self._hosted.values()):
+            endpoint.flush()
+        self.fetcher.release_ended()
 
-    def subscriptions(self) -> tuple[Subscription, ...]:
+    def endpoints(self) -> tuple[ClientEndpoint, ...]:
         return tuple(self._hosted.values())
 
     def place_of(self, shadow: EventShadow | tuple[str, str]) -> Place | None:
@@ -183,7 +193,7 @@ class Session:
             topic, event_id = shadow
         except (TypeError, ValueError) as cause:
             raise UsageError(f"{shadow!r} is not a shadow; give one, or a (topic, id) pair") from cause
-        return self.reader.find(topic, event_id)
+        return self.fetcher.find(topic, event_id)
 
     def settle(self, key: SubscriberKey, shadow: EventShadow | tuple[str, str], outcome: int) -> None:
         """Settle the event for this subscriber, or for the broadcasting one of its name, whoever holds it.
@@ -192,12 +202,12 @@ class Session:
             UsageError: It is neither a shadow nor a pair, or the subscriber was not told of the event.
         """
         place = self.place_of(shadow)
-        subscription = self.find(key) or self.find(broadcast_key(key))
-        if subscription is not None and place is not None and subscription.settle(place.sequence, outcome):
+        endpoint = self.find(key) or self.find(broadcast_key(key))
+        if endpoint is not None and place is not None and endpoint.settle(place.sequence, outcome):
             if current_loop() is not self.loop:
-                subscription.flush()
+                endpoint.flush()
             return
-        self.mark(subscription.key if subscription is not None else key, place, outcome)
+        self.mark(endpoint.key if endpoint is not None else key, place, outcome)
 
     def mark(self, key: SubscriberKey, place: Place | None, outcome: int) -> None:
         """Settle a delivery that is not in hand here; the manager says whether that can be."""
@@ -207,11 +217,11 @@ class Session:
     # --- questions ---
 
     def statistics(self) -> BusStatistics:
-        told = self.connection.request(GetStatistics)
-        subscribers = tuple(_subscriber_statistics(*row) for row in told.pop("subscribers"))
+        reported = self.connection.request(GetStatistics)
+        subscribers = tuple(_subscriber_statistics(*row) for row in reported.pop("subscribers"))
         for name in ("span_holders", "lease_holders"):
-            told[name] = dict(told[name])
-        return BusStatistics(subscribers=subscribers, manager_pid=self.connection.manager_pid, **told)
+            reported[name] = dict(reported[name])
+        return BusStatistics(subscribers=subscribers, manager_pid=self.connection.manager_pid, **reported)
 
     def describe_holders(self) -> str:
         """Who holds the memory, in one line: for errors."""
@@ -248,7 +258,7 @@ class Session:
     def stop_listening(self, patience_s: float | None = None) -> None:
         """End the listener thread after the listener it is in."""
         self.loop.stop()
-        self.connection.rouse()
+        self.connection.wake_all()
         thread = self._thread
         if thread is not None and current_loop() is not self.loop:
             thread.join(patience_s)
@@ -260,8 +270,8 @@ class Session:
         """
         self.stop_listening(patience_s)
         try:
-            for subscription in tuple(self._hosted.values()):
-                subscription.flush()
+            for endpoint in tuple(self._hosted.values()):
+                endpoint.flush()
         except (ManagerLost, BusClosed):
             log.debug("bus %r ended before this process left it", self.connection.bus)
         self.connection.close()

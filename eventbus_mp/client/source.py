@@ -15,10 +15,10 @@ from typing import Any, ParamSpec, TypeVar
 from eventbus_mp.client.bus import EventBus
 from eventbus_mp.config import TIME_UNITS_NS
 from eventbus_mp.errors import UsageError
+from eventbus_mp.events import Event, EventShadow, check_topic
 from eventbus_mp.ids import unique_id
-from eventbus_mp.model import Event, EventShadow, check_topic
 
-__all__ = ["Block", "EventSource"]
+__all__ = ["EventBlock", "EventSource"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,7 +43,7 @@ def _now_ns() -> int:
         return _latest_ns
 
 
-class Block:
+class EventBlock:
     """One piece of work that becomes an event: the context manager that `EventSource.notify` returns.
 
     Set `data`, or `error` for the error topic; every other field has its default and may be set, too.
@@ -66,7 +66,7 @@ class Block:
         if fields:
             raise UsageError(f"an event has no field {', '.join(sorted(fields))}")
 
-    def __enter__(self) -> Block:
+    def __enter__(self) -> EventBlock:
         if self.initialized_at is None:
             self.initialized_at = self._source.now()
         return self
@@ -143,12 +143,12 @@ class EventSource:
         """The time in the bus's unit; it never goes backwards within a process."""
         return _now_ns() // self._unit_ns
 
-    def notify(self, **fields: Any) -> Block:
+    def notify(self, **fields: Any) -> EventBlock:
         """A block whose event is published when it ends; `fields` are those of `Event`, without data.
 
         An exception in the block publishes to the error topic, if there is one, and is raised on.
         """
-        return Block(self, fields)
+        return EventBlock(self, fields)
 
     def build(self, work: Callable[[], Any] | Any, **fields: Any) -> Event:
         """The event of one piece of work, not published. `work` is called; what is not callable is the data itself.
@@ -156,7 +156,7 @@ class EventSource:
         Raises:
             Exception: What `work` raised, when there is no error topic; else it becomes the event's data.
         """
-        block = Block(self, fields)
+        block = EventBlock(self, fields)
         with _Unpublished(block):
             block.data = work() if callable(work) else work
         return block.event()
@@ -176,14 +176,14 @@ class EventSource:
 class _Unpublished:
     """A block that only keeps the time and the error."""
 
-    def __init__(self, block: Block) -> None:
-        self._block = block
+    def __init__(self, block: EventBlock) -> None:
+        self._payload = block
 
     def __enter__(self) -> None:
-        self._block.__enter__()
+        self._payload.__enter__()
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
-        if not isinstance(error, Exception) or self._block.error_topic is None:
+        if not isinstance(error, Exception) or self._payload.error_topic is None:
             return False
-        self._block.error = {"type": type(error).__name__, "message": str(error)}
+        self._payload.error = {"type": type(error).__name__, "message": str(error)}
         return True

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from eventbus_mp.messages import RECORD_BYTES
+from eventbus_mp.geometry import RECORD_BYTES
 
 if TYPE_CHECKING:
     from eventbus_mp.core.registry import Route, Topic
@@ -32,14 +32,14 @@ class EventBatch:
         "awaited",
         "completed",
         "count",
+        "dead_lettered",
         "deadlines",
         "expired",
         "first",
         "is_dead_letter",
-        "dead_lettered",
         "live",
-        "pins",
         "packed",
+        "pins",
         "route",
         "span",
         "topics",
@@ -97,7 +97,10 @@ class EventBatch:
 
     def continues_with(self, sequence: int) -> bool:
         """Whether this is the next sequence number, and in the same block."""
-        return sequence == self.first + self.count and sequence >> SEQUENCE_BUCKET_SHIFT == self.first >> SEQUENCE_BUCKET_SHIFT
+        return (
+            sequence == self.first + self.count
+            and sequence >> SEQUENCE_BUCKET_SHIFT == self.first >> SEQUENCE_BUCKET_SHIFT
+        )
 
     def topic_of(self, index: int) -> Topic:
         return self.topics[index if len(self.topics) > 1 else 0]

@@ -14,19 +14,19 @@ from itertools import chain
 from typing import Any, ClassVar
 
 from eventbus_mp.config import BusConfig
+from eventbus_mp.core.batches import SEQUENCE_BUCKET_SHIFT, EventBatch
 from eventbus_mp.core.dispatcher import Endpoint, dispatch
 from eventbus_mp.core.ingest import ingest
 from eventbus_mp.core.invariants import check_invariants
-from eventbus_mp.core.state import BusState, SpanRequest
 from eventbus_mp.core.links import LinkState, check_waits
 from eventbus_mp.core.registry import RECENT_SKIPS_MAX, SubscriberState
 from eventbus_mp.core.requests import REQUEST_HANDLERS, UNANSWERED
-from eventbus_mp.core.batches import SEQUENCE_BUCKET_SHIFT, EventBatch
 from eventbus_mp.core.spans import Span
-from eventbus_mp.effects import CloseLink, Effect, GrantSpan, Refuse, Reply, Stop, WarnOfLease
+from eventbus_mp.core.state import BusState, SpanRequest
 from eventbus_mp.errors import InternalError, ProtocolError, UsageError
-from eventbus_mp.messages import (
-    SEQUENCE_LINK_SHIFT,
+from eventbus_mp.geometry import SEQUENCE_LINK_SHIFT
+from eventbus_mp.protocol.effects import CloseLink, Effect, GrantSpan, Refuse, Reply, Stop, WarnOfLease
+from eventbus_mp.protocol.messages import (
     SPAN_AHEAD,
     SPAN_CANCELLED,
     SPAN_RESERVE,
@@ -37,7 +37,6 @@ from eventbus_mp.messages import (
     ManagerReplaced,
     Message,
     Outcome,
-    Request,
     SkipNamed,
     SpanLeased,
     SpanReleased,
@@ -45,6 +44,7 @@ from eventbus_mp.messages import (
     SpanWanted,
     TimePassed,
 )
+from eventbus_mp.protocol.requests import Request
 
 __all__ = ["BusCore"]
 
@@ -64,11 +64,11 @@ class BusCore:
     def __init__(self, config: BusConfig, now_ns: int) -> None:
         assert config.memory_bytes_max is not None
         self.config = config
-        self.state = BusState(config.memory_bytes_max, config.deliveries_max, config.dead_letter_topic)
+        self.state = BusState(config.memory_bytes_max, config.crashes_max, config.dead_letter_topic)
         self.stopping = False
         self.effects: list[Effect] = []
         """The effects of the message in hand."""
-        self.linger_deadline_ns: int | None = now_ns + int(max(config.linger_s, config.connect_timeout_s) * 1e9)
+        self.idle_deadline_ns: int | None = now_ns + int(max(config.manager_idle_s, config.connect_timeout_s) * 1e9)
         """When to leave because nobody is connected; the first process gets the time it needs to come."""
         self.lease_check_ns: int | None = None
         """When to look for leases that are too old; None: there is none to look at."""
@@ -107,9 +107,9 @@ class BusCore:
         """When `TimePassed` has something to do; None: never, until another message comes."""
         state = self.state
         expiry_ns = state.expiry.next_due_ns()
-        if expiry_ns is None and self.linger_deadline_ns is None and self.lease_check_ns is None and not state.orphans:
+        if expiry_ns is None and self.idle_deadline_ns is None and self.lease_check_ns is None and not state.orphans:
             return None  # As it mostly is.
-        dues = (*state.orphans.values(), self.linger_deadline_ns, self.lease_check_ns, expiry_ns)
+        dues = (*state.orphans.values(), self.idle_deadline_ns, self.lease_check_ns, expiry_ns)
         return min(due for due in dues if due is not None)
 
     def check_invariants(self) -> None:
@@ -168,7 +168,11 @@ class BusCore:
 
     def _take_from(self, endpoint: Endpoint, first: int, last: int, taken: list[tuple[EventBatch, int]]) -> None:
         """Take the events from `first` to `last` out of its hands; what is not there was settled before."""
-        in_flight, bucket, last_bucket = endpoint.in_flight, first >> SEQUENCE_BUCKET_SHIFT, last >> SEQUENCE_BUCKET_SHIFT
+        in_flight, bucket, last_bucket = (
+            endpoint.in_flight,
+            first >> SEQUENCE_BUCKET_SHIFT,
+            last >> SEQUENCE_BUCKET_SHIFT,
+        )
         batches: Iterable[EventBatch]
         if bucket == last_bucket:
             batches = self.state.batches.in_bucket(bucket)
@@ -182,7 +186,9 @@ class BusCore:
                 if mask:
                     taken.append((batch, mask))
 
-    def _return(self, endpoint: Endpoint, taken: list[tuple[EventBatch, int]], now_ns: int, effects: list[Effect]) -> None:
+    def _return(
+        self, endpoint: Endpoint, taken: list[tuple[EventBatch, int]], now_ns: int, effects: list[Effect]
+    ) -> None:
         """Deliveries handed back untouched go to the front again."""
         state, subscriber = self.state, endpoint.subscriber
         # In the order they were notified in, however they come back.
@@ -293,7 +299,7 @@ class BusCore:
 
     def _on_link_opened(self, message: LinkOpened, now_ns: int, effects: list[Effect]) -> None:
         self.state.links[message.link] = LinkState(message.link, message.pid)
-        self.linger_deadline_ns = None
+        self.idle_deadline_ns = None
 
     def _on_link_lost(self, message: LinkLost, now_ns: int, effects: list[Effect]) -> None:
         state = self.state
@@ -314,7 +320,7 @@ class BusCore:
         state.drop_span_requests(link.number)
         self.give_up_orphans(now_ns, effects)
         if not state.links:
-            self.linger_deadline_ns = now_ns + int(self.config.linger_s * 1e9)
+            self.idle_deadline_ns = now_ns + int(self.config.manager_idle_s * 1e9)
 
     def drop_endpoint(
         self, link: LinkState, endpoint: Endpoint, *, crashed: bool, now_ns: int, effects: list[Effect]
@@ -328,9 +334,9 @@ class BusCore:
             state.skip_all_waiting(subscriber, "it was unsubscribed", now_ns, effects)
             self.forget_if_done(subscriber)
         elif not subscriber.endpoints:
-            grace_s = 0 if subscriber.broadcast else self.config.grace_s
+            orphan_grace_s = 0 if subscriber.broadcast else self.config.orphan_grace_s
             # Whoever is due at once is given up at the end of the message, when nothing is half taken back.
-            state.orphans[subscriber] = now_ns + int(grace_s * 1e9)
+            state.orphans[subscriber] = now_ns + int(orphan_grace_s * 1e9)
 
     def _on_time_passed(self, message: TimePassed, now_ns: int, effects: list[Effect]) -> None:
         state = self.state
@@ -344,7 +350,7 @@ class BusCore:
         if self.lease_check_ns is not None and self.lease_check_ns <= now_ns:
             self._warn_of_leases(now_ns, effects)
         self.give_up_orphans(now_ns, effects)
-        if self.linger_deadline_ns is not None and self.linger_deadline_ns <= now_ns and not self.stopping:
+        if self.idle_deadline_ns is not None and self.idle_deadline_ns <= now_ns and not self.stopping:
             self.stopping = True
             effects.append(Stop())
 
@@ -355,7 +361,9 @@ class BusCore:
             del state.orphans[subscriber]
             state.registry.unsubscribe(subscriber)
             reason = (
-                "its process left" if subscriber.broadcast else f"no process hosted it for {self.config.grace_s:g} s"
+                "its process left"
+                if subscriber.broadcast
+                else f"no process hosted it for {self.config.orphan_grace_s:g} s"
             )
             state.skip_all_waiting(subscriber, reason, now_ns, effects)
             self.forget_if_done(subscriber)

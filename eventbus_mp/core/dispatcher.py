@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import deque
 from operator import attrgetter
 
-from eventbus_mp.core.registry import SubscriberState
 from eventbus_mp.core.batches import EventBatch, lowest
 from eventbus_mp.core.event_log import EventLog
-from eventbus_mp.effects import Deliver, Effect
+from eventbus_mp.core.registry import SubscriberState
+from eventbus_mp.protocol.effects import Deliver, Effect
 
 __all__ = ["Endpoint", "dispatch", "note_stale"]
 
@@ -30,7 +30,17 @@ SLOW_NS = 10_000_000
 class Endpoint:
     """One process's place for one subscriber. `held` is what it was sent and has not settled: run -> mask."""
 
-    __slots__ = ("cost_ns", "credit", "credit_max", "in_flight", "in_flight_count", "is_resyncing", "link", "since_ns", "subscriber")
+    __slots__ = (
+        "cost_ns",
+        "credit",
+        "credit_max",
+        "in_flight",
+        "in_flight_count",
+        "is_resyncing",
+        "link",
+        "since_ns",
+        "subscriber",
+    )
 
     def __init__(self, link: int, subscriber: SubscriberState, credit: int, credit_max: int) -> None:
         self.link = link

@@ -5,14 +5,15 @@ from __future__ import annotations
 from operator import add
 from typing import Any
 
-from eventbus_mp.core.state import BusState
+from eventbus_mp.core.batches import SEQUENCE_BUCKET_EVENTS, EventBatch, bits
 from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.registry import NOBODY, Route, Topic
-from eventbus_mp.core.batches import SEQUENCE_BUCKET_EVENTS, EventBatch, bits
 from eventbus_mp.core.spans import Span
-from eventbus_mp.effects import Effect, Reply, TellTopicStale
+from eventbus_mp.core.state import BusState
 from eventbus_mp.errors import ProtocolError
-from eventbus_mp.messages import RECORD_BYTES, EventsNotified
+from eventbus_mp.geometry import RECORD_BYTES
+from eventbus_mp.protocol.effects import Effect, Reply, TellTopicStale
+from eventbus_mp.protocol.messages import EventsNotified
 
 __all__ = ["ingest"]
 
@@ -27,7 +28,9 @@ def ingest(
     """Take in the events from `start` on that can be of one run: where they end."""
     first = message.first + start
     span = _written_span(state, link, message, start)
-    stop = _end_in_span(span, message, start, min(len(message.topics), start + SEQUENCE_BUCKET_EVENTS - first % SEQUENCE_BUCKET_EVENTS))
+    stop = _end_in_span(
+        span, message, start, min(len(message.topics), start + SEQUENCE_BUCKET_EVENTS - first % SEQUENCE_BUCKET_EVENTS)
+    )
     topics, route, stop = _routed(state, message, start, stop)
     _fill(span, message.lengths[start:stop])
     if not route.subscribers:

@@ -8,8 +8,8 @@ from eventbus_mp.core.batches import SEQUENCE_BUCKET_SHIFT, EventBatch, bits
 from eventbus_mp.core.spans import Span
 
 if TYPE_CHECKING:
-    from eventbus_mp.core.state import BusState
     from eventbus_mp.core.registry import SubscriberState, Topic
+    from eventbus_mp.core.state import BusState
 
 __all__ = ["check_invariants"]
 
@@ -35,10 +35,14 @@ def _in_flight_by_batch(state: BusState) -> dict[tuple[int, EventBatch], int]:
             count = 0
             for batch, mask in endpoint.in_flight.items():
                 assert mask, "an endpoint holds nothing of a run"
-                assert not in_flight.get((number, batch), 0) & mask, f"run {batch.first:#x}: two endpoints hold one delivery"
+                assert not in_flight.get((number, batch), 0) & mask, (
+                    f"run {batch.first:#x}: two endpoints hold one delivery"
+                )
                 in_flight[number, batch] = in_flight.get((number, batch), 0) | mask
                 count += mask.bit_count()
-            assert endpoint.in_flight_count == count, f"an endpoint counts {endpoint.in_flight_count} events, not {count}"
+            assert endpoint.in_flight_count == count, (
+                f"an endpoint counts {endpoint.in_flight_count} events, not {count}"
+            )
     return in_flight
 
 
@@ -53,7 +57,9 @@ def _check_batch(state: BusState, batch: EventBatch, in_flight: dict[tuple[int, 
         assert not waiting & in_flight_mask, f"{name}: a delivery is queued and sent"
         assert not (waiting | in_flight_mask) & quarantine, f"{name}: a suspect is queued or sent besides"
         assert not (waiting | quarantine) & ~unsettled, f"{name}: a settled delivery waits"
-        assert not unsettled & ~(waiting | in_flight_mask | quarantine), f"{name}: a delivery is lost: neither queued nor sent"
+        assert not unsettled & ~(waiting | in_flight_mask | quarantine), (
+            f"{name}: a delivery is lost: neither queued nor sent"
+        )
         assert not batch.completed[row] & unsettled, f"{name}: a delivery is completed and unsettled"
         assert not (unsettled | batch.completed[row]) & ~everything, f"{name}: a delivery of no event"
         pins += (in_flight_mask & ~unsettled).bit_count()
@@ -61,7 +67,9 @@ def _check_batch(state: BusState, batch: EventBatch, in_flight: dict[tuple[int, 
     assert batch.pins == pins, f"{name} counts {batch.pins} pins, not {pins}"
     assert batch.live or batch.pins, f"{name} is settled and still watched"
     assert len(batch.topics) in (1, batch.count), f"{name} has {len(batch.topics)} topics for {batch.count} events"
-    assert batch.first >> SEQUENCE_BUCKET_SHIFT == (batch.first + batch.count - 1) >> SEQUENCE_BUCKET_SHIFT, f"{name} leaves its block"
+    assert batch.first >> SEQUENCE_BUCKET_SHIFT == (batch.first + batch.count - 1) >> SEQUENCE_BUCKET_SHIFT, (
+        f"{name} leaves its block"
+    )
 
 
 def _check_queue(state: BusState, subscriber: SubscriberState) -> None:

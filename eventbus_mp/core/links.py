@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from eventbus_mp.errors import ProtocolError
-from eventbus_mp.messages import SEQUENCE_LINK_SHIFT
+from eventbus_mp.geometry import SEQUENCE_LINK_SHIFT
 
 if TYPE_CHECKING:
-    from eventbus_mp.core.dispatcher import Endpoint
     from eventbus_mp.core.batches import EventBatch
+    from eventbus_mp.core.dispatcher import Endpoint
     from eventbus_mp.core.spans import Span
 
 __all__ = ["LEASES_MAX", "Lease", "LinkState", "Resync", "check_waits"]
@@ -47,7 +47,9 @@ class Resync:
 
     __slots__ = ("in_flight", "manager", "spans")
 
-    def __init__(self, manager: int, in_flight: dict[int, dict[EventBatch, int]], spans: dict[tuple[int, int], Span]) -> None:
+    def __init__(
+        self, manager: int, in_flight: dict[int, dict[EventBatch, int]], spans: dict[tuple[int, int], Span]
+    ) -> None:
         self.manager = manager
         """The pid of the one that asks."""
         self.in_flight = in_flight
@@ -65,9 +67,9 @@ class LinkState:
         "leaving",
         "number",
         "pid",
+        "resync",
         "spans",
         "stale_reported",
-        "resync",
     )
 
     def __init__(self, number: int, pid: int) -> None:

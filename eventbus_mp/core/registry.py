@@ -6,14 +6,15 @@ import re
 from collections import deque
 from typing import TYPE_CHECKING
 
-from eventbus_mp.errors import InvalidPattern, UsageError
-from eventbus_mp.model import check_topic
+from eventbus_mp.errors import UsageError
+from eventbus_mp.events import check_topic
+from eventbus_mp.patterns import compile_pattern
 
 if TYPE_CHECKING:
-    from eventbus_mp.core.dispatcher import Endpoint
     from eventbus_mp.core.batches import EventBatch
+    from eventbus_mp.core.dispatcher import Endpoint
 
-__all__ = ["Registry", "Route", "SubscriberState", "Topic", "compile_pattern"]
+__all__ = ["Registry", "Route", "SubscriberState", "Topic"]
 
 RECENT_SKIPS_MAX = 100
 """So many skips, with their reasons, are remembered of a subscriber."""
@@ -64,13 +65,13 @@ class SubscriberState:
         "name",
         "number",
         "patterns",
+        "quarantine",
         "queue",
         "queued",
         "recent_skips",
         "redelivered",
         "skipped",
         "stale",
-        "quarantine",
     )
 
     def __init__(self, number: int, name: str, config: bytes, broadcast: bool) -> None:
@@ -196,17 +197,3 @@ class Registry:
     def _reroute(self, topic: Topic) -> None:
         wanting = tuple(subscriber for subscriber in self.subscribers.values() if subscriber.wants(topic.name))
         topic.route = self._routes.get(wanting) or self._routes.setdefault(wanting, Route(wanting))
-
-
-def compile_pattern(pattern: object) -> re.Pattern[str]:
-    """A topic pattern with the original's prefix semantics: `^(pattern)`, as `re.match` does it.
-
-    Raises:
-        InvalidPattern: It is not a regular expression; the text names the pattern and the place.
-    """
-    if not isinstance(pattern, str):
-        raise InvalidPattern(f"pattern {pattern!r} is a {type(pattern).__name__}, not a str")
-    try:
-        return re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as cause:
-        raise InvalidPattern(f"pattern {pattern!r} does not compile: {cause}") from cause

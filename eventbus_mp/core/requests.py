@@ -10,16 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from eventbus_mp import messages
-from eventbus_mp.core.dispatcher import Endpoint
-from eventbus_mp.core.state import DrainWaiter
-from eventbus_mp.core.links import LinkState, check_waits
-from eventbus_mp.core.registry import SubscriberState, compile_pattern
 from eventbus_mp.core.batches import SEQUENCE_BUCKET_SHIFT, EventBatch, bits
+from eventbus_mp.core.dispatcher import Endpoint
+from eventbus_mp.core.links import LinkState, check_waits
+from eventbus_mp.core.registry import SubscriberState
+from eventbus_mp.core.state import DrainWaiter
 from eventbus_mp.core.transitions import describe
-from eventbus_mp.effects import Deliver, Reply, Stop, Warn
 from eventbus_mp.errors import NotSubscribed, ProtocolError
-from eventbus_mp.messages import Outcome, Request
+from eventbus_mp.patterns import compile_pattern
+from eventbus_mp.protocol import requests
+from eventbus_mp.protocol.effects import Deliver, Reply, Stop, Warn
+from eventbus_mp.protocol.messages import Outcome
+from eventbus_mp.protocol.requests import Request
 
 if TYPE_CHECKING:
     from eventbus_mp.core.bus import BusCore
@@ -31,24 +33,24 @@ REPORTED_MAX = 1 << 21
 """More deliveries than an endpoint can hold."""
 
 
-def _register_topic(core: BusCore, link: LinkState, message: messages.RegisterTopic, now_ns: int) -> Any:
+def _register_topic(core: BusCore, link: LinkState, message: requests.RegisterTopic, now_ns: int) -> Any:
     known = message.name in core.state.registry.topics
     core.state.registry.register(message.name)
     return not known
 
 
-def _unregister_topic(core: BusCore, link: LinkState, message: messages.UnregisterTopic, now_ns: int) -> Any:
+def _unregister_topic(core: BusCore, link: LinkState, message: requests.UnregisterTopic, now_ns: int) -> Any:
     topic = core.state.registry.unregister(message.name)
     if topic is not None:
         core.state.drop_topic(topic, core.effects)
     return topic is not None
 
 
-def _list_topics(core: BusCore, link: LinkState, message: messages.ListTopics, now_ns: int) -> Any:
+def _list_topics(core: BusCore, link: LinkState, message: requests.ListTopics, now_ns: int) -> Any:
     return sorted(core.state.registry.topics)
 
 
-def _resolve_topic(core: BusCore, link: LinkState, message: messages.ResolveTopic, now_ns: int) -> Any:
+def _resolve_topic(core: BusCore, link: LinkState, message: requests.ResolveTopic, now_ns: int) -> Any:
     topic = core.state.registry.topics.get(message.name)
     if topic is None:
         return [0, False]
@@ -56,12 +58,12 @@ def _resolve_topic(core: BusCore, link: LinkState, message: messages.ResolveTopi
     return [topic.number, bool(topic.route.subscribers)]
 
 
-def _name_topic(core: BusCore, link: LinkState, message: messages.NameTopic, now_ns: int) -> Any:
+def _name_topic(core: BusCore, link: LinkState, message: requests.NameTopic, now_ns: int) -> Any:
     topic = core.state.registry.topic_by_number.get(message.topic)
     return topic.name if topic else None
 
 
-def _subscribe(core: BusCore, link: LinkState, message: messages.Subscribe, now_ns: int) -> Any:
+def _subscribe(core: BusCore, link: LinkState, message: requests.Subscribe, now_ns: int) -> Any:
     state = core.state
     if not message.name or message.credit < 0:
         raise ProtocolError(f"it subscribed {message.name!r} with a credit of {message.credit}")
@@ -76,7 +78,7 @@ def _subscribe(core: BusCore, link: LinkState, message: messages.Subscribe, now_
     return subscriber.number
 
 
-def _unsubscribe(core: BusCore, link: LinkState, message: messages.Unsubscribe, now_ns: int) -> Any:
+def _unsubscribe(core: BusCore, link: LinkState, message: requests.Unsubscribe, now_ns: int) -> Any:
     state = core.state
     subscriber = state.registry.subscribers.get((message.name, message.config))
     if subscriber is None:
@@ -93,7 +95,7 @@ def _unsubscribe(core: BusCore, link: LinkState, message: messages.Unsubscribe, 
     return True
 
 
-def _stop_hosting(core: BusCore, link: LinkState, message: messages.StopHosting, now_ns: int) -> Any:
+def _stop_hosting(core: BusCore, link: LinkState, message: requests.StopHosting, now_ns: int) -> Any:
     endpoint = link.endpoints.pop(message.subscriber, None)
     if endpoint is None:
         return False
@@ -102,7 +104,7 @@ def _stop_hosting(core: BusCore, link: LinkState, message: messages.StopHosting,
     return True
 
 
-def _list_subscribers(core: BusCore, link: LinkState, message: messages.ListSubscribers, now_ns: int) -> Any:
+def _list_subscribers(core: BusCore, link: LinkState, message: requests.ListSubscribers, now_ns: int) -> Any:
     registry = core.state.registry
     if message.topic is None:
         subscribers = tuple(registry.subscribers.values())
@@ -115,7 +117,7 @@ def _list_subscribers(core: BusCore, link: LinkState, message: messages.ListSubs
     ]
 
 
-def _mark_event(core: BusCore, link: LinkState, message: messages.MarkEvent, now_ns: int) -> Any:
+def _mark_event(core: BusCore, link: LinkState, message: requests.MarkEvent, now_ns: int) -> Any:
     state = core.state
     subscriber = state.registry.subscribers.get((message.name, message.config))
     if message.outcome not in (Outcome.COMPLETED, Outcome.SKIPPED):
@@ -146,7 +148,9 @@ def _check_wants(core: BusCore, subscriber: SubscriberState, topic_number: int) 
     raise NotSubscribed(f"{subscriber.name} is not subscribed to {topic.name!r}: its patterns {subscriber.patterns}")
 
 
-def _mark(core: BusCore, link: LinkState, batch: EventBatch, bit: int, subscriber: SubscriberState, outcome: int) -> None:
+def _mark(
+    core: BusCore, link: LinkState, batch: EventBatch, bit: int, subscriber: SubscriberState, outcome: int
+) -> None:
     holder = core.state.holder(batch, bit, subscriber)
     if holder is None:
         core.state.settle_waiting(batch, bit, subscriber, outcome, core.effects)
@@ -160,7 +164,7 @@ def _mark(core: BusCore, link: LinkState, batch: EventBatch, bit: int, subscribe
     core.after_release(core.state.links[holder.link], subscriber)
 
 
-def _explain_skip(core: BusCore, link: LinkState, message: messages.ExplainSkip, now_ns: int) -> Any:
+def _explain_skip(core: BusCore, link: LinkState, message: requests.ExplainSkip, now_ns: int) -> Any:
     subscriber = core.state.registry.subscriber_by_number.get(message.subscriber)
     if subscriber is not None:
         reason = message.reason[:REASON_LENGTH_MAX]
@@ -180,12 +184,12 @@ def _find(core: BusCore, topic_number: int, sequence: int) -> list[tuple[EventBa
     return found
 
 
-def _watch_event(core: BusCore, link: LinkState, message: messages.WatchEvent, now_ns: int) -> Any:
+def _watch_event(core: BusCore, link: LinkState, message: requests.WatchEvent, now_ns: int) -> Any:
     found = _find(core, message.topic, message.sequence)
     return describe(*found[0]) if found else None
 
 
-def _list_events(core: BusCore, link: LinkState, message: messages.ListEvents, now_ns: int) -> Any:
+def _list_events(core: BusCore, link: LinkState, message: requests.ListEvents, now_ns: int) -> Any:
     topic = core.state.registry.topics.get(message.topic)
     if topic is None or not topic.unsettled:
         return [] if message.watchers else b""
@@ -195,7 +199,7 @@ def _list_events(core: BusCore, link: LinkState, message: messages.ListEvents, n
     return b"".join([batch.cut(mask) for batch, mask in found])
 
 
-def _lease_event(core: BusCore, link: LinkState, message: messages.LeaseEvent, now_ns: int) -> Any:
+def _lease_event(core: BusCore, link: LinkState, message: requests.LeaseEvent, now_ns: int) -> Any:
     found = _find(core, message.topic, message.sequence)
     if not found:
         return False
@@ -208,7 +212,7 @@ def _lease_event(core: BusCore, link: LinkState, message: messages.LeaseEvent, n
     return True
 
 
-def _get_statistics(core: BusCore, link: LinkState, message: messages.GetStatistics, now_ns: int) -> Any:
+def _get_statistics(core: BusCore, link: LinkState, message: requests.GetStatistics, now_ns: int) -> Any:
     state = core.state
     holders: dict[int, int] = {}
     for span in state.spans.in_use():
@@ -248,14 +252,14 @@ def _subscriber_statistics(subscriber: SubscriberState) -> list[Any]:
     ]
 
 
-def _drain(core: BusCore, link: LinkState, message: messages.Drain, now_ns: int) -> Any:
+def _drain(core: BusCore, link: LinkState, message: requests.Drain, now_ns: int) -> Any:
     check_waits(sum(waiter.link == link.number for waiter in core.state.drains), "drains")
     core.state.drains.append(DrainWaiter(link.number, message.request, compile_pattern(message.pattern)))
     core.state.topic_emptied = True  # Answer at once when there is nothing to wait for.
     return UNANSWERED
 
 
-def _cancel_wait(core: BusCore, link: LinkState, message: messages.CancelWait, now_ns: int) -> Any:
+def _cancel_wait(core: BusCore, link: LinkState, message: requests.CancelWait, now_ns: int) -> Any:
     state = core.state
     key = (link.number, message.waiting)
     state.drains = [waiter for waiter in state.drains if (waiter.link, waiter.request) != key]
@@ -264,11 +268,11 @@ def _cancel_wait(core: BusCore, link: LinkState, message: messages.CancelWait, n
     return UNANSWERED
 
 
-def _get_history(core: BusCore, link: LinkState, message: messages.GetHistory, now_ns: int) -> Any:
+def _get_history(core: BusCore, link: LinkState, message: requests.GetHistory, now_ns: int) -> Any:
     return core.event_log(message.sequence)
 
 
-def _report_state(core: BusCore, link: LinkState, message: messages.ReportState, now_ns: int) -> Any:
+def _report_state(core: BusCore, link: LinkState, message: requests.ReportState, now_ns: int) -> Any:
     """Send again what did not arrive, and take back spans that the process does not know it has."""
     resync = link.resync
     if resync is None or resync.manager != message.manager:
@@ -281,7 +285,8 @@ def _report_state(core: BusCore, link: LinkState, message: messages.ReportState,
     for number, batches in resync.in_flight.items():
         endpoint = link.endpoints.get(number)
         for batch, mask in batches.items() if endpoint is not None else ():
-            missing = mask & endpoint.in_flight.get(batch, 0) & ~arrived.get((number, batch), 0)  # type: ignore[union-attr]
+            in_flight = endpoint.in_flight.get(batch, 0)  # type: ignore[union-attr]
+            missing = mask & in_flight & ~arrived.get((number, batch), 0)
             if missing:
                 attempts = endpoint.subscriber.attempts  # type: ignore[union-attr]
                 attempt = attempts.get(batch.first + missing.bit_length() - 1, 0) + 1
@@ -296,7 +301,7 @@ def _report_state(core: BusCore, link: LinkState, message: messages.ReportState,
     return UNANSWERED
 
 
-def _arrived(core: BusCore, message: messages.ReportState) -> dict[tuple[int, EventBatch], int]:
+def _arrived(core: BusCore, message: requests.ReportState) -> dict[tuple[int, EventBatch], int]:
     """(subscriber, run) -> what the process says it has."""
     arrived: dict[tuple[int, EventBatch], int] = {}
     for in_flight in message.held:
@@ -310,7 +315,12 @@ def _arrived(core: BusCore, message: messages.ReportState) -> dict[tuple[int, Ev
 
 
 def _checked_in_flight(in_flight: Any) -> tuple[int, list[int]]:
-    if isinstance(in_flight, list) and len(in_flight) == 2 and isinstance(in_flight[0], int) and isinstance(in_flight[1], list):
+    if (
+        isinstance(in_flight, list)
+        and len(in_flight) == 2
+        and isinstance(in_flight[0], int)
+        and isinstance(in_flight[1], list)
+    ):
         flat = in_flight[1]
         is_numbers = not len(flat) % 2 and all(type(part) is int and part >= 0 for part in flat)
         if is_numbers and sum(flat[1::2]) <= REPORTED_MAX:
@@ -318,13 +328,13 @@ def _checked_in_flight(in_flight: Any) -> tuple[int, list[int]]:
     raise ProtocolError(f"it told that it holds {in_flight!r:.80}")
 
 
-def _shut_down(core: BusCore, link: LinkState, message: messages.ShutDown, now_ns: int) -> Any:
+def _shut_down(core: BusCore, link: LinkState, message: requests.ShutDown, now_ns: int) -> Any:
     core.stopping = True
     core.effects += [Warn(f"process {link.pid} shuts the bus down"), Reply(link.number, message.request, None), Stop()]
     return UNANSWERED
 
 
-def _goodbye(core: BusCore, link: LinkState, message: messages.Goodbye, now_ns: int) -> Any:
+def _goodbye(core: BusCore, link: LinkState, message: requests.Goodbye, now_ns: int) -> Any:
     link.leaving = True
     return UNANSWERED
 
@@ -333,25 +343,25 @@ UNANSWERED: Any = object()
 """What a handler returns when the answer comes later, or never."""
 
 REQUEST_HANDLERS: dict[type[Request], Callable[[BusCore, LinkState, Any, int], Any]] = {
-    messages.RegisterTopic: _register_topic,
-    messages.UnregisterTopic: _unregister_topic,
-    messages.ListTopics: _list_topics,
-    messages.ResolveTopic: _resolve_topic,
-    messages.NameTopic: _name_topic,
-    messages.Subscribe: _subscribe,
-    messages.Unsubscribe: _unsubscribe,
-    messages.StopHosting: _stop_hosting,
-    messages.ListSubscribers: _list_subscribers,
-    messages.MarkEvent: _mark_event,
-    messages.ExplainSkip: _explain_skip,
-    messages.WatchEvent: _watch_event,
-    messages.ListEvents: _list_events,
-    messages.LeaseEvent: _lease_event,
-    messages.GetStatistics: _get_statistics,
-    messages.Drain: _drain,
-    messages.CancelWait: _cancel_wait,
-    messages.GetHistory: _get_history,
-    messages.ShutDown: _shut_down,
-    messages.Goodbye: _goodbye,
-    messages.ReportState: _report_state,
+    requests.RegisterTopic: _register_topic,
+    requests.UnregisterTopic: _unregister_topic,
+    requests.ListTopics: _list_topics,
+    requests.ResolveTopic: _resolve_topic,
+    requests.NameTopic: _name_topic,
+    requests.Subscribe: _subscribe,
+    requests.Unsubscribe: _unsubscribe,
+    requests.StopHosting: _stop_hosting,
+    requests.ListSubscribers: _list_subscribers,
+    requests.MarkEvent: _mark_event,
+    requests.ExplainSkip: _explain_skip,
+    requests.WatchEvent: _watch_event,
+    requests.ListEvents: _list_events,
+    requests.LeaseEvent: _lease_event,
+    requests.GetStatistics: _get_statistics,
+    requests.Drain: _drain,
+    requests.CancelWait: _cancel_wait,
+    requests.GetHistory: _get_history,
+    requests.ShutDown: _shut_down,
+    requests.Goodbye: _goodbye,
+    requests.ReportState: _report_state,
 }

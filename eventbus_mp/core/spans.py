@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from eventbus_mp.effects import CreateSegment, Effect, FreePages, RemoveSegment
-from eventbus_mp.messages import CHUNK_BYTES, SEGMENT_BYTES, SHARED_SPAN_BYTES_MAX
+from eventbus_mp.geometry import CHUNK_BYTES, SEGMENT_BYTES, SHARED_SPAN_BYTES_MAX
+from eventbus_mp.protocol.effects import CreateSegment, Effect, FreePages, RemoveSegment
 
 __all__ = ["Span", "SpanTable"]
 

@@ -11,17 +11,17 @@ import re
 from collections import deque
 from typing import NamedTuple
 
+from eventbus_mp.core.batches import BatchTable, EventBatch, bits
 from eventbus_mp.core.dispatcher import Endpoint, note_stale
+from eventbus_mp.core.event_log import EventLog
 from eventbus_mp.core.expiry import Expiry
 from eventbus_mp.core.links import LEASES_MAX, Lease, LinkState
 from eventbus_mp.core.registry import RECENT_SKIPS_MAX, Registry, Route, SubscriberState, Topic
-from eventbus_mp.core.batches import EventBatch, BatchTable, bits
 from eventbus_mp.core.spans import Span, SpanTable
-from eventbus_mp.core.event_log import EventLog
 from eventbus_mp.core.transitions import describe
-from eventbus_mp.effects import Effect, GrantSpan, NameSkip, Reply, Warn
 from eventbus_mp.errors import ProtocolError
-from eventbus_mp.messages import Outcome
+from eventbus_mp.protocol.effects import Effect, GrantSpan, NameSkip, Reply, Warn
+from eventbus_mp.protocol.messages import Outcome
 
 __all__ = ["DrainWaiter", "BusState", "SpanRequest"]
 
@@ -39,7 +39,7 @@ class DrainWaiter(NamedTuple):
 
 
 class BusState:
-    def __init__(self, memory_bytes_max: int, deliveries_max: int, dead_letter_topic: str | None) -> None:
+    def __init__(self, memory_bytes_max: int, crashes_max: int, dead_letter_topic: str | None) -> None:
         self.registry = Registry()
         self.batches = BatchTable()
         self.spans = SpanTable(memory_bytes_max)
@@ -59,7 +59,7 @@ class BusState:
         self.topic_emptied = False
         self.events_notified = 0
         self.events_dropped = 0
-        self._deliveries_max = deliveries_max
+        self._crashes_max = crashes_max
         self._dead_letter_topic = dead_letter_topic
 
     # --- the end of a delivery ---
@@ -321,7 +321,7 @@ class BusState:
                 sequence = batch.first + index
                 crashes = subscriber.attempts[sequence] = subscriber.attempts.get(sequence, 0) + 1
                 subscriber.quarantine.appendleft((batch, 1 << index))
-                if crashes >= self._deliveries_max:
+                if crashes >= self._crashes_max:
                     hopeless.append((batch, 1 << index, crashes))
         for batch, bit, crashes in hopeless:
             self.give_up(batch, bit, subscriber, f"its process crashed {crashes} times with it", now_ns, effects)

@@ -18,13 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..client.bus import EventBus
-from ..client.inbox import Inbox
-from ..errors import EventBusError, Skip
-from ..model import Event
-from ..worker.pool import WorkerPool
-from .measure import Unmeasurable, count_tokens, measure
-from .totals import MEASURE, TOKENS, DemoResult, SubscriberRow, Totals
+from eventbus_mp.client.bus import EventBus
+from eventbus_mp.client.inbox import Inbox
+from eventbus_mp.demo.measure import Unmeasurable, count_tokens, measure
+from eventbus_mp.demo.totals import MEASURE, TOKENS, DemoResult, SubscriberRow, Totals
+from eventbus_mp.errors import EventBusError, Skip
+from eventbus_mp.events import Event
+from eventbus_mp.worker.pool import WorkerPool
 
 __all__ = ["run_in_loop", "run_on_bus"]
 
@@ -98,7 +98,7 @@ def run_on_bus(
 
 @contextmanager
 def _own_bus() -> Iterator[EventBus]:
-    bus = EventBus(f"demo-{os.getpid()}", topics=TOPICS, linger_s=0.0)
+    bus = EventBus(f"demo-{os.getpid()}", topics=TOPICS, manager_idle_s=0.0)
     try:
         yield bus
     finally:

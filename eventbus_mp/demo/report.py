@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
 
-from ..console import (
+from eventbus_mp.console import (
     BarColumn,
     Console,
     ProgressColumn,
@@ -21,7 +21,7 @@ from ..console import (
     box,
     printable,
 )
-from .totals import DemoResult, Totals
+from eventbus_mp.demo.totals import DemoResult, Totals
 
 SKIPPED_SHOWN_MAX = 20
 LINE_INTERVAL_S = 1.0

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from .measure import Measurement
+from eventbus_mp.demo.measure import Measurement
 
 MEASURE = "measure"
 TOKENS = "tokens"

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from eventbus_mp.runtime.pipe import READ_BYTES
 
-__all__ = ["LINK_LOST", "LINK_OPENED", "READ", "TIME_PASSED", "Entry", "Journal", "Mark"]
+__all__ = ["LINK_LOST", "LINK_OPENED", "READ", "TIME_PASSED", "Entry", "Journal", "Position"]
 
 JOURNAL_BYTES = 8 << 20
 """Some 200,000 records: what a standby has to catch up with takes it less than a tenth of a second."""
@@ -49,7 +49,7 @@ class Entry(NamedTuple):
     data: bytes
 
 
-class Mark(NamedTuple):
+class Position(NamedTuple):
     """A place in the journal."""
 
     generation: int
@@ -69,17 +69,17 @@ class Journal:
         self._view = memoryview(self._memory)
         self._available = array.array("i", [0])
         self._generation = 0
-        self._position = _HEAD.size
+        self._offset = _HEAD.size
 
     # --- what the heirs have to agree on ---
 
     @property
-    def heir(self) -> int:
+    def successor_pid(self) -> int:
         """The pid of the only process that may take over."""
         return int(_HEAD.unpack_from(self._view)[1])
 
-    @heir.setter
-    def heir(self, pid: int) -> None:
+    @successor_pid.setter
+    def successor_pid(self, pid: int) -> None:
         struct.pack_into("=Q", self._view, 8, pid)
 
     @property
@@ -96,24 +96,24 @@ class Journal:
     @property
     def is_full(self) -> bool:
         """Whether it is time for a new standby: there may be no room for another read."""
-        return self._position > JOURNAL_BYTES - 2 * (READ_BYTES + _ENTRY.size)
+        return self._offset > JOURNAL_BYTES - 2 * (READ_BYTES + _ENTRY.size)
 
     @property
-    def mark(self) -> Mark:
+    def position(self) -> Position:
         """Where the next entry goes."""
-        return Mark(self._generation, self._position)
+        return Position(self._generation, self._offset)
 
     def restart(self) -> None:
         """Begin a new generation: what is written so far is of no use to anybody."""
         _WORD.pack_into(self._view, _HEAD.size, 0)
         self._generation += 1
         struct.pack_into("=Q", self._view, 0, self._generation)
-        self._position = _HEAD.size
+        self._offset = _HEAD.size
 
-    def note(self, kind: int, link: int, number: int, now_ns: int) -> None:
+    def append(self, kind: int, link: int, number: int, now_ns: int) -> None:
         """Write down what is not read from a pipe."""
         self._begin(kind, link, 0, number, now_ns)
-        self._position += _ENTRY.size
+        self._offset += _ENTRY.size
 
     def read(self, fd: int, link: int, now_ns: int) -> bytes | None:
         """Take up to `READ_BYTES` out of a pipe; b"" at the end of file; None when there is nothing now."""
@@ -125,12 +125,12 @@ class Journal:
             length = self._readable(fd)  # It may have arrived before the end.
             if not length:
                 return b""
-        start = self._position + _ENTRY.size
+        start = self._offset + _ENTRY.size
         stop = start + length
         self._view[stop - min(length, 8) : stop] = _UNREAD[: min(length, 8)]
         self._begin(READ, link, length, 0, now_ns)
         os.readv(fd, [self._view[start:stop]])
-        self._position = stop + -stop % 8
+        self._offset = stop + -stop % 8
         return bytes(self._view[start:stop])
 
     def _readable(self, fd: int) -> int:
@@ -139,28 +139,28 @@ class Journal:
 
     def _begin(self, kind: int, link: int, length: int, number: int, now_ns: int) -> None:
         # The next entry's place first: the entries of an earlier generation lie there.
-        after = self._position + _ENTRY.size + length
+        after = self._offset + _ENTRY.size + length
         _WORD.pack_into(self._view, after + -after % 8, 0)
-        _ENTRY.pack_into(self._view, self._position, 0, link, length, number, now_ns)
-        _WORD.pack_into(self._view, self._position, kind)
+        _ENTRY.pack_into(self._view, self._offset, 0, link, length, number, now_ns)
+        _WORD.pack_into(self._view, self._offset, kind)
 
     # --- reading, as an heir ---
 
-    def follow(self, mark: Mark) -> Iterator[Entry]:
+    def replay(self, position: Position) -> Iterator[Entry]:
         """Every entry since `mark`; afterwards this process is the one that writes, and goes on behind them.
 
         The last one may have been written down and not carried out: its bytes are still in their pipe.
         """
         self._generation = int(_HEAD.unpack_from(self._view)[0])
-        self._position = mark.position if mark.generation == self._generation else _HEAD.size
+        self._offset = position.position if position.generation == self._generation else _HEAD.size
         while True:
-            kind, link, length, number, now_ns = _ENTRY.unpack_from(self._view, self._position)
-            start = self._position + _ENTRY.size
+            kind, link, length, number, now_ns = _ENTRY.unpack_from(self._view, self._offset)
+            start = self._offset + _ENTRY.size
             data = bytes(self._view[start : start + length])
             if not kind or (kind == READ and data[-8:] == _UNREAD[: min(length, 8)]):
                 return
             stop = start + length
-            self._position = stop + -stop % 8
+            self._offset = stop + -stop % 8
             yield Entry(kind, link, number, now_ns, data)
 
 

@@ -19,18 +19,19 @@ from dataclasses import dataclass, field, replace
 from eventbus_mp.config import BusConfig
 from eventbus_mp.core.bus import BusCore
 from eventbus_mp.errors import EventBusError, ProtocolError
+from eventbus_mp.geometry import CHUNK_BYTES
 from eventbus_mp.manager import journal as kinds
-from eventbus_mp.manager.desk import Desk
-from eventbus_mp.manager.journal import Entry, Journal, Mark
-from eventbus_mp.manager.pace import Pace
-from eventbus_mp.manager.reception import Accepted, Reception
+from eventbus_mp.manager.acceptor import Acceptor, PendingLink
+from eventbus_mp.manager.batching import BatchDelay
+from eventbus_mp.manager.executor import EffectExecutor
+from eventbus_mp.manager.journal import Entry, Journal, Position
 from eventbus_mp.manager.standby import Standby
 from eventbus_mp.memory import segment
-from eventbus_mp.messages import CHUNK_BYTES, LinkLost, LinkOpened, ManagerReplaced, TimePassed
+from eventbus_mp.protocol import records
+from eventbus_mp.protocol.decoders import ManagerDecoder
+from eventbus_mp.protocol.messages import LinkLost, LinkOpened, ManagerReplaced, TimePassed
 from eventbus_mp.runtime.handshake import Welcome
 from eventbus_mp.runtime.pipe import PipeEnds
-from eventbus_mp.wire import records
-from eventbus_mp.wire.stream import FromProcess
 
 __all__ = ["Server"]
 
@@ -55,7 +56,7 @@ class Link:
     pid: int
     pidfd: int
     ends: PipeEnds
-    stream: FromProcess
+    stream: ManagerDecoder
     writable_wanted: bool = False
     unsent_replies: list[bytes] = field(default_factory=list)
     """Those of the frames in `ends` that only this manager knows of: everything else a client can ask for again."""
@@ -79,8 +80,8 @@ class Server:
         self._core = BusCore(config, time.monotonic_ns())
         self._prefix = prefix
         self._span_bytes = min(SPAN_BYTES_MAX, _power_of_two(config.memory_bytes_max // SPANS_MIN))
-        self._desk = Desk(self._core, self._prefix, self)
-        self._pace = Pace()
+        self._executor = EffectExecutor(self._core, self._prefix, self)
+        self._batch_delay = BatchDelay()
         self._links: dict[int, Link] = {}
         self._link_serial = 0
         self._stopping = False
@@ -90,7 +91,7 @@ class Server:
         self._journal = Journal()
         self._standby = Standby(self._journal)
         self._standby_wanted = True
-        self._accepted: list[Accepted] = []
+        self._pending: list[PendingLink] = []
         """Processes that have a link and do not know it yet: first the standby has to have it, too."""
         self._set_up_waiting()
 
@@ -102,8 +103,8 @@ class Server:
         self._wake, self._wakes = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         signal.set_wakeup_fd(self._wakes.fileno())
         self.watch(self._wake.fileno(), lambda: self._wake.recv(64))
-        self._reception = Reception(self._listener, self.watch, self.unwatch, self._open_link)
-        self.watch(self._listener.fileno(), self._reception.accept)
+        self._acceptor = Acceptor(self._listener, self.watch, self.unwatch, self._open_link)
+        self.watch(self._listener.fileno(), self._acceptor.accept)
         signal.signal(signal.SIGTERM, lambda *_: self.leave())
 
     def watch(self, fd: int, on_ready: Callable[[], object], events: int = select.EPOLLIN) -> None:
@@ -118,7 +119,7 @@ class Server:
         """Serve. When it returns, every link is closed and every segment removed."""
         due_ns = self._next_due_ns()
         while not self._stopping:
-            self._pace.rest()
+            self._batch_delay.wait()
             ready = [(fd, self._on_ready.get(fd)) for fd, _ in self._poll.poll(_timeout_s(due_ns))]
             for fd, on_ready in ready:
                 # An earlier one of this round may have closed it, and a newcomer may have its number.
@@ -137,22 +138,22 @@ class Server:
         self._leave()
 
     def _next_due_ns(self) -> int | None:
-        core_ns, reception_ns = self._core.next_due_ns(), self._reception.next_due_ns()
+        core_ns, reception_ns = self._core.next_due_ns(), self._acceptor.next_due_ns()
         if core_ns is None or reception_ns is None:
             return core_ns if reception_ns is None else reception_ns
         return min(core_ns, reception_ns)
 
     def _pass_time(self) -> None:
-        self._reception.drop_silent()
+        self._acceptor.drop_silent()
         self._now_ns = time.monotonic_ns()
-        self._journal.note(kinds.TIME_PASSED, 0, 0, self._now_ns)
-        self._desk.decide(TimePassed(), self._now_ns)
+        self._journal.append(kinds.TIME_PASSED, 0, 0, self._now_ns)
+        self._executor.decide(TimePassed(), self._now_ns)
 
     def _leave(self) -> None:
         self._standby.close()
-        self._reception.close()
-        for accepted in self._accepted:
-            accepted.close()
+        self._acceptor.close()
+        for pending in self._pending:
+            pending.close()
         for link in list(self._links.values()):
             self._close(link)
         self._close_waiting()
@@ -168,13 +169,13 @@ class Server:
     def _renew_standby(self) -> None:
         """Have a standby with every link there is, then greet those who wait for that. In the standby: take over."""
         self._standby_wanted = False
-        mark = self._journal.mark
+        position = self._journal.position
         if self._fork_standby():
-            self._take_over(mark)
+            self._take_over(position)
             return
         self._journal.restart()
-        accepted, self._accepted = self._accepted, []
-        for one in accepted:
+        pending, self._pending = self._pending, []
+        for one in pending:
             one.greet()
 
     def _fork_standby(self) -> bool:
@@ -185,17 +186,17 @@ class Server:
         except OSError as error:
             log.error("cannot make a standby (%s): until it can, the manager's death is the end of the bus", error)
             self._standby.dismiss()
-            self._journal.heir = 0
+            self._journal.successor_pid = 0
             return False
         self._watch_standby()
         return False
 
     def _forget_newcomers(self) -> None:
         """In the standby: who has no link yet connects again when the manager dies, and sees at once that it did."""
-        self._reception.close(unwatched=True)
-        for accepted in self._accepted:
-            accepted.close()
-        self._accepted.clear()
+        self._acceptor.close(unwatched=True)
+        for pending in self._pending:
+            pending.close()
+        self._pending.clear()
         self._close_waiting()
 
     def _watch_standby(self) -> None:
@@ -209,7 +210,7 @@ class Server:
             log.warning("the standby of the manager died; another one takes its place")
             self._standby_wanted = True
 
-    def _take_over(self, mark: Mark) -> None:
+    def _take_over(self, position: Position) -> None:
         """The manager before died: become it. Do again what it did since `mark`, then have each process compare."""
         self._journal.takeovers += 1
         if self._journal.takeovers > TAKEOVERS_MAX:
@@ -222,33 +223,33 @@ class Server:
             self._watch_link(link)
         # Should this one die, too, another does all of this again.
         if self._fork_standby():
-            self._take_over(mark)
+            self._take_over(position)
             return
-        self._catch_up(mark)
+        self._catch_up(position)
         self._journal.takeovers = 0
         self._standby_wanted = True  # One that need not catch up with all that.
 
-    def _catch_up(self, mark: Mark) -> None:
-        self._desk.is_catching_up = True
-        for entry in self._journal.follow(mark):
+    def _catch_up(self, position: Position) -> None:
+        self._executor.is_catching_up = True
+        for entry in self._journal.replay(position):
             self._now_ns = entry.now_ns
             self._repeat(entry)
-        self._desk.is_catching_up = False
+        self._executor.is_catching_up = False
         for number in [number for number in self._core.state.links if number not in self._links]:
             # It was never greeted: its pipes went with the manager before.
-            self._desk.decide(LinkLost(number, crashed=False), self._now_ns)
-        self._desk.decide(ManagerReplaced(os.getpid()), self._now_ns)
+            self._executor.decide(LinkLost(number, crashed=False), self._now_ns)
+        self._executor.decide(ManagerReplaced(os.getpid()), self._now_ns)
         for link in self._links.values():
             link.ends.drop_queued()
-            self.post(link.number, [records.manager_replaced(os.getpid()), *link.unsent_replies])
+            self.post(link.number, [records.pack_manager_replaced(os.getpid()), *link.unsent_replies])
 
     def _repeat(self, entry: Entry) -> None:
         link = self._links.get(entry.link)
         if entry.kind == kinds.TIME_PASSED:
-            self._desk.decide(TimePassed(), entry.now_ns)
+            self._executor.decide(TimePassed(), entry.now_ns)
         elif entry.kind == kinds.LINK_OPENED:
             self._link_serial = entry.link
-            self._desk.decide(LinkOpened(entry.link, entry.number), entry.now_ns)
+            self._executor.decide(LinkOpened(entry.link, entry.number), entry.now_ns)
         elif link is None:
             return
         elif entry.kind == kinds.READ:
@@ -264,19 +265,19 @@ class Server:
         device = os.stat(segment.SHM_DIR).st_dev
         memory_bytes_max = self._core.state.spans.memory_bytes_max
         welcome = Welcome(number, self._prefix, self._span_bytes, memory_bytes_max, device, os.getpid())
-        opened = self._reception.make_pipes(connection, pid, welcome)
+        opened = self._acceptor.make_pipes(connection, pid, welcome)
         if opened is None:
             return
         self._link_serial = number
-        accepted, pidfd, ends = opened
-        self._accepted.append(accepted)
+        pending, pidfd, ends = opened
+        self._pending.append(pending)
         self._standby_wanted = True
-        link = Link(number, pid, pidfd, ends, FromProcess(number))
+        link = Link(number, pid, pidfd, ends, ManagerDecoder(number))
         self._links[number] = link
         self._watch_link(link)
         self._now_ns = time.monotonic_ns()
-        self._journal.note(kinds.LINK_OPENED, number, pid, self._now_ns)
-        self._desk.decide(LinkOpened(number, pid), self._now_ns)
+        self._journal.append(kinds.LINK_OPENED, number, pid, self._now_ns)
+        self._executor.decide(LinkOpened(number, pid), self._now_ns)
 
     def _watch_link(self, link: Link) -> None:
         self.watch(link.ends.incoming, lambda: self._read(link))
@@ -290,11 +291,11 @@ class Server:
         self._now_ns = time.monotonic_ns()
         data = self._journal.read(link.ends.incoming, link.number, self._now_ns)
         if data:
-            self._pace.count(len(data))
+            self._batch_delay.count(len(data))
             self._take_in(link, data)
             return link.number in self._links
         if data is not None:
-            self._note_lost(link)
+            self._append_lost(link)
         return False
 
     def _take_in(self, link: Link, data: bytes) -> None:
@@ -304,23 +305,23 @@ class Server:
             self.cut_off(link.number, str(error))
             return
         for message in messages:
-            self._desk.decide(message, self._now_ns)
+            self._executor.decide(message, self._now_ns)
 
     def _on_process_ended(self, link: Link) -> None:
         """What a process sent before it died counts: read it all, then take everything back."""
         while link.number in self._links and self._read(link):
             pass
         if link.number in self._links and not self._journal.is_full:
-            self._note_lost(link)
+            self._append_lost(link)
 
-    def _note_lost(self, link: Link) -> None:
+    def _append_lost(self, link: Link) -> None:
         self._now_ns = time.monotonic_ns()
-        self._journal.note(kinds.LINK_LOST, link.number, 0, self._now_ns)
+        self._journal.append(kinds.LINK_LOST, link.number, 0, self._now_ns)
         self._lose(link)
 
     def _lose(self, link: Link) -> None:
         self._close(link)
-        self._desk.decide(LinkLost(link.number, crashed=True), self._now_ns)
+        self._executor.decide(LinkLost(link.number, crashed=True), self._now_ns)
 
     def _close(self, link: Link) -> None:
         link.ends.flush()
@@ -360,7 +361,7 @@ class Server:
             done = link.ends.flush()
             if link.ends.overflowing:
                 log.warning("process %d is cut off: it asks and does not read the answers", link.pid)
-                self._note_lost(link)
+                self._append_lost(link)
                 self._standby_wanted = True
                 return self._flush()  # What others get because of that may be for those who had their turn.
             if done != (not link.writable_wanted):

@@ -64,7 +64,7 @@ class Standby:
             os.waitpid(pid, 0)
             os.close(lifeline)
             raise
-        self._journal.heir = pid
+        self._journal.successor_pid = pid
         self.dismiss()
         self._lifeline, self.pidfd = lifeline, pidfd
         self._pids[pidfd] = pid
@@ -81,7 +81,7 @@ class Standby:
         self._pids.clear()
         os.read(wakes, 1)
         os.close(wakes)
-        if self._journal.heir != os.getpid():
+        if self._journal.successor_pid != os.getpid():
             os._exit(0)
 
     def dismiss(self) -> None:

@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import NamedTuple
 
+from eventbus_mp.geometry import CHUNK_BYTES, SHARED_SPAN_BYTES_MAX
 from eventbus_mp.memory import segment
+from eventbus_mp.memory.mappings import Mappings
 from eventbus_mp.memory.payload import new_tuple
-from eventbus_mp.memory.reader import Mappings
-from eventbus_mp.messages import CHUNK_BYTES, SHARED_SPAN_BYTES_MAX
 
-__all__ = ["Arena", "LentSpan", "Room"]
+__all__ = ["Arena", "GrantedSpan", "Slot"]
 
 LARGE_BYTES = CHUNK_BYTES - 1
 """Beyond this an event gets a span of its own: four of this size fit into the span that smaller ones share, and what
 is one byte larger, as a small loan counts, takes one block and not two."""
 
 
-class LentSpan(NamedTuple):
+class GrantedSpan(NamedTuple):
     """A span that this process may write: `length` bytes from `offset`."""
 
     segment: int
@@ -30,13 +30,13 @@ class LentSpan(NamedTuple):
     backed: bool
 
 
-class Room(NamedTuple):
+class Slot(NamedTuple):
     """Where an event goes; `filled` is a span that got full by it, to be sealed once the event is notified."""
 
     view: memoryview
     segment: int
     offset: int
-    filled: LentSpan | None
+    filled: GrantedSpan | None
 
 
 class Arena:
@@ -45,10 +45,10 @@ class Arena:
         """A larger event gets a span of its own."""
         self._mappings = mappings
         self.span_bytes = span_bytes
-        self._stock: dict[int, list[LentSpan]] = {}
-        self._useless: list[LentSpan] = []
+        self._stock: dict[int, list[GrantedSpan]] = {}
+        self._useless: list[GrantedSpan] = []
         self._refusal: OSError | None = None
-        self._span: LentSpan | None = None
+        self._span: GrantedSpan | None = None
         # The publisher appends here without a call, as long as it fits.
         self.view = memoryview(b"")
         self.segment = 0
@@ -59,17 +59,17 @@ class Arena:
         """The size of the span that an event of `length` bytes goes to."""
         if length <= self.large_bytes:
             return self.span_bytes
-        blocks = -(-length // CHUNK_BYTES)
+        chunks = -(-length // CHUNK_BYTES)
         if length > SHARED_SPAN_BYTES_MAX:
-            return blocks * CHUNK_BYTES
+            return chunks * CHUNK_BYTES
         # Eight sizes from one power of two to the next: so events of about one size find spans of the same one ready.
-        step = max(1, (1 << blocks.bit_length()) // 16)
-        return -(-blocks // step) * step * CHUNK_BYTES
+        step = max(1, (1 << chunks.bit_length()) // 16)
+        return -(-chunks // step) * step * CHUNK_BYTES
 
     def stocked(self, span_length: int) -> int:
         return len(self._stock.get(span_length, ()))
 
-    def add(self, span: LentSpan) -> None:
+    def add(self, span: GrantedSpan) -> None:
         """Take a granted span into stock."""
         self._stock.setdefault(span.length, []).append(span)
 
@@ -82,13 +82,13 @@ class Arena:
                 return True
         return False
 
-    def take_useless(self) -> tuple[list[LentSpan], OSError | None]:
+    def take_useless(self) -> tuple[list[GrantedSpan], OSError | None]:
         """Spans that the kernel gave no memory or mapping for, and the latest reason: to be given back."""
         found = self._useless, self._refusal
         self._useless, self._refusal = [], None
         return found
 
-    def take_unused(self, kept: Container[int]) -> list[LentSpan]:
+    def take_unused(self, kept: Container[int]) -> list[GrantedSpan]:
         """Take spans for large events out of stock, of all lengths but the `kept` ones: nobody is waiting for them."""
         unused = []
         for length in [length for length in self._stock if length != self.span_bytes and length not in kept]:
@@ -96,11 +96,11 @@ class Arena:
                 unused.append(span)
         return unused
 
-    def reserve(self, length: int) -> Room | None:
+    def reserve(self, length: int) -> Slot | None:
         """Room for an event of `length` bytes, or None when a span of `span_length(length)` must be had first."""
         if length > self.large_bytes:
             taken = self._take(self.span_length(length))
-            return Room(taken[1], taken[0].segment, taken[0].offset, taken[0]) if taken else None
+            return Slot(taken[1], taken[0].segment, taken[0].offset, taken[0]) if taken else None
         filled = None
         if self.position + length > self.end:
             taken = self._take(self.span_bytes)
@@ -111,9 +111,9 @@ class Arena:
             self.position, self.end = span.offset, span.offset + span.length
         offset = self.position
         self.position += length
-        return new_tuple(Room, (self.view, self.segment, offset, filled))
+        return new_tuple(Slot, (self.view, self.segment, offset, filled))
 
-    def lent(self) -> list[LentSpan]:
+    def granted(self) -> list[GrantedSpan]:
         """Every span that this process may still write."""
         spans = [span for stock in self._stock.values() for span in stock] + self._useless
         return [*spans, self._span] if self._span is not None else spans
@@ -124,7 +124,7 @@ class Arena:
         self.view, self._span = memoryview(b""), None
         self.position = self.end = 0
 
-    def _take(self, span_length: int) -> tuple[LentSpan, memoryview] | None:
+    def _take(self, span_length: int) -> tuple[GrantedSpan, memoryview] | None:
         """The next span in stock, with memory behind it, and its segment."""
         span = self._pop(span_length)
         if span is None:
@@ -138,7 +138,7 @@ class Arena:
             self._refusal = error
             return None
 
-    def _pop(self, span_length: int) -> LentSpan | None:
+    def _pop(self, span_length: int) -> GrantedSpan | None:
         # In one step: whoever reads the pipe may be adding one.
         try:
             return self._stock[span_length].pop()

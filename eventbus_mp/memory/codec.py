@@ -15,11 +15,11 @@ import msgpack
 from msgpack import unpackb
 
 from eventbus_mp.errors import DecodeError, EncodeError
+from eventbus_mp.events import ENVELOPE_FIELDS
 from eventbus_mp.memory.buffers import BUFFER_DECODERS, find_buffer_encoder, wrap_buffers
 from eventbus_mp.memory.layout import ALIGNMENT
 from eventbus_mp.memory.registered import find_registered, make_registered
 from eventbus_mp.memory.values import VALUE_TYPES
-from eventbus_mp.model import ENVELOPE_FIELDS
 
 __all__ = [
     "ENCODE_FAILURES",

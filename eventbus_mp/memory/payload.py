@@ -8,11 +8,11 @@ from typing import Any
 from msgpack import UnpackException, unpackb
 
 from eventbus_mp.errors import DecodeError, EncodeError, UsageError
+from eventbus_mp.events import ENVELOPE_FIELDS, ID_BYTES_MAX, NOT_READ, Event
 from eventbus_mp.memory import codec
 from eventbus_mp.memory.buffers import holds_buffers, wrap_buffers
 from eventbus_mp.memory.codec import Buffers, Encoder, decode_ext, idle_encoders, take_encoder
 from eventbus_mp.memory.layout import ALIGNMENT, HEADER, HEADER_BYTES, MAGIC
-from eventbus_mp.model import ENVELOPE_FIELDS, ID_BYTES_MAX, NOT_READ, Event
 
 __all__ = [
     "EncodedEvent",
@@ -59,10 +59,10 @@ def encode_event(event: Event) -> EncodedEvent:
     except IndexError:
         encoder = Encoder()
     try:
-        block = event._block
+        payload = event._payload
     except AttributeError as cause:
         raise UsageError(f"{event!r:.80} is a {type(event).__name__}; give an Event(id, topic, data)") from cause
-    if block is not None:
+    if payload is not None:
         event = event._made_here()
     try:
         name = event._id.encode()
@@ -142,8 +142,8 @@ def write_payload(view: memoryview, offset: int, encoded: EncodedEvent, sequence
     name, envelope, data, buffers, length = encoded
     header = _pack_header(MAGIC, len(name), 0, sequence, len(envelope), len(data), len(buffers))
     if length <= JOINED_BYTES_MAX and not buffers:
-        block = b"".join((header, name, envelope, data))
-        view[offset : offset + len(block)] = block
+        payload = b"".join((header, name, envelope, data))
+        view[offset : offset + len(payload)] = payload
     else:
         position = _write_parts(view, offset, (header, name, envelope, data))
         for buffer in buffers:
@@ -172,32 +172,32 @@ def _write_parts(view: memoryview, start: int, parts: Sequence[bytes | memoryvie
     return start + ((position - start + ALIGNMENT - 1) & -ALIGNMENT)
 
 
-def read_id(block: bytes | memoryview, sequence: int) -> str | None:
+def read_id(payload: bytes | memoryview, sequence: int) -> str | None:
     """The id of the event in `block`, or None when another event, or none, is there."""
-    if len(block) < HEADER_BYTES:
+    if len(payload) < HEADER_BYTES:
         return None
-    magic, id_bytes, _, there, _, _, _ = _unpack_header(block)
+    magic, id_bytes, _, there, _, _, _ = _unpack_header(payload)
     if magic != MAGIC or there != sequence:
         return None
     try:
-        return str(block[HEADER_BYTES : HEADER_BYTES + id_bytes], "utf-8")
+        return str(payload[HEADER_BYTES : HEADER_BYTES + id_bytes], "utf-8")
     except UnicodeDecodeError:
         return None  # Somebody wrote over it.
 
 
-def read_event(block: bytes | memoryview, sequence: int, topic: str) -> Event | None:
+def read_event(payload: bytes | memoryview, sequence: int, topic: str) -> Event | None:
     """The event in `block`, of which nothing is decoded yet; None when another event, or none, is there."""
-    if len(block) < HEADER_BYTES:
+    if len(payload) < HEADER_BYTES:
         return None
-    magic, id_bytes, _, there, envelope_bytes, data_bytes, raw_count = _unpack_header(block)
+    magic, id_bytes, _, there, envelope_bytes, data_bytes, raw_count = _unpack_header(payload)
     envelope_at = HEADER_BYTES + id_bytes
     data_at = envelope_at + envelope_bytes
     end = data_at + data_bytes
-    if magic != MAGIC or there != sequence or end > len(block):
+    if magic != MAGIC or there != sequence or end > len(payload):
         return None
     event = new_object(Event)
     event.topic = topic
-    event._block = block
+    event._payload = payload
     event._marks = envelope_at, data_at, end, raw_count
     event._load = _load
     event._id = event._data = event._envelope = NOT_READ
@@ -210,19 +210,19 @@ def _load(event: Event, name: str) -> Any:
     Raises:
         DecodeError: Its bytes are not what an event has.
     """
-    block: Any = event._block
+    payload: Any = event._payload
     envelope_at, data_at, end, raw_count = event._marks
     try:
         if name == "data":
             if not raw_count:
-                return unpackb(block[data_at:end], ext_hook=decode_ext, strict_map_key=False)
-            beside = memoryview(block).toreadonly()[(end + ALIGNMENT - 1) & -ALIGNMENT :]
-            return codec.decode(block[data_at:end], beside)
+                return unpackb(payload[data_at:end], ext_hook=decode_ext, strict_map_key=False)
+            beside = memoryview(payload).toreadonly()[(end + ALIGNMENT - 1) & -ALIGNMENT :]
+            return codec.decode(payload[data_at:end], beside)
         if name == "id":
-            return str(block[HEADER_BYTES:envelope_at], "utf-8")
+            return str(payload[HEADER_BYTES:envelope_at], "utf-8")
         if name == "raw":
-            return block[data_at:end]
-        return _envelope_of(block[envelope_at:data_at]) if data_at > envelope_at else None
+            return payload[data_at:end]
+        return _envelope_of(payload[envelope_at:data_at]) if data_at > envelope_at else None
     except DECODE_FAILURES as cause:
         raise DecodeError(
             f"the {name} of an event of topic {event.topic!r} cannot be read ({type(cause).__name__}: {cause}): "

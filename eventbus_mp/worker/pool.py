@@ -23,12 +23,13 @@ import multiprocess.connection
 import multiprocess.process
 
 from eventbus_mp.client.bus import EventBus
-from eventbus_mp.client.naming import check_credit, check_patterns, check_retries, listener_of, pack_config
-from eventbus_mp.client.process import at_end_of_child
+from eventbus_mp.client.listeners import listener_of, pack_config
+from eventbus_mp.client.sessions import at_end_of_child
+from eventbus_mp.client.validation import check_credit, check_patterns, check_retries
 from eventbus_mp.errors import EventBusError, UsageError
 from eventbus_mp.memory.registered import registered_class, registered_name
-from eventbus_mp.model import SubscriberKey
-from eventbus_mp.worker.process import READY, HandlerSpec, WorkerLimits, run_worker
+from eventbus_mp.statistics import SubscriberKey
+from eventbus_mp.worker.worker import READY, HandlerSpec, WorkerLimits, run_worker
 
 __all__ = ["WorkerPool"]
 
@@ -46,7 +47,7 @@ STOP_PRIORITY = 1
 """In a child of multiprocessing: before its sessions say goodbye."""
 
 
-class _Shipper(dill.Pickler):  # type: ignore[misc]
+class _HandlerPickler(dill.Pickler):  # type: ignore[misc]
     """Sends registered classes of a program's `__main__` by name: the worker has imported that, and registered its own.
 
     As values they would be other classes than those that events are decoded to; and dill does not manage an Enum.
@@ -63,9 +64,9 @@ def _main_is_importable() -> bool:
     return hasattr(sys.modules["__main__"], "__file__")
 
 
-def _ship_bytes(value: Any) -> bytes:
+def _pickled(value: Any) -> bytes:
     file = io.BytesIO()
-    _Shipper(file, recurse=True).dump(value)
+    _HandlerPickler(file, recurse=True).dump(value)
     return file.getvalue()
 
 
@@ -108,7 +109,7 @@ class WorkerPool:
         self._count = processes or len(os.sched_getaffinity(0))
         self._limits = WorkerLimits(max_events, max_rss_bytes)
         self._specs: list[HandlerSpec] = []
-        self._shipped: Any = None
+        self._payload: Any = None
         self._workers: dict[Any, int] = {}
         """With their pids: whoever asks for these must not look at a worker that the monitor closes just now."""
         self._stopping = False
@@ -173,7 +174,7 @@ class WorkerPool:
         if self._monitor is not None:
             raise UsageError("the pool is running")
         self._stopping = False
-        self._shipped = self._ship()
+        self._payload = self._serialize()
         self._bus.topics()  # The manager is there before the workers race for it.
         self._wake_read, self._wake_write = os.pipe()
         try:
@@ -215,13 +216,13 @@ class WorkerPool:
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
 
-    def _ship(self) -> Any:
+    def _serialize(self) -> Any:
         """What a worker gets: a forked one the handlers themselves, any other one their bytes."""
         if self._context.get_start_method() == "fork":
             return self._bus, self._specs
         try:
             # With the globals that a function of `__main__` uses, which a fresh process would not have.
-            return _ship_bytes((self._bus, self._specs))
+            return _pickled((self._bus, self._specs))
         except Exception as error:
             names = ", ".join(spec.key.name for spec in self._specs)
             raise UsageError(
@@ -233,7 +234,7 @@ class WorkerPool:
         ready, says_ready = self._context.Pipe(duplex=False)
         worker = self._context.Process(
             target=run_worker,
-            args=(self._shipped, self._limits, says_ready),
+            args=(self._payload, self._limits, says_ready),
             name="eventbus_mp-worker",
             daemon=False,
         )

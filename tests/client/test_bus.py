@@ -185,7 +185,7 @@ def test_a_listener_may_ask_and_publish(bus: EventBus) -> None:
 
 
 def test_listeners_that_publish_do_not_deadlock_on_full_memory(make_bus: Make) -> None:
-    bus = make_bus(topics=["a", "b"], memory_bytes_max=8 << 20, full_timeout_s=30)
+    bus = make_bus(topics=["a", "b"], memory_bytes_max=8 << 20, notify_timeout_s=30)
     done: list[str] = []
 
     @bus.on("a$", name="first")
@@ -296,15 +296,15 @@ def test_unsubscribed_just_as_the_listener_begins(bus: EventBus) -> None:
 
     bus.subscribe(listener, ["a"])
     assert bus._session is not None
-    reader = bus._session.reader
-    look = reader.shadow_in_hand
+    reader = bus._session.fetcher
+    look = reader.delivered_shadow
 
     def look_slowly(record: Any) -> Any:
         begins.set()
         may_go_on.wait(20)
         return look(record)
 
-    reader.shadow_in_hand = look_slowly  # type: ignore[method-assign]
+    reader.delivered_shadow = look_slowly  # type: ignore[method-assign]
     bus.notify(Event("1", "a", 1))
     assert begins.wait(20)
     bus.unsubscribe(listener)

@@ -180,12 +180,12 @@ def test_a_shadow_from_elsewhere(make_bus: Make) -> None:
     assert (found.completed, found.skipped, found.recent_skips) == (1, 1, ((ours.id, "a reason"),))
 
 
-@pytest.mark.parametrize("most", [0, -1, 2.5, True])
-def test_none_at_all_cannot_be_waited_for(bus: EventBus, most: Any) -> None:
+@pytest.mark.parametrize("limit", [0, -1, 2.5, True])
+def test_none_at_all_cannot_be_waited_for(bus: EventBus, limit: Any) -> None:
     inbox = bus.inbox("one", ["a"])
     bus.notify(Event("1", "a", 1))
-    with pytest.raises(UsageError, match=f"get_many\\({most!r}\\)"):
-        inbox.get_many(most, 10)
+    with pytest.raises(UsageError, match=f"get_many\\({limit!r}\\)"):
+        inbox.get_many(limit, 10)
 
 
 def test_an_inbox_that_is_taken_away_ends(bus: EventBus) -> None:

@@ -39,11 +39,11 @@ class Leases(RuleBasedStateMachine):
         super().__init__()
         self.bus, self.inbox = bus, inbox
         self.serial = 0
-        self.in_hand: list[tuple[Any, np.ndarray]] = []
+        self.in_flight: list[tuple[Any, np.ndarray]] = []
         self.views: list[tuple[np.ndarray, np.ndarray]] = []
         """(what is kept, what it must hold)"""
 
-    @precondition(lambda self: len(self.in_hand) < IN_HAND_MAX)
+    @precondition(lambda self: len(self.in_flight) < IN_HAND_MAX)
     @rule(size=SIZES, kind=st.sampled_from(sorted(KINDS)))
     def publish(self, size: int, kind: str) -> None:
         self.serial += 1
@@ -55,12 +55,12 @@ class Leases(RuleBasedStateMachine):
             self.bus.notify(Event(str(self.serial), "a", KINDS[kind](content)))
         shadow = self.inbox.get(20)
         assert shadow is not None
-        self.in_hand.append((shadow, content))
+        self.in_flight.append((shadow, content))
 
-    @precondition(lambda self: self.in_hand and len(self.views) < VIEWS_MAX)
+    @precondition(lambda self: self.in_flight and len(self.views) < VIEWS_MAX)
     @rule(data=st.data(), detached=st.booleans(), keeps_raw=st.booleans())
     def read(self, data: st.DataObject, detached: bool, keeps_raw: bool) -> None:
-        shadow, content = data.draw(st.sampled_from(self.in_hand))
+        shadow, content = data.draw(st.sampled_from(self.in_flight))
         event = self.bus.fetch_event(shadow)
         assert event is not None
         value = (event.copy() if detached else event).data
@@ -85,10 +85,10 @@ class Leases(RuleBasedStateMachine):
     def drop(self, data: st.DataObject) -> None:
         del self.views[data.draw(st.integers(0, len(self.views) - 1))]
 
-    @precondition(lambda self: self.in_hand)
+    @precondition(lambda self: self.in_flight)
     @rule(data=st.data())
     def complete(self, data: st.DataObject) -> None:
-        shadow, _ = self.in_hand.pop(data.draw(st.integers(0, len(self.in_hand) - 1)))
+        shadow, _ = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
         self.inbox.complete(shadow)
 
     @invariant()
@@ -98,7 +98,7 @@ class Leases(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.views.clear()
-        for shadow, _ in self.in_hand:
+        for shadow, _ in self.in_flight:
             self.inbox.complete(shadow)
         assert self.inbox.get(0) is None  # the last releases go with it
         self.bus.drain(timeout_s=20)

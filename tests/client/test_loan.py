@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from eventbus_mp import BusFull, EncodeError, Event, EventBus, EventTooLarge, UnknownTopic, UsageError
-from eventbus_mp.messages import CHUNK_BYTES
+from eventbus_mp.geometry import CHUNK_BYTES
 
 Make = Callable[..., EventBus]
 
@@ -138,7 +138,7 @@ def test_an_unknown_topic_of_a_strict_bus(make_bus: Make) -> None:
 
 
 def test_memory_is_full(make_bus: Make) -> None:
-    bus = make_bus(topics=["a"], full_timeout_s=0.05)
+    bus = make_bus(topics=["a"], notify_timeout_s=0.05)
     inbox = bus.inbox("one", ["a"])
     with bus.loan("a", 7 << 20), pytest.raises(BusFull, match="no 10485760 bytes"), bus.loan("a", 9 << 20):
         pass

@@ -12,7 +12,7 @@ import pytest
 from eventbus_mp import BusClosed, Event, EventBus, UsageError
 from eventbus_mp.client import publisher
 from eventbus_mp.client.session import Session
-from eventbus_mp.locking import Turns
+from eventbus_mp.locking import LeaderFollowers
 
 Make = Callable[..., EventBus]
 Fork = Callable[..., Any]
@@ -224,14 +224,14 @@ def test_a_handler_that_raises_just_as_a_turn_to_read_ends(bus: EventBus, fork: 
 
     def work(to_parent: Any) -> None:
         inbox = bus.inbox("one", ["a"])
-        turns, pass_on = bus._live().connection._turns, Turns.pass_on
+        turns, hand_over = bus._live().connection._turns, LeaderFollowers.hand_over
         main = threading.get_ident()
 
-        def interrupted(self: Turns) -> None:
+        def interrupted(self: LeaderFollowers) -> None:
             if self._bystanders and threading.get_ident() == main:
-                Turns.pass_on = pass_on  # type: ignore[method-assign]
+                LeaderFollowers.hand_over = hand_over  # type: ignore[method-assign]
                 raise Alarm
-            pass_on(self)
+            hand_over(self)
 
         def listen() -> None:
             while turns.holder != main:
@@ -239,7 +239,7 @@ def test_a_handler_that_raises_just_as_a_turn_to_read_ends(bus: EventBus, fork: 
             bus.on("b", name="listener")(print)
             while not turns._bystanders:
                 pass
-            Turns.pass_on = interrupted  # type: ignore[method-assign]
+            LeaderFollowers.hand_over = interrupted  # type: ignore[method-assign]
             bus.notify(Event("1", "a", 1))
 
         threading.Thread(target=listen).start()

@@ -2,14 +2,15 @@
 
 import pytest
 
-from eventbus_mp.core.dispatcher import Endpoint, dispatch
-from eventbus_mp.core.state import BusState
-from eventbus_mp.core.registry import Route, SubscriberState, Topic
 from eventbus_mp.core.batches import SEQUENCE_BUCKET_EVENTS, EventBatch
-from eventbus_mp.core.spans import Span
+from eventbus_mp.core.dispatcher import Endpoint, dispatch
 from eventbus_mp.core.event_log import EventLog
-from eventbus_mp.effects import Deliver
-from eventbus_mp.messages import CHUNK_BYTES, RECORD_BYTES, Outcome
+from eventbus_mp.core.registry import Route, SubscriberState, Topic
+from eventbus_mp.core.spans import Span
+from eventbus_mp.core.state import BusState
+from eventbus_mp.geometry import CHUNK_BYTES, RECORD_BYTES
+from eventbus_mp.protocol.effects import Deliver
+from eventbus_mp.protocol.messages import Outcome
 
 
 def subscriber_with(*credits, credit_max=64):
@@ -23,7 +24,7 @@ def packed_record(*numbers):
     return b"".join(b"%*d" % (RECORD_BYTES, number) for number in numbers)
 
 
-class Desk:
+class EffectExecutor:
     """A ledger with one topic and one subscriber."""
 
     def __init__(self, subscriber):
@@ -62,39 +63,39 @@ def counts(effects):
 
 
 def test_as_many_as_the_credit_allows():
-    desk = Desk(subscriber_with(2))
+    desk = EffectExecutor(subscriber_with(2))
     desk.queue(3)
     assert desk.sent() == [Deliver(1, 1, 1, packed_record(0, 1))]
     assert desk.sent() == []
 
 
 def test_everything_when_there_is_more_credit():
-    desk = Desk(subscriber_with(10))
+    desk = EffectExecutor(subscriber_with(10))
     desk.queue(3)
     assert desk.sent() == [Deliver(1, 1, 1, packed_record(0, 1, 2))]
 
 
 def test_credit_reaches_over_runs():
-    desk = Desk(subscriber_with(4))
+    desk = EffectExecutor(subscriber_with(4))
     desk.queue(3)
     desk.queue(3)
     assert desk.sent() == [Deliver(1, 1, 1, packed_record(0, 1, 2, 3))]
 
 
 def test_endpoints_share_evenly():
-    desk = Desk(subscriber_with(4, 4))
+    desk = EffectExecutor(subscriber_with(4, 4))
     desk.queue(4)
     assert counts(desk.sent()) == [(1, 2), (2, 2)]
 
 
 def test_the_one_with_more_free_credit_gets_the_odd_one():
-    desk = Desk(subscriber_with(1, 4))
+    desk = EffectExecutor(subscriber_with(1, 4))
     desk.queue(3)
     assert counts(desk.sent()) == [(2, 2), (1, 1)]
 
 
 def test_a_suspect_is_sent_alone_and_nothing_beside_it():
-    desk = Desk(subscriber_with(4, 4))
+    desk = EffectExecutor(subscriber_with(4, 4))
     desk.quarantined(desk.queue(5), 1)
     assert desk.sent() == [Deliver(1, 1, 2, packed_record(0)), Deliver(2, 1, 1, packed_record(1, 2, 3, 4))]
     desk.queue(4)
@@ -102,7 +103,7 @@ def test_a_suspect_is_sent_alone_and_nothing_beside_it():
 
 
 def test_fresh_events_wait_for_waiting_suspects():
-    desk = Desk(subscriber_with(4))
+    desk = EffectExecutor(subscriber_with(4))
     batch = desk.queue(3)
     desk.quarantined(batch, 2)
     assert desk.sent() == [Deliver(1, 1, 2, packed_record(0))]
@@ -112,14 +113,14 @@ def test_fresh_events_wait_for_waiting_suspects():
 
 
 def test_events_settled_in_the_queue_are_passed_over():
-    desk = Desk(subscriber_with(2))
+    desk = EffectExecutor(subscriber_with(2))
     batch = desk.queue(5)
     desk.settle_waiting(batch, 0b01011)
     assert desk.sent() == [Deliver(1, 1, 1, packed_record(2, 4))]
 
 
 def test_a_queue_of_settled_events_does_not_grow():
-    desk = Desk(subscriber_with())
+    desk = EffectExecutor(subscriber_with())
     for batch in [desk.queue(2) for _ in range(10)]:
         desk.settle_waiting(batch, 0b11)
         assert len(desk.subscriber.queue) >= 2 * desk.subscriber.stale
@@ -150,7 +151,7 @@ def test_slow_tasks_get_eight_up_to_eight_milliseconds(cost_ns, credit):
 
 
 def test_what_is_not_worth_dividing_goes_to_the_one_with_the_most_credit():
-    desk = Desk(subscriber_with(3, 8, 5))
+    desk = EffectExecutor(subscriber_with(3, 8, 5))
     for endpoint in desk.subscriber.endpoints:
         endpoint.cost_ns = 50_000  # five are worth a message
     desk.queue(4)
@@ -164,7 +165,7 @@ def test_fixed_credit_stays():
 
 
 def test_what_one_cannot_take_goes_to_those_with_more_credit():
-    desk = Desk(subscriber_with(1, 8, 2))
+    desk = EffectExecutor(subscriber_with(1, 8, 2))
     desk.queue(9)
     assert counts(desk.sent()) == [(2, 6), (3, 2), (1, 1)]
     assert not desk.subscriber.queue

@@ -2,8 +2,9 @@
 
 import pytest
 
-from eventbus_mp.core.registry import Registry, compile_pattern
+from eventbus_mp.core.registry import Registry
 from eventbus_mp.errors import InvalidPattern, InvalidTopic
+from eventbus_mp.patterns import compile_pattern
 
 
 def names(registry, topic):

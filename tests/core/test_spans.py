@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventbus_mp.core.spans import SpanTable
-from eventbus_mp.effects import CreateSegment, FreePages, RemoveSegment
-from eventbus_mp.messages import CHUNK_BYTES, SEGMENT_BYTES, SHARED_SPAN_BYTES_MAX
+from eventbus_mp.geometry import CHUNK_BYTES, SEGMENT_BYTES, SHARED_SPAN_BYTES_MAX
+from eventbus_mp.protocol.effects import CreateSegment, FreePages, RemoveSegment
 
 MIB = 1 << 20
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from eventbus_mp.core.registry import Route, SubscriberState, Topic
 from eventbus_mp.core.batches import EventBatch
+from eventbus_mp.core.registry import Route, SubscriberState, Topic
 from eventbus_mp.core.spans import Span
 from eventbus_mp.core.transitions import COMPLETED, DELIVERY_TRANSITIONS, QUEUED, SENT, SKIPPED, describe
 

@@ -7,13 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eventbus_mp.demo.measure import (
-    REASON_CHARACTERS_MAX,
-    Unmeasurable,
-    count_tokens,
-    measure,
-    python_files,
-)
+from eventbus_mp.demo.measure import REASON_CHARACTERS_MAX, Unmeasurable, count_tokens, measure, python_files
 
 STRAIGHT = """\
 def f():

@@ -42,7 +42,7 @@ TOPICS = ("t0", "t1", "t2")
 LASTING = {"all": [".*"], "even": ["t0", "t2"], "one": ["t1$"]}
 """Subscribers that are always there, by the hosts below; each host serves one of them."""
 SIZES = (0, 10, 200, 3_000, 20_000, 300_000)
-DELIVERIES_MAX = 1_000
+CRASHES_MAX = 1_000
 """Nobody is given up for crashes that are not its events' fault."""
 SETTLE_TIMEOUT_S = 120.0
 
@@ -163,11 +163,11 @@ class Chaos:
             TOPICS,
             run_dir=str(self.run_dir),
             memory_bytes_max=32 << 20,
-            deliveries_max=DELIVERIES_MAX,
-            grace_s=10,
-            full_timeout_s=300,
+            crashes_max=CRASHES_MAX,
+            orphan_grace_s=10,
+            notify_timeout_s=300,
             request_timeout_s=120,
-            linger_s=1,
+            manager_idle_s=1,
             check_invariants=self._check_invariants,
         )
 

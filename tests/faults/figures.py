@@ -81,7 +81,7 @@ class Worker:
 
 def kill_workers(run_dir: str, times: int) -> dict[str, Any]:
     """Two workers share the load; one after the other is killed and replaced."""
-    bus = EventBus("figures", ["a"], run_dir=run_dir, deliveries_max=1000, grace_s=60, memory_bytes_max=64 << 20)
+    bus = EventBus("figures", ["a"], run_dir=run_dir, crashes_max=1000, orphan_grace_s=60, memory_bytes_max=64 << 20)
     bus.topics()
     workers, sent, waits = [Worker(bus), Worker(bus)], 0, []
     got: dict[int, int] = {}

@@ -13,7 +13,7 @@ import atheris
 with atheris.instrument_imports(include=["eventbus_mp"]):
     from eventbus_mp.errors import ProtocolError
     from eventbus_mp.memory.layout import HEADER, MAGIC
-    from eventbus_mp.wire.stream import FromManager, FromProcess
+    from eventbus_mp.protocol.decoders import ClientDecoder, ManagerDecoder
     from tests.faults.test_scribbled_memory import read_or_complain
 
 
@@ -27,7 +27,7 @@ def fuzz(data: bytes) -> None:
         read_or_complain(rest, 7)
         read_or_complain(head + rest, 7)
         return
-    stream = FromProcess(1) if which else FromManager()
+    stream = ManagerDecoder(1) if which else ClientDecoder()
     try:
         for piece in (rest[:cut], rest[cut:]):
             stream.feed(piece)

@@ -16,13 +16,14 @@ from pathlib import Path
 import msgpack
 
 from eventbus_mp import BusConfig, Event, EventBus
-from eventbus_mp import messages as m
 from eventbus_mp.core.bus import BusCore
-from eventbus_mp.effects import CloseLink
 from eventbus_mp.errors import ProtocolError
-from eventbus_mp.wire import records
-from eventbus_mp.wire.records import RECORD
-from eventbus_mp.wire.stream import REQUESTS, FromProcess
+from eventbus_mp.protocol import records
+from eventbus_mp.protocol.decoders import REQUESTS, ManagerDecoder
+from eventbus_mp.protocol.effects import CloseLink
+from eventbus_mp.protocol.messages import SPAN_NEEDED, LinkLost, LinkOpened, SpanWanted
+from eventbus_mp.protocol.records import RECORD
+from eventbus_mp.protocol.requests import RegisterTopic, ShutDown, Subscribe
 from tests.faults.rogue import Rogue
 
 __all__ = ["Mutator", "try_on_core", "try_on_manager"]
@@ -32,7 +33,7 @@ LARGE = (*INTERESTING, 1 << 40, (1 << 40) + 1, (1 << 63) - 1, 1 << 63, (1 << 64)
 VALUES = (None, True, -1, 0, 1, 5, 1 << 40, 2**64 - 1, 1.5, "", "a", "b", "(", "x" * 300, b"", b"\xc0", b"\xc1", [], {})
 FRAMES_A_LINK = 30
 """A damaged length can make a whole link's frames the body of one."""
-NEVER = {m.ShutDown}
+NEVER = {ShutDown}
 """Requests that end the bus for everybody: any client may send them, and these must not."""
 
 
@@ -66,7 +67,7 @@ class Mutator:
         values = [self._value(expected) for expected in REQUESTS[index].WIRE]
         if self._random.random() < 0.1:
             values.append(pick(VALUES))
-        return records.request(index, pick((0, 1, 1 << 62)), msgpack.packb(values))
+        return records.pack_request(index, pick((0, 1, 1 << 62)), msgpack.packb(values))
 
     def _value(self, expected: object) -> object:
         pick = self._random.choice
@@ -90,7 +91,7 @@ class Mutator:
             else:
                 data[at:at] = self._random.randbytes(self._random.randint(1, 40))
         # A damaged request must not become one that ends the bus.
-        kind = REQUESTS.index(m.ShutDown)
+        kind = REQUESTS.index(ShutDown)
         while (found := data.find(records.REQUEST.to_bytes(4, "little") + kind.to_bytes(4, "little"))) >= 0:
             data[found + 4] ^= 0x80
         return bytes(data)
@@ -103,12 +104,12 @@ def try_on_core(frames: int, seed: int, *, check_every: int = 1_000) -> int:
         Exception: A bug: anything but a `ProtocolError` or a closed link.
     """
     mutator, core = Mutator(seed), BusCore(BusConfig(memory_bytes_max=16 << 20), 0)
-    core.handle(m.LinkOpened(1, 1), 0)
-    core.handle(m.RegisterTopic(1, 1, "a"), 0)
-    core.handle(m.Subscribe(1, 2, "honest", b"\xc0", ["a"], 100, False), 0)
+    core.handle(LinkOpened(1, 1), 0)
+    core.handle(RegisterTopic(1, 1, "a"), 0)
+    core.handle(Subscribe(1, 2, "honest", b"\xc0", ["a"], 100, False), 0)
     link, cut_off = 2, 0
-    core.handle(m.LinkOpened(link, link), 0)
-    stream = FromProcess(link)
+    core.handle(LinkOpened(link, link), 0)
+    stream = ManagerDecoder(link)
     for number in range(frames):
         try:
             effects = [
@@ -121,14 +122,14 @@ def try_on_core(frames: int, seed: int, *, check_every: int = 1_000) -> int:
             effects = [CloseLink(link, "")]
         if effects or number % FRAMES_A_LINK == 0:
             cut_off += len(effects)
-            core.handle(m.LinkLost(link, crashed=True), number)
+            core.handle(LinkLost(link, crashed=True), number)
             link += 1
-            core.handle(m.LinkOpened(link, link), number)
-            core.handle(m.SpanWanted(link, 1 << 18, m.SPAN_NEEDED), number)
-            stream = FromProcess(link)
+            core.handle(LinkOpened(link, link), number)
+            core.handle(SpanWanted(link, 1 << 18, SPAN_NEEDED), number)
+            stream = ManagerDecoder(link)
         if number % check_every == 0:
             core.check_invariants()
-    core.handle(m.LinkLost(link, crashed=True), frames)
+    core.handle(LinkLost(link, crashed=True), frames)
     core.check_invariants()
     assert set(core.state.links) == {1}
     return cut_off

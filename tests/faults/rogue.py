@@ -7,11 +7,14 @@ import select
 from pathlib import Path
 from typing import Any
 
-from eventbus_mp.messages import SEQUENCE_LINK_SHIFT, SPAN_NEEDED, Request
+from eventbus_mp.geometry import SEQUENCE_LINK_SHIFT
+from eventbus_mp.protocol import records
+from eventbus_mp.protocol.client_events import Replied, SpanGranted
+from eventbus_mp.protocol.decoders import ClientDecoder, encode_request, unpack
+from eventbus_mp.protocol.messages import SPAN_NEEDED
+from eventbus_mp.protocol.requests import Request
 from eventbus_mp.runtime import handshake
 from eventbus_mp.runtime.rundir import RunDir
-from eventbus_mp.wire import records
-from eventbus_mp.wire.stream import FromManager, Replied, SpanGranted, encode_request, unpack
 
 __all__ = ["Rogue"]
 
@@ -25,7 +28,7 @@ class Rogue:
         with handshake.connect(RunDir(run_dir, "test").socket, PATIENCE_S) as connection:
             connection.sendall(handshake.hello())
             self.welcome, self.incoming, self.outgoing = handshake.receive_welcome(connection)
-        self._stream = FromManager()
+        self._stream = ClientDecoder()
         self._arrived: list[Any] = []
         self.first_sequence = (self.welcome.link << SEQUENCE_LINK_SHIFT) + 1
 
@@ -66,7 +69,7 @@ class Rogue:
 
     def span(self, length: int = 1 << 18) -> SpanGranted:
         """Memory to write."""
-        self.send(records.span_wanted(length, SPAN_NEEDED))
+        self.send(records.pack_span_wanted(length, SPAN_NEEDED))
         granted: SpanGranted = self.hear(SpanGranted)
         return granted
 

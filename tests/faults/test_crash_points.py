@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from eventbus_mp import Event, EventBus, UsageError
+from eventbus_mp._crashpoints import CRASH_POINTS, die_at
 from eventbus_mp.runtime.rundir import RunDir
-from eventbus_mp.testing import CRASH_POINTS, die_at
 from tests.faults.helpers import await_links, death_of, taken_from
 
 Make = Callable[..., EventBus]
@@ -48,7 +48,7 @@ EVENTS = 10
 
 IN_THE_MANAGER = """
 import os, sys
-from eventbus_mp.testing import die_at
+from eventbus_mp._crashpoints import die_at
 armed = []
 def arm():  # In the manager, which what is started forks; and not in what that forks in its turn, its standby.
     if not armed:

@@ -10,13 +10,27 @@ import msgpack
 import pytest
 
 from eventbus_mp import Event, EventBus
-from eventbus_mp import messages as m
 from eventbus_mp.errors import EventBusError
 from eventbus_mp.memory.segment import SHM_DIR, leftovers
+from eventbus_mp.protocol import records
+from eventbus_mp.protocol.client_events import Replied
+from eventbus_mp.protocol.decoders import encode_request
+from eventbus_mp.protocol.messages import SPAN_CANCELLED, SPAN_NEEDED
+from eventbus_mp.protocol.requests import (
+    Drain,
+    ExplainSkip,
+    GetHistory,
+    LeaseEvent,
+    ListTopics,
+    MarkEvent,
+    NameTopic,
+    RegisterTopic,
+    ReportState,
+    StopHosting,
+    Subscribe,
+)
 from eventbus_mp.runtime import handshake
 from eventbus_mp.runtime.rundir import RunDir
-from eventbus_mp.wire import records
-from eventbus_mp.wire.stream import Replied, encode_request
 from tests.faults.helpers import await_links, taken_from
 from tests.faults.malformed import Mutator
 from tests.faults.rogue import Rogue
@@ -26,11 +40,11 @@ Attack = Callable[[Rogue, Any], list[bytes]]
 
 
 def notified(rogue: Rogue, segment: int, offset: int, length: int, *, topic: int = 1, sequence: int = 0) -> bytes:
-    return records.notified(topic, segment, offset, length, 0, sequence or rogue.first_sequence, False)
+    return records.pack_notified(topic, segment, offset, length, 0, sequence or rogue.first_sequence, False)
 
 
 def request(kind: int, body: bytes) -> bytes:
-    return records.request(kind, 1, body)
+    return records.pack_request(kind, 1, body)
 
 
 BREACHES: dict[str, tuple[Attack, str]] = {
@@ -66,34 +80,37 @@ BREACHES: dict[str, tuple[Attack, str]] = {
         lambda rogue, place: [notified(rogue, (own := rogue.span()).segment, own.offset + at, 64) for at in (0, 64)],
         "does not follow",
     ),
-    "sealing another's span": (lambda rogue, place: [records.span_sealed(place.segment, place.offset)], "not write"),
-    "sealing twice": (
-        lambda rogue, place: [records.span_sealed((own := rogue.span()).segment, own.offset)] * 2,
+    "sealing another's span": (
+        lambda rogue, place: [records.pack_span_sealed(place.segment, place.offset)],
         "not write",
     ),
-    "a span of nothing": (lambda rogue, place: [records.span_wanted(0, m.SPAN_NEEDED)], "0 bytes"),
-    "a lease of nothing": (lambda rogue, place: [records.span_leased(1, 9, 0, 64, 5)], "where nothing is"),
+    "sealing twice": (
+        lambda rogue, place: [records.pack_span_sealed((own := rogue.span()).segment, own.offset)] * 2,
+        "not write",
+    ),
+    "a span of nothing": (lambda rogue, place: [records.pack_span_wanted(0, SPAN_NEEDED)], "0 bytes"),
+    "a lease of nothing": (lambda rogue, place: [records.pack_span_leased(1, 9, 0, 64, 5)], "where nothing is"),
     "a lease across spans": (
-        lambda rogue, place: [records.span_leased(1, place.segment, place.offset, 1 << 30, place.sequence)],
+        lambda rogue, place: [records.pack_span_leased(1, place.segment, place.offset, 1 << 30, place.sequence)],
         "where nothing is",
     ),
-    "a release of nothing": (lambda rogue, place: [records.span_released(place.sequence)], "does not lease"),
-    "an outcome of no kind": (lambda rogue, place: [records.settled(1, 99, place.sequence, 1)], "outcome 99"),
-    "nothing settled": (lambda rogue, place: [records.settled(1, 1, place.sequence, 0)], "at once"),
+    "a release of nothing": (lambda rogue, place: [records.pack_span_released(place.sequence)], "does not lease"),
+    "an outcome of no kind": (lambda rogue, place: [records.pack_settled(1, 99, place.sequence, 1)], "outcome 99"),
+    "nothing settled": (lambda rogue, place: [records.pack_settled(1, 1, place.sequence, 0)], "at once"),
     "a mark of no kind": (
-        lambda rogue, place: [encode_request(m.MarkEvent(0, 1, 1, place.sequence, "taker", msgpack.packb(None), 99))],
+        lambda rogue, place: [encode_request(MarkEvent(0, 1, 1, place.sequence, "taker", msgpack.packb(None), 99))],
         "outcome 99",
     ),
     "a subscriber without a name": (
-        lambda rogue, place: [encode_request(m.Subscribe(0, 1, "", b"\xc0", ["a"], 1, False))],
+        lambda rogue, place: [encode_request(Subscribe(0, 1, "", b"\xc0", ["a"], 1, False))],
         "credit of 1",
     ),
     "a lease before its event": (
-        lambda rogue, place: [encode_request(m.LeaseEvent(0, 1, place.topic, 0, 64, place.sequence))],
+        lambda rogue, place: [encode_request(LeaseEvent(0, 1, place.topic, 0, 64, place.sequence))],
         "where that is not",
     ),
     "a lease of less than nothing": (
-        lambda rogue, place: [encode_request(m.LeaseEvent(0, 1, place.topic, place.offset, -1, place.sequence))],
+        lambda rogue, place: [encode_request(LeaseEvent(0, 1, place.topic, place.offset, -1, place.sequence))],
         "where that is not",
     ),
     "a request of no kind": (lambda rogue, place: [request(99, b"\x90")], "request 99"),
@@ -102,7 +119,7 @@ BREACHES: dict[str, tuple[Attack, str]] = {
     "a field of a wrong type": (lambda rogue, place: [request(0, msgpack.packb([1]))], "a int where"),
     "a request of a megabyte": (lambda rogue, place: [request(0, bytes(1 << 20) + b"x")], "is over"),
     "a kind of no kind": (lambda rogue, place: [records.RECORD.pack(99, 0, 0, 0, 0, 0, 0, 0)], "kind 99"),
-    "the manager's words": (lambda rogue, place: [records.span_granted(1, 0, 64, True)], "kind 20"),
+    "the manager's words": (lambda rogue, place: [records.pack_span_granted(1, 0, 64, True)], "kind 20"),
 }
 
 
@@ -132,7 +149,7 @@ def test_a_breach_is_the_end_of_its_link(make_bus: Make, run_dir: Path, name: st
     place = bus.notify(Event("before", "a", b"before"))._place
     attack, reason = BREACHES[name]
     with Rogue(run_dir) as rogue:
-        rogue.ask(m.Subscribe, "rogue", msgpack.packb(None), ["b"], 5, False)
+        rogue.ask(Subscribe, "rogue", msgpack.packb(None), ["b"], 5, False)
         rogue.send(*attack(rogue, place))
         assert rogue.is_cut_off()
     await_links(bus, 1)
@@ -144,19 +161,19 @@ def test_a_breach_is_the_end_of_its_link(make_bus: Make, run_dir: Path, name: st
 
 
 HARMLESS: dict[str, Callable[[Rogue, Any], bytes]] = {
-    "settles what it does not have": lambda rogue, place: records.settled(1, 1, place.sequence, 1),
-    "settles a million": lambda rogue, place: records.settled(1, 1, place.sequence & ~0xFF, 1 << 20) * 1000,
-    "settles for nobody": lambda rogue, place: records.settled(1 << 31, 1, place.sequence, 1),
-    "wants it all": lambda rogue, place: records.span_wanted((1 << 32) - 1, m.SPAN_NEEDED),
-    "cancels what it did not ask": lambda rogue, place: records.span_wanted(5, m.SPAN_CANCELLED),
-    "explains for nobody": lambda rogue, place: encode_request(m.ExplainSkip(0, 1, 1 << 60, "x" * 9999, "y" * 9999)),
-    "stops what it does not host": lambda rogue, place: encode_request(m.StopHosting(0, 1, -5)),
-    "compares without being asked": lambda rogue, place: encode_request(m.ReportState(0, 1, 1, [["x"], 7], [[1]])),
-    "asks for a strange topic": lambda rogue, place: encode_request(m.NameTopic(0, 1, -1)),
-    "a pattern that is none": lambda rogue, place: encode_request(m.Subscribe(0, 1, "x", b"\xc0", [1, "("], 1, False)),
-    "drains a pattern that is none": lambda rogue, place: encode_request(m.Drain(0, 1, "(")),
-    "a config that cannot be read": lambda rogue, place: encode_request(m.Subscribe(0, 1, "x", b"\xc1", [], 1, False)),
-    "the story of no event": lambda rogue, place: encode_request(m.GetHistory(0, 1, -1)),
+    "settles what it does not have": lambda rogue, place: records.pack_settled(1, 1, place.sequence, 1),
+    "settles a million": lambda rogue, place: records.pack_settled(1, 1, place.sequence & ~0xFF, 1 << 20) * 1000,
+    "settles for nobody": lambda rogue, place: records.pack_settled(1 << 31, 1, place.sequence, 1),
+    "wants it all": lambda rogue, place: records.pack_span_wanted((1 << 32) - 1, SPAN_NEEDED),
+    "cancels what it did not ask": lambda rogue, place: records.pack_span_wanted(5, SPAN_CANCELLED),
+    "explains for nobody": lambda rogue, place: encode_request(ExplainSkip(0, 1, 1 << 60, "x" * 9999, "y" * 9999)),
+    "stops what it does not host": lambda rogue, place: encode_request(StopHosting(0, 1, -5)),
+    "compares without being asked": lambda rogue, place: encode_request(ReportState(0, 1, 1, [["x"], 7], [[1]])),
+    "asks for a strange topic": lambda rogue, place: encode_request(NameTopic(0, 1, -1)),
+    "a pattern that is none": lambda rogue, place: encode_request(Subscribe(0, 1, "x", b"\xc0", [1, "("], 1, False)),
+    "drains a pattern that is none": lambda rogue, place: encode_request(Drain(0, 1, "(")),
+    "a config that cannot be read": lambda rogue, place: encode_request(Subscribe(0, 1, "x", b"\xc1", [], 1, False)),
+    "the story of no event": lambda rogue, place: encode_request(GetHistory(0, 1, -1)),
 }
 
 
@@ -166,7 +183,7 @@ def test_nonsense_that_harms_nobody(make_bus: Make, run_dir: Path, name: str) ->
     inbox = bus.inbox("taker", ["a"], credit=1000)
     place = bus.notify(Event("before", "a", b"before"))._place
     with Rogue(run_dir) as rogue:
-        rogue.send(HARMLESS[name](rogue, place), encode_request(m.ListTopics(0, 2)))
+        rogue.send(HARMLESS[name](rogue, place), encode_request(ListTopics(0, 2)))
         rogue.hear(Replied)
         assert bus.statistics().links == 2
         bus.subscribers()
@@ -176,8 +193,8 @@ def test_nonsense_that_harms_nobody(make_bus: Make, run_dir: Path, name: str) ->
 
 def test_half_a_frame_and_the_end(bus: EventBus, run_dir: Path, shadow: Any) -> None:
     frames = [
-        records.notified(1, 1, 1 << 18, 64, 0, 1, False),
-        records.settled(1, 1, 5, 1),
+        records.pack_notified(1, 1, 1 << 18, 64, 0, 1, False),
+        records.pack_settled(1, 1, 5, 1),
         request(0, msgpack.packb(["x" * 900])),
     ]
     for frame in frames:
@@ -205,9 +222,9 @@ def test_one_that_never_reads_its_pipe(make_bus: Make, run_dir: Path) -> None:
     bus.topics()
     with Rogue(run_dir) as rogue:
         for _ in range(20):
-            rogue.send(encode_request(m.ListTopics(0, 2)) * 200)
+            rogue.send(encode_request(ListTopics(0, 2)) * 200)
         while bus.statistics().links > 1:
-            rogue.send(encode_request(m.ListTopics(0, 2)) * 50)
+            rogue.send(encode_request(ListTopics(0, 2)) * 50)
     assert "it asks and does not read the answers" in log_of(run_dir)
     with open(f"/proc/{bus.statistics().manager_pid}/status") as status:
         peak = next(line for line in status if line.startswith("VmHWM"))
@@ -215,11 +232,11 @@ def test_one_that_never_reads_its_pipe(make_bus: Make, run_dir: Path) -> None:
 
 
 FLOODS: dict[str, Callable[[Rogue], list[bytes]]] = {
-    "spans": lambda rogue: [records.span_wanted(16 << 20, m.SPAN_NEEDED)] * 50_000,
-    "drains": lambda rogue: [encode_request(m.Drain(0, n, "a")) for n in range(50_000)],
-    "topics": lambda rogue: [encode_request(m.RegisterTopic(0, n, f"topic {n}")) for n in range(100_000)],
+    "spans": lambda rogue: [records.pack_span_wanted(16 << 20, SPAN_NEEDED)] * 50_000,
+    "drains": lambda rogue: [encode_request(Drain(0, n, "a")) for n in range(50_000)],
+    "topics": lambda rogue: [encode_request(RegisterTopic(0, n, f"topic {n}")) for n in range(100_000)],
     "subscribers": lambda rogue: [
-        encode_request(m.Subscribe(0, n, f"s{n}", b"\xc0", ["nothing"], 1, False)) for n in range(20_000)
+        encode_request(Subscribe(0, n, f"s{n}", b"\xc0", ["nothing"], 1, False)) for n in range(20_000)
     ],
 }
 
@@ -322,7 +339,7 @@ def test_who_comes_as_others_die_is_not_taken_for_them(
         with guest:
             _, incoming, outgoing = handshake.receive_welcome(guest)
         try:
-            os.write(outgoing, encode_request(m.ListTopics(0, 2)))
+            os.write(outgoing, encode_request(ListTopics(0, 2)))
             alive.append(bool(os.read(incoming, 1)))
         except BrokenPipeError:
             alive.append(False)

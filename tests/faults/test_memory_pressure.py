@@ -65,7 +65,7 @@ def test_a_bus_that_promises_more_than_there_is(
     make_bus: Make, in_small_memory: Callable[..., Any], nbytes: int
 ) -> None:
     def work(to_parent: Any) -> tuple[str, int, int]:
-        bus = make_bus(topics=["a"], memory_bytes_max=16 * MIB, full_timeout_s=0.3)
+        bus = make_bus(topics=["a"], memory_bytes_max=16 * MIB, notify_timeout_s=0.3)
         inbox = bus.inbox("hoarder", ["a"], credit=100_000)
         sent = 0
 
@@ -100,7 +100,7 @@ def test_who_waits_for_memory_gets_what_comes_free(make_bus: Make, in_small_memo
     """64 MB as in Docker, and a bus that promises a gigabyte: 200 MB go through it, and nobody sees an error."""
 
     def work(to_parent: Any) -> int:
-        bus = make_bus(topics=["a"], memory_bytes_max=1024 * MIB, full_timeout_s=30)
+        bus = make_bus(topics=["a"], memory_bytes_max=1024 * MIB, notify_timeout_s=30)
         got = []
         bus.on("a")(lambda event: got.append((int(event.id) % 256, event.data[0], event.data[-1])))
         for number in range(100):
@@ -117,7 +117,7 @@ def test_warm_memory_makes_room_for_a_large_event(make_bus: Make, in_small_memor
     """A bus of 80 MiB, /dev/shm not much larger: what lies free and warm beside one small event gives up its pages."""
 
     def work(to_parent: Any) -> list[int]:
-        bus = make_bus(topics=["a", "b"], memory_bytes_max=80 * MIB, full_timeout_s=5)
+        bus = make_bus(topics=["a", "b"], memory_bytes_max=80 * MIB, notify_timeout_s=5)
         inbox = bus.inbox("keeper", ["a"], credit=1000)
         kept = bus.notify(Event("kept", "a", b"k" * 1000))
         lengths = []
@@ -146,7 +146,7 @@ def test_warm_memory_makes_room_for_a_large_event(make_bus: Make, in_small_memor
 
 def test_a_segment_that_cannot_be_made(make_bus: Make, in_small_memory: Callable[..., Any]) -> None:
     def work(to_parent: Any) -> tuple[str, bytes]:
-        bus = make_bus(topics=["a"], full_timeout_s=0.2)
+        bus = make_bus(topics=["a"], notify_timeout_s=0.2)
         inbox = bus.inbox("one", ["a"])
         with pytest.raises(BusFull) as caught:
             bus.notify(large(1, 10))
@@ -166,7 +166,7 @@ def test_a_segment_that_cannot_be_made(make_bus: Make, in_small_memory: Callable
 
 
 def test_a_slow_subscriber_slows_its_producers(make_bus: Make) -> None:
-    bus = make_bus(topics=["a"], full_timeout_s=60)
+    bus = make_bus(topics=["a"], notify_timeout_s=60)
     pause, got = threading.Event(), []
 
     @bus.on("a")
@@ -181,7 +181,7 @@ def test_a_slow_subscriber_slows_its_producers(make_bus: Make) -> None:
 
 
 def test_a_stuck_subscriber_is_named(make_bus: Make, fork: Fork) -> None:
-    bus = make_bus(topics=["a"], full_timeout_s=0.3)
+    bus = make_bus(topics=["a"], notify_timeout_s=0.3)
 
     def host(to_parent: Any) -> None:
         bus.on("a", name="stuck one", credit=2)(lambda event: to_parent.send(event.data[0]))
@@ -208,8 +208,8 @@ def test_a_stuck_subscriber_is_named(make_bus: Make, fork: Fork) -> None:
 
 
 def test_a_dead_subscriber_is_named_and_then_given_up(make_bus: Make, fork: Fork) -> None:
-    bus = make_bus(topics=["a"], full_timeout_s=0.2, grace_s=3.0)
-    patient = make_bus(full_timeout_s=30)
+    bus = make_bus(topics=["a"], notify_timeout_s=0.2, orphan_grace_s=3.0)
+    patient = make_bus(notify_timeout_s=30)
 
     def host(to_parent: Any) -> None:
         bus.inbox("dead one", ["a"])
@@ -230,13 +230,13 @@ def test_a_dead_subscriber_is_named_and_then_given_up(make_bus: Make, fork: Fork
 
 @pytest.mark.parametrize("nbytes", [30_000, 400_000])
 def test_a_pipeline_whose_stages_publish_while_memory_is_full(make_bus: Make, fork: Fork, nbytes: int) -> None:
-    bus = make_bus(topics=["a", "b", "c"], memory_bytes_max=4 * MIB, full_timeout_s=60)
+    bus = make_bus(topics=["a", "b", "c"], memory_bytes_max=4 * MIB, notify_timeout_s=60)
     stages = {"a": "b", "b": "c"}
 
     def stage(source: str) -> Callable[[Any], None]:
         def work(to_parent: Any) -> None:
             @bus.on(f"{source}$", name=f"stage {source}")
-            def pass_on(event: Event) -> None:
+            def hand_over(event: Event) -> None:
                 bus.notify(Event(event.id, stages[source], event.data))
 
             to_parent.send("ready")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from eventbus_mp import Event, EventBus, Skip, WorkerPool
-from eventbus_mp.testing import die_at
+from eventbus_mp._crashpoints import die_at
 from tests.faults.helpers import death_of
 
 Make = Callable[..., EventBus]
@@ -58,7 +58,7 @@ def test_a_killed_worker_is_replaced_and_its_event_redelivered(
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_poison_event_is_given_up_and_its_neighbours_are_handled(make_bus: Make, processes: int) -> None:
-    bus = make_bus(topics=["a", "dead"], deliveries_max=2, dead_letter_topic="dead")
+    bus = make_bus(topics=["a", "dead"], crashes_max=2, dead_letter_topic="dead")
     dead = bus.inbox("undertaker", ["dead"])
     pool = WorkerPool(bus, processes)
 

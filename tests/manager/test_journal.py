@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventbus_mp.manager import journal
-from eventbus_mp.manager.journal import LINK_LOST, LINK_OPENED, READ, TIME_PASSED, Entry, Journal, Mark
+from eventbus_mp.manager.journal import LINK_LOST, LINK_OPENED, READ, TIME_PASSED, Entry, Journal, Position
 from eventbus_mp.runtime.pipe import READ_BYTES
 
 
@@ -32,31 +32,31 @@ def copy_of(found: Journal) -> Journal:
 def test_entries_come_back_in_order(ends: tuple[int, int]) -> None:
     reader, writer = ends
     found = Journal()
-    heir, mark = copy_of(found), found.mark
-    found.note(LINK_OPENED, 7, 1234, 10)
+    successor_pid, position = copy_of(found), found.position
+    found.append(LINK_OPENED, 7, 1234, 10)
     os.write(writer, b"x" * 40)
     assert found.read(reader, 7, 20) == b"x" * 40
     assert found.read(reader, 7, 30) is None
-    found.note(TIME_PASSED, 0, 0, 40)
-    found.note(LINK_LOST, 7, 1, 50)
-    assert list(heir.follow(mark)) == [
+    found.append(TIME_PASSED, 0, 0, 40)
+    found.append(LINK_LOST, 7, 1, 50)
+    assert list(successor_pid.replay(position)) == [
         Entry(LINK_OPENED, 7, 1234, 10, b""),
         Entry(READ, 7, 0, 20, b"x" * 40),
         Entry(TIME_PASSED, 0, 0, 40, b""),
         Entry(LINK_LOST, 7, 1, 50, b""),
     ]
-    heir.note(TIME_PASSED, 0, 0, 60)
-    assert len(list(copy_of(found).follow(mark))) == 5
+    successor_pid.append(TIME_PASSED, 0, 0, 60)
+    assert len(list(copy_of(found).replay(position))) == 5
 
 
 def test_the_end_of_file_is_no_entry(ends: tuple[int, int]) -> None:
     found = Journal()
-    mark = found.mark
+    position = found.position
     reader, writer = os.pipe()
     os.close(writer)
     assert found.read(reader, 1, 1) == b""
     os.close(reader)
-    assert list(copy_of(found).follow(mark)) == []
+    assert list(copy_of(found).replay(position)) == []
 
 
 def test_a_read_that_was_only_written_down_is_still_in_the_pipe(
@@ -64,7 +64,7 @@ def test_a_read_that_was_only_written_down_is_still_in_the_pipe(
 ) -> None:
     reader, writer = ends
     found = Journal()
-    heir, mark = copy_of(found), found.mark
+    successor_pid, position = copy_of(found), found.position
     os.write(writer, b"a" * 40)
     found.read(reader, 1, 1)
     os.write(writer, b"b" * 40)
@@ -79,20 +79,20 @@ def test_a_read_that_was_only_written_down_is_still_in_the_pipe(
     with pytest.raises(Killed):
         found.read(reader, 1, 2)
     monkeypatch.undo()
-    assert [entry.data for entry in heir.follow(mark)] == [b"a" * 40]
-    assert heir.read(reader, 1, 3) == b"b" * 40
-    assert [entry.data for entry in copy_of(found).follow(mark)] == [b"a" * 40, b"b" * 40]
+    assert [entry.data for entry in successor_pid.replay(position)] == [b"a" * 40]
+    assert successor_pid.read(reader, 1, 3) == b"b" * 40
+    assert [entry.data for entry in copy_of(found).replay(position)] == [b"a" * 40, b"b" * 40]
 
 
 def test_a_new_generation_begins_empty(ends: tuple[int, int]) -> None:
     found = Journal()
-    found.note(TIME_PASSED, 0, 0, 1)
-    heir, mark = copy_of(found), found.mark
-    assert mark == Mark(0, mark.position)
+    found.append(TIME_PASSED, 0, 0, 1)
+    successor_pid, position = copy_of(found), found.position
+    assert position == Position(0, position.position)
     found.restart()
-    assert list(copy_of(heir).follow(mark)) == []
-    found.note(TIME_PASSED, 0, 0, 2)
-    assert [entry.now_ns for entry in heir.follow(mark)] == [2]
+    assert list(copy_of(successor_pid).replay(position)) == []
+    found.append(TIME_PASSED, 0, 0, 2)
+    assert [entry.now_ns for entry in successor_pid.replay(position)] == [2]
 
 
 def test_it_is_full_before_a_read_could_go_over_the_end(ends: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,14 +113,14 @@ def test_it_is_full_before_a_read_could_go_over_the_end(ends: tuple[int, int], m
 def test_whatever_was_read_comes_back(pieces: list[bytes], restarted_after: int) -> None:
     reader, writer = os.pipe()
     found = Journal()
-    mark = found.mark
+    position = found.position
     for number, piece in enumerate(pieces):
         os.write(writer, piece)
         assert found.read(reader, number, number) == piece
         if number == restarted_after:
-            mark = found.mark
+            position = found.position
             found.restart()
     os.close(reader)
     os.close(writer)
     expected = pieces[restarted_after + 1 :] if restarted_after < len(pieces) else pieces
-    assert [entry.data for entry in copy_of(found).follow(mark)] == expected
+    assert [entry.data for entry in copy_of(found).replay(position)] == expected

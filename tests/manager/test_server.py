@@ -15,7 +15,7 @@ import pytest
 from eventbus_mp import BusConfig, Event, EventBus, EventBusError, ManagerLost
 from eventbus_mp.client.connection import Connection
 from eventbus_mp.errors import ProtocolError
-from eventbus_mp.manager import reception
+from eventbus_mp.manager import acceptor
 from eventbus_mp.memory.segment import leftovers
 from eventbus_mp.runtime import handshake
 from eventbus_mp.runtime.launch import manager_end
@@ -53,7 +53,7 @@ def test_sixteen_processes_that_race_start_one_manager(make_bus: Make, fork: Cal
 
 
 def test_the_manager_leaves_after_the_last_process(make_bus: Make, wait_for_end: WaitForEnd, run_dir: Path) -> None:
-    bus = make_bus(topics=["a"], linger_s=0.1)
+    bus = make_bus(topics=["a"], manager_idle_s=0.1)
     bus.inbox("one", ["a"])
     bus.notify(Event("1", "a", 1))
     pid = bus.statistics().manager_pid
@@ -66,7 +66,7 @@ def test_the_manager_leaves_after_the_last_process(make_bus: Make, wait_for_end:
 def test_one_bus_after_the_other(make_bus: Make) -> None:
     """A start while the manager before is leaving waits for it, or finds nothing of it."""
     for index in range(10):
-        bus = make_bus(topics=["a"], linger_s=0)
+        bus = make_bus(topics=["a"], manager_idle_s=0)
         assert bus.topics() == ["a"]
         if index % 2:
             bus.shutdown()
@@ -203,11 +203,11 @@ def test_a_silent_connection_keeps_nobody_waiting(bus: EventBus, run_dir: Path, 
 
 
 def test_who_stays_silent_is_sent_away(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(reception, "SILENCE_NS_MAX", 0)
+    monkeypatch.setattr(acceptor, "SILENCE_NS_MAX", 0)
     watched: dict[int, Callable[[], None]] = {}
     path = tmp_path / "socket"
     with handshake.listen(path) as listener:
-        found = reception.Reception(listener, watched.__setitem__, watched.__delitem__, lambda *_: None)
+        found = acceptor.Acceptor(listener, watched.__setitem__, watched.__delitem__, lambda *_: None)
         assert found.next_due_ns() is None
         with handshake.connect(path, 10.0) as silent:
             found.accept()
@@ -230,7 +230,7 @@ def test_a_manager_of_another_version_is_an_error_for_the_client() -> None:
 
 def test_a_new_manager_tells_everybody_at_once(run_dir: Path) -> None:
     """Whoever waits for what the one before had taken in sends nothing that would wake its successor."""
-    connection = Connection("test", BusConfig(run_dir=str(run_dir), linger_s=0.1))
+    connection = Connection("test", BusConfig(run_dir=str(run_dir), manager_idle_s=0.1))
     before = connection.manager_pid
     os.kill(before, signal.SIGKILL)
     assert connection.wait(lambda: connection.manager_pid != before, 20)

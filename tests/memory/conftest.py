@@ -5,8 +5,8 @@ import os
 
 import pytest
 
+from eventbus_mp.geometry import CHUNK_BYTES
 from eventbus_mp.memory import segment
-from eventbus_mp.messages import CHUNK_BYTES
 
 
 @pytest.fixture

@@ -2,10 +2,10 @@
 
 import pytest
 
+from eventbus_mp.geometry import CHUNK_BYTES, SHARED_SPAN_BYTES_MAX
 from eventbus_mp.memory import segment
-from eventbus_mp.memory.arena import LARGE_BYTES, Arena, LentSpan
-from eventbus_mp.memory.reader import Mappings
-from eventbus_mp.messages import CHUNK_BYTES, SHARED_SPAN_BYTES_MAX
+from eventbus_mp.memory.arena import LARGE_BYTES, Arena, GrantedSpan
+from eventbus_mp.memory.mappings import Mappings
 
 MIB = 1 << 20
 
@@ -41,7 +41,7 @@ def test_without_a_span_there_is_no_room(arena):
 
 
 def test_events_follow_one_another(arena, number):
-    arena.add(LentSpan(number, MIB, MIB, False))
+    arena.add(GrantedSpan(number, MIB, MIB, False))
     rooms = [arena.reserve(length) for length in (64, 128, 64)]
     assert [(room.segment, room.offset, room.filled) for room in rooms] == [
         (number, MIB, None),
@@ -51,7 +51,7 @@ def test_events_follow_one_another(arena, number):
 
 
 def test_a_full_span_is_told_by_the_event_that_found_it_full(arena, number):
-    first, second = LentSpan(number, MIB, MIB, False), LentSpan(number, 2 * MIB, MIB, False)
+    first, second = GrantedSpan(number, MIB, MIB, False), GrantedSpan(number, 2 * MIB, MIB, False)
     arena.add(first)
     for _ in range(MIB // LARGE_BYTES):
         assert arena.reserve(LARGE_BYTES).filled is None
@@ -62,14 +62,14 @@ def test_a_full_span_is_told_by_the_event_that_found_it_full(arena, number):
 
 
 def test_a_large_event_fills_its_span(arena, number):
-    span = LentSpan(number, 4 * MIB, MIB, False)
+    span = GrantedSpan(number, 4 * MIB, MIB, False)
     arena.add(span)
     room = arena.reserve(MIB)
     assert (room.offset, room.filled, arena.stocked(MIB)) == (4 * MIB, span, 0)
 
 
 def test_a_span_is_backed_before_it_is_written(arena, number, prefix):
-    arena.add(LentSpan(number, MIB, MIB, False))
+    arena.add(GrantedSpan(number, MIB, MIB, False))
     path = segment.SHM_DIR / f"{prefix}{number}"
     assert path.stat().st_blocks == 0
     arena.reserve(1)
@@ -77,7 +77,7 @@ def test_a_span_is_backed_before_it_is_written(arena, number, prefix):
 
 
 def test_a_backed_span_is_not_backed_again(arena, number, prefix):
-    arena.add(LentSpan(number, MIB, MIB, True))
+    arena.add(GrantedSpan(number, MIB, MIB, True))
     arena.reserve(1)
     assert (segment.SHM_DIR / f"{prefix}{number}").stat().st_blocks == 0
 
@@ -85,27 +85,27 @@ def test_a_backed_span_is_not_backed_again(arena, number, prefix):
 def test_a_span_without_memory_is_given_back(prefix, make_segment, more_than_there_is):
     arena, length = Arena(Mappings(prefix), MIB), more_than_there_is
     number = make_segment(length + MIB)
-    arena.add(LentSpan(number, 0, length, False))
+    arena.add(GrantedSpan(number, 0, length, False))
     assert arena.reserve(length) is None
-    assert [span.segment for span in arena.lent()] == [number]
-    arena.add(LentSpan(99, MIB, MIB, True))
+    assert [span.segment for span in arena.granted()] == [number]
+    arena.add(GrantedSpan(99, MIB, MIB, True))
     assert not arena.prepare(MIB)
     useless, refusal = arena.take_useless()
     assert [span.segment for span in useless] == [number, 99]
     assert isinstance(refusal, FileNotFoundError)
     assert arena.take_useless() == ([], None)
-    assert arena.lent() == []
+    assert arena.granted() == []
 
 
 def test_a_prepared_span_has_its_memory(arena, number, prefix):
-    arena.add(LentSpan(number, MIB, MIB, False))
+    arena.add(GrantedSpan(number, MIB, MIB, False))
     assert arena.prepare(MIB)
     assert (segment.SHM_DIR / f"{prefix}{number}").stat().st_blocks * 512 == MIB
-    assert [span.backed for span in arena.lent()] == [True]
+    assert [span.backed for span in arena.granted()] == [True]
 
 
 def test_a_closed_arena_has_no_room(arena, number):
-    arena.add(LentSpan(number, MIB, MIB, False))
+    arena.add(GrantedSpan(number, MIB, MIB, False))
     arena.reserve(1)
     arena.close()
     assert arena.reserve(1) is None

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventbus_mp.errors import EncodeError, UsageError
+from eventbus_mp.events import ID_BYTES_MAX, Event
 from eventbus_mp.memory.layout import ALIGNMENT, HEADER, HEADER_BYTES, MAGIC
 from eventbus_mp.memory.payload import JOINED_BYTES_MAX, encode_event, read_event, read_id, write_payload
-from eventbus_mp.model import ID_BYTES_MAX, Event
 
 SEQUENCE = (3 << 40) + 7
 

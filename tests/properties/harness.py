@@ -5,28 +5,29 @@ import re
 
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
-from eventbus_mp import messages as m
 from eventbus_mp.config import BusConfig
 from eventbus_mp.core.bus import BusCore
 from eventbus_mp.core.spans import RESERVE_BYTES_MIN, RESERVE_DIVISOR
 from eventbus_mp.core.transitions import QUEUED
-from eventbus_mp.effects import CloseLink, Deliver, GrantSpan, Refuse, Reply
-from eventbus_mp.messages import CHUNK_BYTES
-from eventbus_mp.wire.records import RECORD
-from eventbus_mp.wire.stream import FromProcess
+from eventbus_mp.geometry import CHUNK_BYTES, SEQUENCE_LINK_SHIFT
+from eventbus_mp.protocol.decoders import ManagerDecoder
+from eventbus_mp.protocol.effects import CloseLink, Deliver, GrantSpan, Refuse, Reply
+from eventbus_mp.protocol.messages import SPAN_AHEAD, SPAN_RESERVE, LinkLost, TimePassed
+from eventbus_mp.protocol.records import RECORD
+from eventbus_mp.protocol.requests import ListEvents, WatchEvent
 from tests.properties.model import Model
 
 MEMORY_BYTES = 16 * CHUNK_BYTES
-DELIVERIES_MAX = 2
-GRACE_NS = 1_000_000_000
+CRASHES_MAX = 2
+ORPHAN_GRACE_NS = 1_000_000_000
 
 
 class CoreHarness(RuleBasedStateMachine):
     def begin(self, dead_letter_topic):
         config = BusConfig(
             memory_bytes_max=MEMORY_BYTES,
-            deliveries_max=DELIVERIES_MAX,
-            grace_s=GRACE_NS / 1e9,
+            crashes_max=CRASHES_MAX,
+            orphan_grace_s=ORPHAN_GRACE_NS / 1e9,
             dead_letter_topic=dead_letter_topic,
             check_invariants=True,
         )
@@ -35,7 +36,7 @@ class CoreHarness(RuleBasedStateMachine):
         """Makes rules that tear down rarer than rules that build up."""
         self.core = BusCore(config, self.now_ns)
         self.config, self.told = config, []
-        self.model = Model(DELIVERIES_MAX, GRACE_NS, dead_letter_topic)
+        self.model = Model(CRASHES_MAX, ORPHAN_GRACE_NS, dead_letter_topic)
         self.requests = itertools.count(1)
         self.link_numbers = itertools.count(1)
         self.links, self.sequences, self.spans, self.leases = [], {}, [], []
@@ -48,14 +49,14 @@ class CoreHarness(RuleBasedStateMachine):
     def tell(self, message):
         """Hand a message to the core; the effects are checked by `settle_up`, once the model has had it too."""
         self.now_ns += 1
-        self.calls += type(message) is not m.WatchEvent
+        self.calls += type(message) is not WatchEvent
         self.effects = self.core.handle(message, self.now_ns)
         self.told.append((message, self.now_ns, self.effects))
         assert not [effect for effect in self.effects if type(effect) is CloseLink]
 
     def tell_notified(self, link, packed):
         """Hand over what one read brings; cut up, or as one."""
-        (message,) = FromProcess(link).feed(b"".join(packed))
+        (message,) = ManagerDecoder(link).feed(b"".join(packed))
         self.tell(message)
 
     def ask(self, kind, *fields, link=None):
@@ -111,7 +112,7 @@ class CoreHarness(RuleBasedStateMachine):
             delivery.step("dispatched")
             held.append(delivery)
             if not delivery.returned and not delivery.event.dead_letter:
-                key = effect.subscriber, sequence >> m.SEQUENCE_LINK_SHIFT
+                key = effect.subscriber, sequence >> SEQUENCE_LINK_SHIFT
                 assert self.first_sent.get(key, 0) < sequence, "out of order"
                 self.first_sent[key] = sequence
         assert len(held) <= self.endpoint(effect.link, effect.subscriber).credit
@@ -124,7 +125,7 @@ class CoreHarness(RuleBasedStateMachine):
         found = [item for item in self.wanted if item[:2] == (effect.link, effect.length)]
         assert found, "a span that nobody asked for"
         if not effect.segment:
-            assert found[-1][2] == m.SPAN_AHEAD
+            assert found[-1][2] == SPAN_AHEAD
             self.wanted.remove(found[-1])
             return
         begin, end = effect.offset, effect.offset + effect.length
@@ -132,14 +133,14 @@ class CoreHarness(RuleBasedStateMachine):
             assert (segment != effect.segment) or stop <= begin or end <= start, "memory was given away twice"
         used = sum(stop - start for _, start, stop in self.pinned()) + effect.length
         reserve_bytes = max(MEMORY_BYTES // RESERVE_DIVISOR, RESERVE_BYTES_MIN)
-        reserve_wanted = any(urgency == m.SPAN_RESERVE for _, _, urgency in found)
+        reserve_wanted = any(urgency == SPAN_RESERVE for _, _, urgency in found)
         assert used <= MEMORY_BYTES + reserve_bytes * reserve_wanted, "over the memory bound"
         # Which one it was is not told; a span to have ahead is answered at once, and one over the bound is reserve.
-        self.wanted.remove(max(found, key=lambda item: (item[2] == m.SPAN_AHEAD, used > MEMORY_BYTES and item[2])))
+        self.wanted.remove(max(found, key=lambda item: (item[2] == SPAN_AHEAD, used > MEMORY_BYTES and item[2])))
         self.spans.append([effect.link, (effect.segment, begin, end), begin])
 
     def on_reply(self, effect):
-        if effect.request >> m.SEQUENCE_LINK_SHIFT:
+        if effect.request >> SEQUENCE_LINK_SHIFT:
             assert self.awaited.pop(effect.request) == effect.link
             self.check_watcher(effect.value, self.last_watcher.pop(effect.request))
             return
@@ -193,13 +194,13 @@ class CoreHarness(RuleBasedStateMachine):
     @invariant()
     def every_watcher_agrees(self):
         for topic in self.model.topics.values():
-            told = {RECORD.unpack(raw)[7]: watcher for raw, watcher in self.ask(m.ListEvents, topic.name, True)}
+            told = {RECORD.unpack(raw)[7]: watcher for raw, watcher in self.ask(ListEvents, topic.name, True)}
             expected = {event.sequence: event for event in self.model.unsettled(topic)}
             assert set(told) == set(expected)
             for sequence, event in expected.items():
                 self.check_watcher(told[sequence], event.watcher())
                 first = self.findable(sequence)[0]
-                self.check_watcher(self.ask(m.WatchEvent, self.origin(event), sequence), first.watcher())
+                self.check_watcher(self.ask(WatchEvent, self.origin(event), sequence), first.watcher())
 
     @invariant()
     def nobody_waits_beside_free_credit(self):
@@ -226,8 +227,8 @@ class CoreHarness(RuleBasedStateMachine):
         for message, now_ns, effects in self.told:
             assert twin.handle(message, now_ns) == effects
         for link in self.links:
-            self.core.handle(m.LinkLost(link, crashed=False), self.now_ns)
-        self.core.handle(m.TimePassed(), self.now_ns + 10 * GRACE_NS)
+            self.core.handle(LinkLost(link, crashed=False), self.now_ns)
+        self.core.handle(TimePassed(), self.now_ns + 10 * ORPHAN_GRACE_NS)
         state = self.core.state
         assert state.spans.used_bytes == 0
         assert not any(topic.unsettled for topic in state.registry.topics.values())

@@ -54,8 +54,8 @@ class ModelSubscriber:
 
 
 class Model:
-    def __init__(self, deliveries_max, grace_ns, dead_letter_topic):
-        self.deliveries_max, self.grace_ns, self.dead_letter_topic = deliveries_max, grace_ns, dead_letter_topic
+    def __init__(self, crashes_max, orphan_grace_ns, dead_letter_topic):
+        self.crashes_max, self.orphan_grace_ns, self.dead_letter_topic = crashes_max, orphan_grace_ns, dead_letter_topic
         self.topics = {}
         self.subscribers = {}
         self.events = []
@@ -115,7 +115,7 @@ class Model:
             delivery.step("expired")
         elif what == "holder_crashed":
             delivery.crashes += 1
-            if delivery.crashes >= self.deliveries_max:
+            if delivery.crashes >= self.crashes_max:
                 self.dead_letter(event)
                 delivery.step("given_up")
 
@@ -132,7 +132,7 @@ class Model:
         if self.subscribers.get(subscriber.key) is not subscriber:
             self.skip_waiting(subscriber)
         elif not subscriber.hosts:
-            self.orphans[subscriber] = now_ns + (0 if subscriber.broadcast else self.grace_ns)
+            self.orphans[subscriber] = now_ns + (0 if subscriber.broadcast else self.orphan_grace_ns)
 
     def give_up_orphans(self, now_ns):
         for subscriber in [item for item, due in self.orphans.items() if due <= now_ns]:

@@ -8,11 +8,37 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule, run_state_machine_as_test
 
-from eventbus_mp import messages as m
 from eventbus_mp.core.expiry import BUCKET_SHIFT
 from eventbus_mp.core.transitions import SENT
-from eventbus_mp.messages import CHUNK_BYTES, Outcome
-from eventbus_mp.wire import records
+from eventbus_mp.geometry import CHUNK_BYTES, SEQUENCE_LINK_SHIFT
+from eventbus_mp.protocol import records
+from eventbus_mp.protocol.messages import (
+    SPAN_AHEAD,
+    SPAN_CANCELLED,
+    SPAN_NEEDED,
+    SPAN_RESERVE,
+    DeliveriesSettled,
+    LinkLost,
+    LinkOpened,
+    Outcome,
+    SpanReleased,
+    SpanSealed,
+    SpanWanted,
+    TimePassed,
+)
+from eventbus_mp.protocol.requests import (
+    CancelWait,
+    Drain,
+    Goodbye,
+    LeaseEvent,
+    MarkEvent,
+    RegisterTopic,
+    ResolveTopic,
+    StopHosting,
+    Subscribe,
+    UnregisterTopic,
+    Unsubscribe,
+)
 from tests.properties.harness import CoreHarness
 from tests.properties.model import ModelEvent, ModelSubscriber, ModelTopic
 
@@ -56,7 +82,7 @@ class CoreMachine(CoreHarness):
         self.subscribe(1, 0, PATTERNS[0], 1, False)
         self.subscribe(1, 2, PATTERNS[3], 0, False)
         self.subscribe(2, 3, PATTERNS[4], 3, True)
-        self.want_span(2, 1, m.SPAN_NEEDED)
+        self.want_span(2, 1, SPAN_NEEDED)
 
     # --- processes ---
 
@@ -64,17 +90,17 @@ class CoreMachine(CoreHarness):
     @precondition(lambda self: len(self.links) < 4)
     def open_link(self):
         number = next(self.link_numbers)
-        self.tell(m.LinkOpened(number, 1000 + number))
+        self.tell(LinkOpened(number, 1000 + number))
         self.links.append(number)
-        self.sequences[number] = number << m.SEQUENCE_LINK_SHIFT
+        self.sequences[number] = number << SEQUENCE_LINK_SHIFT
 
     @rule(which=pick, crashed=st.booleans(), goodbye=st.booleans())
     @precondition(lambda self: len(self.links) > 1)
     def lose_link(self, which, crashed, goodbye):
         link = self.links[which % len(self.links)]
         if goodbye:
-            self.ask(m.Goodbye, link=link)
-        self.tell(m.LinkLost(link, crashed))
+            self.ask(Goodbye, link=link)
+        self.tell(LinkLost(link, crashed))
         self.links.remove(link)
         self.spans = [item for item in self.spans if item[0] != link]
         self.leases = [item for item in self.leases if item[0] != link]
@@ -108,19 +134,19 @@ class CoreMachine(CoreHarness):
     # --- the registry ---
 
     def note_topic(self, name):
-        number, _ = self.ask(m.ResolveTopic, name)
+        number, _ = self.ask(ResolveTopic, name)
         self.model.topics[name] = ModelTopic(name, number)
 
     @rule(name=st.sampled_from(TOPICS))
     def register(self, name):
-        assert self.ask(m.RegisterTopic, name) == (name not in self.model.topics)
+        assert self.ask(RegisterTopic, name) == (name not in self.model.topics)
         if name not in self.model.topics:
             self.note_topic(name)
 
     @precondition(lambda self: self.calls % 4 == 0)
     @rule(name=st.sampled_from(TOPICS))
     def unregister(self, name):
-        assert self.ask(m.UnregisterTopic, name) == (name in self.model.topics)
+        assert self.ask(UnregisterTopic, name) == (name in self.model.topics)
         if name in self.model.topics:
             self.model.forget_topic(name)
         self.settle_up()
@@ -135,7 +161,7 @@ class CoreMachine(CoreHarness):
     def subscribe(self, which, who, patterns, credit, broadcast):
         link = self.links[which % len(self.links)]
         key = SUBSCRIBERS[who % len(SUBSCRIBERS)]
-        number = self.ask(m.Subscribe, *key, patterns, credit, broadcast, link=link)
+        number = self.ask(Subscribe, *key, patterns, credit, broadcast, link=link)
         subscriber = self.model.subscribers.get(key)
         if subscriber is None:
             assert number not in self.by_number, "a subscriber number was used twice"
@@ -154,7 +180,7 @@ class CoreMachine(CoreHarness):
     def unsubscribe(self, who):
         key = SUBSCRIBERS[who % len(SUBSCRIBERS)]
         subscriber = self.model.subscribers.get(key)
-        assert self.ask(m.Unsubscribe, *key) == (subscriber is not None)
+        assert self.ask(Unsubscribe, *key) == (subscriber is not None)
         if subscriber is not None:
             self.model.unsubscribe(subscriber)
             self.drop_empty_hands(subscriber)
@@ -165,32 +191,32 @@ class CoreMachine(CoreHarness):
         if not self.model.held:
             return
         link, number = list(self.model.held)[which % len(self.model.held)]
-        assert self.ask(m.StopHosting, number, link=link) is True
+        assert self.ask(StopHosting, number, link=link) is True
         self.model.drop_host(self.by_number[number], link, "returned", self.now_ns)
         self.model.give_up_orphans(self.now_ns)
         self.settle_up()
 
     # --- memory ---
 
-    @rule(which=pick, blocks=st.sampled_from((1, 1, 2, 3, 5)), urgency=st.integers(m.SPAN_AHEAD, m.SPAN_RESERVE))
+    @rule(which=pick, blocks=st.sampled_from((1, 1, 2, 3, 5)), urgency=st.integers(SPAN_AHEAD, SPAN_RESERVE))
     def want_span(self, which, blocks, urgency):
         link = self.links[which % len(self.links)]
         self.wanted.append((link, blocks * CHUNK_BYTES, urgency))
-        self.tell(m.SpanWanted(link, blocks * CHUNK_BYTES, urgency))
+        self.tell(SpanWanted(link, blocks * CHUNK_BYTES, urgency))
         self.settle_up()
 
     @rule(which=pick, blocks=st.sampled_from((1, 2, 3, 5)))
     def cancel_span(self, which, blocks):
         link = self.links[which % len(self.links)]
         self.wanted = [item for item in self.wanted if item[:2] != (link, blocks * CHUNK_BYTES)]
-        self.tell(m.SpanWanted(link, blocks * CHUNK_BYTES, m.SPAN_CANCELLED))
+        self.tell(SpanWanted(link, blocks * CHUNK_BYTES, SPAN_CANCELLED))
         self.settle_up()
 
     @rule(which=pick)
     @precondition(lambda self: self.spans)
     def seal(self, which):
         link, (segment, begin, _), _ = found = self.spans[which % len(self.spans)]
-        self.tell(m.SpanSealed(link, segment, begin))
+        self.tell(SpanSealed(link, segment, begin))
         self.spans.remove(found)
         self.settle_up()
 
@@ -202,7 +228,7 @@ class CoreMachine(CoreHarness):
         link, event = self.links[which % len(self.links)], found[who % len(found)]
         visible = any(self.model.topics.get(item.topic.name) is item.topic for item in self.events_of(event.sequence))
         origin = self.origin(event)
-        got = self.ask(m.LeaseEvent, origin, event.span[1], EVENT_BYTES, event.sequence, link=link)
+        got = self.ask(LeaseEvent, origin, event.span[1], EVENT_BYTES, event.sequence, link=link)
         assert got == self.can_be_found(event)
         assert visible or not got
         if got:
@@ -213,7 +239,7 @@ class CoreMachine(CoreHarness):
     @precondition(lambda self: self.leases)
     def release(self, which):
         link, _, sequence = self.leases.pop(which % len(self.leases))
-        self.tell(m.SpanReleased(link, sequence))
+        self.tell(SpanReleased(link, sequence))
         self.settle_up()
 
     # --- events ---
@@ -221,7 +247,7 @@ class CoreMachine(CoreHarness):
     @rule(which=pick, names=events)
     def notify(self, which, names):
         if not self.spans:
-            self.want_span(which, 1, m.SPAN_NEEDED)
+            self.want_span(which, 1, SPAN_NEEDED)
         if not self.spans:
             return  # Memory is full.
         place = self.spans[which % len(self.spans)]
@@ -234,7 +260,7 @@ class CoreMachine(CoreHarness):
             if topic is None and any(item.number == 1 for item in self.model.topics.values()):
                 continue
             sequence = self.sequences[link] = self.sequences[link] + 1
-            packed.append(records.notified(number, span[0], place[2], EVENT_BYTES, deadline_ns, sequence, awaited))
+            packed.append(records.pack_notified(number, span[0], place[2], EVENT_BYTES, deadline_ns, sequence, awaited))
             place[2] += EVENT_BYTES
             end_ns = ((deadline_ns >> BUCKET_SHIFT) + 1) << BUCKET_SHIFT if ttl else 0
             subscribers = self.model.route(topic) if topic else []
@@ -264,7 +290,7 @@ class CoreMachine(CoreHarness):
             item.event.sequence for item in foreign if item.event.sequence not in [d.event.sequence for d in held]
         ]
         numbers.append(7)
-        self.tell(m.DeliveriesSettled(key[0], key[1], outcome, ranges(numbers)))
+        self.tell(DeliveriesSettled(key[0], key[1], outcome, ranges(numbers)))
         subscriber = self.by_number[key[1]]
         for delivery in chosen:
             held.remove(delivery)
@@ -296,7 +322,7 @@ class CoreMachine(CoreHarness):
         link, delivery = self.links[which % len(self.links)], ours[who % len(ours)]
         outcome = Outcome.COMPLETED if completed else Outcome.SKIPPED
         event, subscriber = delivery.event, delivery.subscriber
-        self.ask(m.MarkEvent, self.origin(event), event.sequence, *subscriber.key, outcome, link=link)
+        self.ask(MarkEvent, self.origin(event), event.sequence, *subscriber.key, outcome, link=link)
         if delivery.state == SENT and delivery in self.model.held.get((link, subscriber.number), []):
             self.model.held[link, subscriber.number].remove(delivery)
         delivery.step("completed" if completed else "skipped")
@@ -306,7 +332,7 @@ class CoreMachine(CoreHarness):
     def drain(self, which, pattern):
         link, request = self.links[which % len(self.links)], next(self.requests)
         self.drains.append((link, request, pattern))
-        self.tell(m.Drain(link, request, pattern))
+        self.tell(Drain(link, request, pattern))
         self.settle_up()
 
     @rule(which=pick)
@@ -315,7 +341,7 @@ class CoreMachine(CoreHarness):
         if not waiting:
             return
         link, request = waiting[which % len(waiting)]
-        self.ask(m.CancelWait, request, link=link)
+        self.ask(CancelWait, request, link=link)
         self.drains = [item for item in self.drains if item[:2] != (link, request)]
         self.awaited.pop(request, None)
         self.settle_up()
@@ -323,7 +349,7 @@ class CoreMachine(CoreHarness):
     @rule(buckets=st.integers(1, 100))
     def pass_time(self, buckets):
         self.now_ns += buckets << BUCKET_SHIFT
-        self.tell(m.TimePassed())
+        self.tell(TimePassed())
         self.model.expire(self.now_ns)
         self.settle_up()
 

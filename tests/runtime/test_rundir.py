@@ -17,7 +17,7 @@ Make = Callable[..., EventBus]
 
 def test_a_path_longer_than_a_unix_address(make_bus: Make, run_dir: Path) -> None:
     long_root = run_dir / ("y" * 120)
-    bus = EventBus("test", ["a"], run_dir=str(long_root), linger_s=0, memory_bytes_max=1 << 20)
+    bus = EventBus("test", ["a"], run_dir=str(long_root), manager_idle_s=0, memory_bytes_max=1 << 20)
     assert bus.topics() == ["a"]
     assert len(str(long_root)) > 108
     bus.shutdown()
@@ -27,7 +27,7 @@ def test_a_path_longer_than_a_unix_address(make_bus: Make, run_dir: Path) -> Non
 
 def test_a_relative_path_is_the_same_for_the_manager(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    bus = EventBus("test", ["a"], run_dir="run", linger_s=0, memory_bytes_max=1 << 20)
+    bus = EventBus("test", ["a"], run_dir="run", manager_idle_s=0, memory_bytes_max=1 << 20)
     assert bus.topics() == ["a"]
     assert (tmp_path / "run" / "test" / "socket").exists()
     bus.shutdown()

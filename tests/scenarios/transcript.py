@@ -7,10 +7,12 @@ A line that begins with `memory` is no effect: it tells that the memory in use c
 import itertools
 import re
 
-from eventbus_mp import messages as m
 from eventbus_mp.config import BusConfig
 from eventbus_mp.core.bus import BusCore
-from eventbus_mp.effects import (
+from eventbus_mp.geometry import CHUNK_BYTES, SEQUENCE_LINK_SHIFT
+from eventbus_mp.protocol import records
+from eventbus_mp.protocol.decoders import ManagerDecoder
+from eventbus_mp.protocol.effects import (
     CloseLink,
     CreateSegment,
     Deliver,
@@ -25,10 +27,35 @@ from eventbus_mp.effects import (
     Warn,
     WarnOfLease,
 )
-from eventbus_mp.messages import CHUNK_BYTES, Outcome
-from eventbus_mp.wire import records
-from eventbus_mp.wire.records import RECORD
-from eventbus_mp.wire.stream import FromProcess
+from eventbus_mp.protocol.messages import (
+    SPAN_AHEAD,
+    SPAN_CANCELLED,
+    SPAN_NEEDED,
+    SPAN_RESERVE,
+    DeliveriesSettled,
+    LinkLost,
+    LinkOpened,
+    ManagerReplaced,
+    Outcome,
+    SpanReleased,
+    SpanSealed,
+    SpanWanted,
+    TimePassed,
+)
+from eventbus_mp.protocol.records import RECORD
+from eventbus_mp.protocol.requests import (
+    Drain,
+    Goodbye,
+    LeaseEvent,
+    MarkEvent,
+    RegisterTopic,
+    ReportState,
+    StopHosting,
+    Subscribe,
+    UnregisterTopic,
+    Unsubscribe,
+    WatchEvent,
+)
 
 MS = 1_000_000
 EVENT_BYTES = 64
@@ -76,7 +103,11 @@ class Play:
 
     @staticmethod
     def settings(options):
-        numbers = {"memory_chunks": "memory_bytes_max", "deliveries_max": "deliveries_max", "grace_s": "grace_s"}
+        numbers = {
+            "memory_chunks": "memory_bytes_max",
+            "crashes_max": "crashes_max",
+            "orphan_grace_s": "orphan_grace_s",
+        }
         settings = {numbers[name]: int(value) for name, value in options.items() if name in numbers}
         settings["memory_bytes_max"] = settings.get("memory_bytes_max", 16) * CHUNK_BYTES
         return {**settings, "dead_letter_topic": options.get("dead_letter_topic")}
@@ -92,45 +123,45 @@ class Play:
 
     def do_open(self, link):
         self.links[link] = len(self.links) + 1
-        self.serials[link] = itertools.count((self.links[link] << m.SEQUENCE_LINK_SHIFT) + 1)
-        return self.send(m.LinkOpened(self.links[link], 100 + self.links[link]))
+        self.serials[link] = itertools.count((self.links[link] << SEQUENCE_LINK_SHIFT) + 1)
+        return self.send(LinkOpened(self.links[link], 100 + self.links[link]))
 
     def do_crash(self, link):
-        return self.send(m.LinkLost(self.links[link], crashed=True))
+        return self.send(LinkLost(self.links[link], crashed=True))
 
     def do_leave(self, link):
-        return self.ask(m.Goodbye, link) + self.send(m.LinkLost(self.links[link], crashed=True))
+        return self.ask(Goodbye, link) + self.send(LinkLost(self.links[link], crashed=True))
 
     def do_register(self, link, topic):
-        effects = self.ask(m.RegisterTopic, link, topic)
+        effects = self.ask(RegisterTopic, link, topic)
         self.topics[topic] = self.core.state.registry.topics[topic].number
         return effects
 
     def do_unregister(self, link, topic):
-        return self.ask(m.UnregisterTopic, link, topic)
+        return self.ask(UnregisterTopic, link, topic)
 
     def do_subscribe(self, link, name, patterns, credit="1"):
         broadcast = "--broadcast" in self.flags
         number = 0 if credit == "auto" else int(credit)
-        effects = self.ask(m.Subscribe, link, name, b"", patterns.split(","), number, broadcast)
+        effects = self.ask(Subscribe, link, name, b"", patterns.split(","), number, broadcast)
         if type(effects[0]) is Reply:
             self.subscribers[name] = effects[0].value
         return effects
 
     def do_unsubscribe(self, link, name):
-        return self.ask(m.Unsubscribe, link, name, b"")
+        return self.ask(Unsubscribe, link, name, b"")
 
     def do_stop_hosting(self, link, name):
-        return self.ask(m.StopHosting, link, self.subscribers[name])
+        return self.ask(StopHosting, link, self.subscribers[name])
 
     def do_want(self, link, chunks, urgency="needed"):
-        urgencies = {"ahead": m.SPAN_AHEAD, "needed": m.SPAN_NEEDED, "reserve": m.SPAN_RESERVE}
-        number = {**urgencies, "cancelled": m.SPAN_CANCELLED}[urgency]
-        return self.send(m.SpanWanted(self.links[link], int(chunks) * CHUNK_BYTES, number))
+        urgencies = {"ahead": SPAN_AHEAD, "needed": SPAN_NEEDED, "reserve": SPAN_RESERVE}
+        number = {**urgencies, "cancelled": SPAN_CANCELLED}[urgency]
+        return self.send(SpanWanted(self.links[link], int(chunks) * CHUNK_BYTES, number))
 
     def do_seal(self, link):
         segment, offset, _ = self.spans[link].pop(0)
-        return self.send(m.SpanSealed(self.links[link], segment, offset))
+        return self.send(SpanSealed(self.links[link], segment, offset))
 
     def do_notify(self, link, *events, ttl_ms=None):
         packed = []
@@ -142,15 +173,17 @@ class Play:
             awaited = "--awaited" in self.flags
             place = span[0], span[1] + span[2]
             span[2] += EVENT_BYTES
-            packed.append(records.notified(self.topics[topic], *place, EVENT_BYTES, deadline_ns, sequence, awaited))
+            packed.append(
+                records.pack_notified(self.topics[topic], *place, EVENT_BYTES, deadline_ns, sequence, awaited)
+            )
             self.events[name] = sequence
             self.records[sequence] = (self.topics[topic], *place)
-        (message,) = FromProcess(self.links[link]).feed(b"".join(packed))
+        (message,) = ManagerDecoder(self.links[link]).feed(b"".join(packed))
         return self.send(message)
 
     def _settle(self, outcome, link, name, *events):
         ranges = [(self.events[event], 1) for event in events]
-        return self.send(m.DeliveriesSettled(self.links[link], self.subscribers[name], outcome, ranges))
+        return self.send(DeliveriesSettled(self.links[link], self.subscribers[name], outcome, ranges))
 
     def do_completed(self, *words):
         return self._settle(Outcome.COMPLETED, *words)
@@ -167,34 +200,34 @@ class Play:
     def do_mark(self, link, name, event, outcome):
         sequence = self.events[event]
         number = Outcome[outcome.upper()]
-        return self.ask(m.MarkEvent, link, self.records[sequence][0], sequence, name, b"", number)
+        return self.ask(MarkEvent, link, self.records[sequence][0], sequence, name, b"", number)
 
     def do_watch(self, link, event):
         sequence = self.events[event]
-        return self.ask(m.WatchEvent, link, self.records[sequence][0], sequence)
+        return self.ask(WatchEvent, link, self.records[sequence][0], sequence)
 
     def do_lease(self, link, event):
         sequence = self.events[event]
         topic, _, offset = self.records[sequence]
-        return self.ask(m.LeaseEvent, link, topic, offset, EVENT_BYTES, sequence)
+        return self.ask(LeaseEvent, link, topic, offset, EVENT_BYTES, sequence)
 
     def do_release(self, link, event):
-        return self.send(m.SpanReleased(self.links[link], self.events[event]))
+        return self.send(SpanReleased(self.links[link], self.events[event]))
 
     def do_drain(self, link, pattern):
-        return self.ask(m.Drain, link, pattern)
+        return self.ask(Drain, link, pattern)
 
     def do_replaced(self, pid):
-        return self.send(m.ManagerReplaced(int(pid)))
+        return self.send(ManagerReplaced(int(pid)))
 
     def do_report(self, link, pid, name, *events):
         held = [[self.subscribers[name], [part for event in events for part in (self.events[event], 1)]]]
         spans = [[segment, offset] for segment, offset, _ in self.spans.get(link, [])]
-        return self.ask(m.ReportState, link, int(pid), held, [] if "--no-spans" in self.flags else spans)
+        return self.ask(ReportState, link, int(pid), held, [] if "--no-spans" in self.flags else spans)
 
     def do_pass(self, ms):
         self.now_ns += int(ms.removesuffix("ms")) * MS
-        return self.send(m.TimePassed())
+        return self.send(TimePassed())
 
     # --- effects ---
 
@@ -249,8 +282,8 @@ class Play:
             f"warn of lease: {fx.topic} {self._named(hex(fx.sequence))}, process {fx.pid}, {fx.age_s:.0f} s"
         ),
         NameSkip: lambda self, fx: (
-            f"{'give up' if fx.is_given_up else 'skip'} {self._named(hex(RECORD.unpack(fx.packed_record)[-1]))} of {fx.topic} "
-            f"for {fx.name}: {fx.reason}"
+            f"{'give up' if fx.is_given_up else 'skip'} {self._named(hex(RECORD.unpack(fx.packed_record)[-1]))} "
+            f"of {fx.topic} for {fx.name}: {fx.reason}"
         ),
         Stop: lambda self, fx: "stop",
     }

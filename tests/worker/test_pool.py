@@ -15,7 +15,7 @@ import multiprocess
 import pytest
 
 from eventbus_mp import Event, EventBus, EventBusError, Inbox, Skip, SubscriberKey, UsageError, WorkerPool
-from eventbus_mp.worker.process import HandlerSpec, WorkerLimits, run_worker
+from eventbus_mp.worker.worker import HandlerSpec, WorkerLimits, run_worker
 
 Make = Callable[..., EventBus]
 

@@ -16,7 +16,7 @@ import multiprocess
 import pytest
 
 from eventbus_mp import Event, EventBus, WorkerPool
-from eventbus_mp.worker.process import READY, WorkerLimits, run_worker
+from eventbus_mp.worker.worker import READY, WorkerLimits, run_worker
 
 START_METHODS = ("fork", "forkserver", "spawn")
 
@@ -37,7 +37,7 @@ PARENT = """
     from eventbus_mp import EventBus, WorkerPool
 
     if __name__ == "__main__":
-        bus = EventBus("test", ["a"], run_dir=sys.argv[1], memory_bytes_max=16 << 20, linger_s=0.5)
+        bus = EventBus("test", ["a"], run_dir=sys.argv[1], memory_bytes_max=16 << 20, manager_idle_s=0.5)
         pool = WorkerPool(bus, 2, start_method=sys.argv[2])
         pool.on("a", name="nothing")(lambda event: None)
         with pool:
@@ -221,7 +221,7 @@ def test_a_signal_that_comes_just_before_the_wait(bus: EventBus, monkeypatch: py
     def interfere(session: Any) -> None:
         session.connection._poll = SignalledPoll(session.connection._poll)
 
-    monkeypatch.setattr("eventbus_mp.worker.process._leave_with_parent", interfere)
+    monkeypatch.setattr("eventbus_mp.worker.worker._leave_with_parent", interfere)
     ready, says_ready = multiprocess.Pipe(duplex=False)
     worker = multiprocess.get_context("fork").Process(
         target=run_worker, args=((bus, []), WorkerLimits(None, None), says_ready)

@@ -56,7 +56,7 @@ from eventbus_mp import Event, EventBus, WorkerPool, register_type
 class Colour(enum.Enum):
     RED = 1
 
-bus = EventBus("test", topics=["a", "b"], run_dir={run_dir!r}, linger_s=0)
+bus = EventBus("test", topics=["a", "b"], run_dir={run_dir!r}, manager_idle_s=0)
 pool = WorkerPool(bus, processes=1, start_method={start_method!r})
 
 @pool.on("a")

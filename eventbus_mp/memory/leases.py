@@ -11,52 +11,10 @@ import ctypes
 import weakref
 from collections import deque
 
-from eventbus_mp.locking import Guard
-from eventbus_mp.memory import segment
-from eventbus_mp.model import Place
+from eventbus_mp.events import Place
+from eventbus_mp.locking import NonReentrantLock
 
-__all__ = ["LeaseBook", "Mappings"]
-
-COPIED_BYTES_MAX = 1 << 14
-MAPPINGS_MAX = 256
-"""Mappings of segments that may long be gone are dropped beyond this many; a segment is mapped again when needed."""
-
-
-class Mappings(dict[int, memoryview]):
-    """Segment number -> the whole segment, mapped when first asked for and kept.
-
-    A gigabyte of events is some sixteen mappings. Asking for a segment that does not exist (any more) raises
-    FileNotFoundError.
-    """
-
-    def __init__(self, prefix: str) -> None:
-        super().__init__()
-        self._prefix = prefix
-
-    def __missing__(self, number: int) -> memoryview:
-        view = segment.attach(self.name(number))
-        self._keep(number, view)
-        return view
-
-    def of(self, number: int, length: int) -> memoryview:
-        """The segment of an event or a span of `length` bytes; asking for any that may be large goes here.
-
-        A segment that is mostly this is its own and goes with it. It is not kept: a mapping keeps the memory, too.
-        """
-        view = self.get(number)
-        if view is None:
-            view = segment.attach(self.name(number))
-            if 2 * length <= len(view):
-                self._keep(number, view)
-        return view
-
-    def _keep(self, number: int, view: memoryview) -> None:
-        if len(self) >= MAPPINGS_MAX:
-            del self[next(iter(self))]
-        self[number] = view
-
-    def name(self, number: int) -> str:
-        return f"{self._prefix}{number}"
+__all__ = ["LeaseBook"]
 
 
 def _exporter(mapping: memoryview, place: Place) -> ctypes.Array[ctypes.c_char]:
@@ -72,11 +30,11 @@ def _exporter(mapping: memoryview, place: Place) -> ctypes.Array[ctypes.c_char]:
 
 
 class _Lease:
-    __slots__ = ("exporter", "place", "told")
+    __slots__ = ("exporter", "place", "reported")
 
-    def __init__(self, place: Place, told: bool, exporter: weakref.ref[ctypes.Array[ctypes.c_char]]) -> None:
+    def __init__(self, place: Place, reported: bool, exporter: weakref.ref[ctypes.Array[ctypes.c_char]]) -> None:
         self.place = place
-        self.told = told
+        self.reported = reported
         self.exporter = exporter
 
 
@@ -92,13 +50,13 @@ class LeaseBook:
         """By sequence."""
         self.ended: deque[_Lease] = deque()
         """Leases whose views are gone. Filled by weakref callbacks, in any thread at any moment: append only."""
-        self._lock = Guard()
+        self._lock = NonReentrantLock()
         """Guards `open`. A callback never takes it: it may run while this thread has it."""
 
-    def view(self, mapping: memoryview, place: Place, told: bool) -> memoryview:
+    def view(self, mapping: memoryview, place: Place, reported: bool) -> memoryview:
         """A read-only view of the payload whose lifetime is noted; `told`: the manager knows of it already."""
         exporter = _exporter(mapping, place)
-        lease = _Lease(place, told, weakref.ref(exporter, lambda _: self.ended.append(lease)))
+        lease = _Lease(place, reported, weakref.ref(exporter, lambda _: self.ended.append(lease)))
         with self._lock:
             self.open.setdefault(place.sequence, []).append(lease)
         return memoryview(exporter).cast("B")[: place.length].toreadonly()
@@ -106,9 +64,9 @@ class LeaseBook:
     def outliving(self, sequence: int) -> list[Place]:
         """Leases to tell the manager before the delivery is settled; they count as told from now on."""
         with self._lock:
-            leases = [item for item in self.open.get(sequence, ()) if not item.told and item.exporter() is not None]
+            leases = [item for item in self.open.get(sequence, ()) if not item.reported and item.exporter() is not None]
             for lease in leases:
-                lease.told = True
+                lease.reported = True
         return [lease.place for lease in leases]
 
     def collect_ended(self) -> list[Place]:
@@ -121,6 +79,6 @@ class LeaseBook:
                 leases.remove(lease)
                 if not leases:
                     del self.open[lease.place.sequence]
-                if lease.told:
+                if lease.reported:
                     places.append(lease.place)
         return places

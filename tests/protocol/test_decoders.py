@@ -8,59 +8,69 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventbus_mp import messages as m
 from eventbus_mp.errors import ProtocolError
-from eventbus_mp.wire import records
-from eventbus_mp.wire.records import RECORD, RECORD_BYTES
-from eventbus_mp.wire.stream import (
-    REQUEST_BYTES_MAX,
-    Delivered,
-    FromManager,
-    FromProcess,
-    ManagerReplacement,
-    Replied,
-    SpanGranted,
-    TopicStale,
-    encode_request,
-    unpack,
+from eventbus_mp.geometry import RECORD_BYTES
+from eventbus_mp.protocol import records
+from eventbus_mp.protocol.client_events import Delivered, ManagerChanged, Replied, SpanGranted, TopicStale
+from eventbus_mp.protocol.decoders import REQUEST_BYTES_MAX, ClientDecoder, ManagerDecoder, encode_request, unpack
+from eventbus_mp.protocol.messages import (
+    SPAN_NEEDED,
+    DeliveriesSettled,
+    EventsNotified,
+    Outcome,
+    SpanLeased,
+    SpanReleased,
+    SpanSealed,
+    SpanWanted,
+)
+from eventbus_mp.protocol.records import RECORD
+from eventbus_mp.protocol.requests import (
+    REQUESTS,
+    ExplainSkip,
+    Goodbye,
+    ListSubscribers,
+    ListTopics,
+    MarkEvent,
+    RegisterTopic,
+    Subscribe,
 )
 
 LINK = 9
-RAWS = [records.notified(1, 2, 300, 64, number % 2, number, number == 3) for number in (1, 2, 3, 4, 6, 7)]
-REQUESTS = [
-    m.RegisterTopic(LINK, 1, "topic"),
-    m.ListTopics(LINK, 2),
-    m.Subscribe(LINK, 3, "s", b"\xff", ["a", "b"], 0, False),
-    m.ListSubscribers(LINK, 4, None),
-    m.ListSubscribers(LINK, 5, "a"),
-    m.MarkEvent(LINK, 6, 1, (9 << 40) + 5, "s", b"", 2),
-    m.ExplainSkip(LINK, 7, 1, "id", "because " * 50),
-    m.Goodbye(LINK, 8),
+RAWS = [records.pack_notified(1, 2, 300, 64, number % 2, number, number == 3) for number in (1, 2, 3, 4, 6, 7)]
+SAMPLE_REQUESTS = [
+    RegisterTopic(LINK, 1, "topic"),
+    ListTopics(LINK, 2),
+    Subscribe(LINK, 3, "s", b"\xff", ["a", "b"], 0, False),
+    ListSubscribers(LINK, 4, None),
+    ListSubscribers(LINK, 5, "a"),
+    MarkEvent(LINK, 6, 1, (9 << 40) + 5, "s", b"", 2),
+    ExplainSkip(LINK, 7, 1, "id", "because " * 50),
+    Goodbye(LINK, 8),
 ]
 
 TO_MANAGER = b"".join(
     [
         *RAWS[:3],
-        records.settled(4, m.Outcome.COMPLETED, 7, 6),
-        records.settled(4, m.Outcome.COMPLETED, 15, 1),
-        records.settled(4, m.Outcome.SKIPPED, 13, 1),
-        *map(encode_request, REQUESTS),
-        records.span_wanted(1 << 20, m.SPAN_NEEDED),
-        records.span_sealed(1, 2),
+        records.pack_settled(4, Outcome.COMPLETED, 7, 6),
+        records.pack_settled(4, Outcome.COMPLETED, 15, 1),
+        records.pack_settled(4, Outcome.SKIPPED, 13, 1),
+        *map(encode_request, SAMPLE_REQUESTS),
+        records.pack_span_wanted(1 << 20, SPAN_NEEDED),
+        records.pack_span_sealed(1, 2),
         *RAWS[3:],
-        records.span_leased(1, 2, 300, 64, 4),
-        records.span_released(4),
+        records.pack_span_leased(1, 2, 300, 64, 4),
+        records.pack_span_released(4),
     ]
 )
 TO_PROCESS = b"".join(
     [
-        *records.delivered(1, 2, b"".join(RAWS)),
-        *records.replied(records.REPLIED, 1, msgpack.packb({"a": [1, None]})),
-        *records.replied(records.REPLIED, 3, b"long" * 3000),
-        *records.replied(records.REFUSED, 2, msgpack.packb(["UnknownTopic", "text" * 20])),
-        records.span_granted(1, 1 << 18, 1 << 20, True),
-        records.topic_stale(3, 4),
-        records.manager_replaced(77),
+        *records.pack_delivered(1, 2, b"".join(RAWS)),
+        *records.pack_replied(records.REPLIED, 1, msgpack.packb({"a": [1, None]})),
+        *records.pack_replied(records.REPLIED, 3, b"long" * 3000),
+        *records.pack_replied(records.REFUSED, 2, msgpack.packb(["UnknownTopic", "text" * 20])),
+        records.pack_span_granted(1, 1 << 18, 1 << 20, True),
+        records.pack_topic_stale(3, 4),
+        records.pack_manager_replaced(77),
     ]
 )
 
@@ -68,7 +78,7 @@ TO_PROCESS = b"".join(
 def flat(messages):
     """The messages, with runs of notified records taken apart: where a run is cut depends on the pieces."""
     for message in messages:
-        if type(message) is m.EventsNotified:
+        if type(message) is EventsNotified:
             count = len(message.topics)
             columns = message.topics, message.segments, message.offsets, message.lengths
             assert {len(message.packed) // RECORD_BYTES, *map(len, columns)} == {count}
@@ -76,9 +86,9 @@ def flat(messages):
                 raw = message.packed[index * RECORD_BYTES : (index + 1) * RECORD_BYTES]
                 awaited = bool(message.awaited >> index & 1)
                 deadline_ns = message.deadlines.get(index, 0)
-                assert raw == records.notified(*fields, deadline_ns, message.first + index, awaited)
+                assert raw == records.pack_notified(*fields, deadline_ns, message.first + index, awaited)
                 yield raw
-        elif type(message) is m.DeliveriesSettled:
+        elif type(message) is DeliveriesSettled:
             for found in message.ranges:
                 yield message.subscriber, message.outcome, found
         else:
@@ -90,22 +100,22 @@ def fed(stream, pieces):
 
 
 def test_everything_that_a_process_sends():
-    assert fed(FromProcess(LINK), [TO_MANAGER]) == [
+    assert fed(ManagerDecoder(LINK), [TO_MANAGER]) == [
         *RAWS[:3],
         (4, 1, (7, 6)),
         (4, 1, (15, 1)),
         (4, 2, (13, 1)),
-        *REQUESTS,
-        m.SpanWanted(LINK, 1 << 20, m.SPAN_NEEDED),
-        m.SpanSealed(LINK, 1, 2),
+        *SAMPLE_REQUESTS,
+        SpanWanted(LINK, 1 << 20, SPAN_NEEDED),
+        SpanSealed(LINK, 1, 2),
         *RAWS[3:],
-        m.SpanLeased(LINK, 1, 2, 300, 64, 4),
-        m.SpanReleased(LINK, 4),
+        SpanLeased(LINK, 1, 2, 300, 64, 4),
+        SpanReleased(LINK, 4),
     ]
 
 
 def test_everything_that_the_manager_sends():
-    messages = fed(FromManager(), [TO_PROCESS])
+    messages = fed(ClientDecoder(), [TO_PROCESS])
     assert messages == [
         Delivered(1, 2, b"".join(RAWS)),
         Replied(1, False, msgpack.packb({"a": [1, None]})),
@@ -113,14 +123,14 @@ def test_everything_that_the_manager_sends():
         Replied(2, True, msgpack.packb(["UnknownTopic", "text" * 20])),
         SpanGranted(1, 1 << 18, 1 << 20, True),
         TopicStale(3, 4),
-        ManagerReplacement(77),
+        ManagerChanged(77),
     ]
     assert unpack(messages[1].body) == {"a": [1, None]}
 
 
 @pytest.mark.parametrize(
     ("make", "data"),
-    [(lambda: FromProcess(LINK), TO_MANAGER), (FromManager, TO_PROCESS)],
+    [(lambda: ManagerDecoder(LINK), TO_MANAGER), (ClientDecoder, TO_PROCESS)],
     ids=["to manager", "to process"],
 )
 def test_cut_at_any_byte_it_is_the_same(make, data):
@@ -134,7 +144,7 @@ def test_cut_at_any_byte_it_is_the_same(make, data):
 def test_cut_anywhere_any_number_of_times_it_is_the_same(cuts):
     marks = [0, *sorted(cuts), len(TO_MANAGER)]
     pieces = [TO_MANAGER[begin:end] for begin, end in itertools.pairwise(marks)]
-    assert fed(FromProcess(LINK), pieces) == fed(FromProcess(LINK), [TO_MANAGER])
+    assert fed(ManagerDecoder(LINK), pieces) == fed(ManagerDecoder(LINK), [TO_MANAGER])
 
 
 kinds = st.integers(0, 25)
@@ -145,7 +155,7 @@ random_records = st.lists(st.builds(RECORD.pack, kinds, u32, u32, u32, u32, u32,
 
 @given(st.one_of(st.binary(max_size=400), random_records, st.tuples(random_records, st.binary()).map(b"".join)))
 def test_random_bytes_parse_or_raise_a_protocol_error(data):
-    for stream in (FromProcess(LINK), FromManager()):
+    for stream in (ManagerDecoder(LINK), ClientDecoder()):
         try:
             stream.feed(data)
         except ProtocolError:
@@ -159,10 +169,10 @@ values = st.recursive(
 )
 
 
-@given(st.integers(0, len(m.REQUESTS) + 3), values.map(msgpack.packb) | st.binary(max_size=60))
+@given(st.integers(0, len(REQUESTS) + 3), values.map(msgpack.packb) | st.binary(max_size=60))
 def test_random_requests_are_of_the_right_types_or_a_protocol_error(kind, body):
     try:
-        [message] = FromProcess(LINK).feed(records.request(kind, 1, body))
+        [message] = ManagerDecoder(LINK).feed(records.pack_request(kind, 1, body))
     except ProtocolError:
         return
     for field, expected in zip(fields(message)[2:], type(message).WIRE, strict=True):
@@ -178,28 +188,28 @@ def test_random_requests_are_of_the_right_types_or_a_protocol_error(kind, body):
         (RECORD.pack(records.SETTLED, 1, 0, 0, 0, 0, 0, 0), "0 deliveries"),
         (RECORD.pack(records.SETTLED, 1, 0, 0, 1 << 30, 0, 0, 0), "deliveries were settled at once"),
         (RECORD.pack(records.REQUEST, 0, 0, 0, REQUEST_BYTES_MAX + 1, 0, 0, 0), "is over"),
-        (records.request(99, 1, b"\x90"), "request 99 does not exist"),
-        (records.request(0, 1, b"\xc1"), "not msgpack"),
-        (records.request(0, 1, b"\x91" * 5000), "not msgpack"),
-        (records.request(0, 1, msgpack.packb([])), "has 1 fields"),
-        (records.request(0, 1, msgpack.packb({})), "has 1 fields"),
-        (records.request(0, 1, msgpack.packb([5])), "a RegisterTopic has a int where"),
+        (records.pack_request(99, 1, b"\x90"), "request 99 does not exist"),
+        (records.pack_request(0, 1, b"\xc1"), "not msgpack"),
+        (records.pack_request(0, 1, b"\x91" * 5000), "not msgpack"),
+        (records.pack_request(0, 1, msgpack.packb([])), "has 1 fields"),
+        (records.pack_request(0, 1, msgpack.packb({})), "has 1 fields"),
+        (records.pack_request(0, 1, msgpack.packb([5])), "a RegisterTopic has a int where"),
     ],
 )
 def test_what_is_not_the_protocol(data, text):
     with pytest.raises(ProtocolError, match=text):
-        FromProcess(LINK).feed(data)
+        ManagerDecoder(LINK).feed(data)
 
 
 def test_a_kind_that_only_newer_managers_send():
     with pytest.raises(ProtocolError, match="same version"):
-        FromManager().feed(RECORD.pack(99, 0, 0, 0, 0, 0, 0, 0))
+        ClientDecoder().feed(RECORD.pack(99, 0, 0, 0, 0, 0, 0, 0))
 
 
 def test_the_largest_request_passes():
     body = msgpack.packb(["x" * (REQUEST_BYTES_MAX - 6)])
     assert len(body) == REQUEST_BYTES_MAX
-    [message] = FromProcess(LINK).feed(records.request(0, 1, body))
+    [message] = ManagerDecoder(LINK).feed(records.pack_request(0, 1, body))
     assert len(message.name) == REQUEST_BYTES_MAX - 6
 
 

@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from eventbus_mp.errors import InvalidTopic, UsageError
 
-__all__ = [
-    "BusStatistics",
-    "Event",
-    "EventShadow",
-    "Subscriber",
-    "SubscriberKey",
-    "SubscriberStatistics",
-    "Watcher",
-    "check_topic",
-]
+__all__ = ["Event", "EventShadow", "check_topic"]
 
 TOPIC_LENGTH_MAX = 255
 ID_BYTES_MAX = 1024
@@ -68,10 +58,10 @@ class Event:
         UsageError: id, topic or data is missing or of the wrong type, or `ttl` comes without `occurred_at`.
     """
 
-    __slots__ = ("_block", "_data", "_envelope", "_id", "_load", "_marks", "topic")
+    __slots__ = ("_data", "_envelope", "_id", "_load", "_marks", "_payload", "topic")
     # Of a fetched event: its bytes, where their parts begin, and what takes a field out of them. Fields that nobody
     # asked for yet are `NOT_READ`.
-    _block: memoryview | bytes | None
+    _payload: memoryview | bytes | None
     _marks: tuple[int, int, int, int]
     _load: Callable[[Event, str], Any]
 
@@ -92,7 +82,7 @@ class Event:
         self._id = id
         self.topic = topic
         self._data = data
-        self._block = None
+        self._payload = None
         self._envelope: Any = None
         if transaction_id is None and initialized_at is None and occurred_at is None and source is None and ttl is None:
             return
@@ -118,7 +108,7 @@ class Event:
 
     @property
     def raw(self) -> memoryview | None:
-        return memoryview(self._load(self, "raw")) if self._block is not None else None
+        return memoryview(self._load(self, "raw")) if self._payload is not None else None
 
     def _field(self, index: int) -> Any:
         values = self._envelope
@@ -159,11 +149,11 @@ class Event:
         Its arrays and memoryviews are decoded anew, over memory of its own. An event that was not fetched has none of
         the bus's; its copy shares the data.
         """
-        if self._block is None:
+        if self._payload is None:
             return self._made_here()
         event = Event.__new__(Event)
         event.topic = self.topic
-        event._block = bytes(self._block)
+        event._payload = bytes(self._payload)
         event._marks, event._load = self._marks, self._load
         event._id = event._data = event._envelope = NOT_READ
         return event
@@ -267,80 +257,3 @@ class Place(NamedTuple):
     offset: int
     length: int
     sequence: int
-
-
-class SubscriberKey(NamedTuple):
-    """What tells two subscribers apart: the listener's name and its config."""
-
-    name: str
-    config: Any = None
-
-
-@dataclass(frozen=True, slots=True)
-class Subscriber:
-    """One subscriber, as the manager knows it; `pids` are the processes that host it now."""
-
-    name: str
-    config: Any
-    patterns: tuple[str, ...]
-    pids: tuple[int, ...]
-
-    @property
-    def key(self) -> SubscriberKey:
-        return SubscriberKey(self.name, self.config)
-
-
-@dataclass(frozen=True, slots=True)
-class Watcher:
-    """Who was told of an event, and who has settled it."""
-
-    subscribers: tuple[SubscriberKey, ...] = ()
-    completers: tuple[SubscriberKey, ...] = ()
-    skippers: tuple[SubscriberKey, ...] = ()
-
-    @property
-    def waiting(self) -> tuple[SubscriberKey, ...]:
-        """The subscribers that still have to settle the event."""
-        done = (*self.completers, *self.skippers)
-        return tuple(key for key in self.subscribers if key not in done)
-
-
-@dataclass(frozen=True, slots=True)
-class SubscriberStatistics:
-    """One subscriber's deliveries: counts since it subscribed, and its latest skips with their reasons."""
-
-    name: str
-    config: Any
-    queued: int
-    sent: int
-    completed: int
-    skipped: int
-    redelivered: int
-    recent_skips: tuple[tuple[str, str], ...] = ()
-    """(event id, reason), the newest last; bounded."""
-
-
-@dataclass(frozen=True, slots=True)
-class BusStatistics:
-    """A snapshot of the bus, for logs, the CLI and tests; a few microseconds old when you read it."""
-
-    topics: int
-    subscribers: tuple[SubscriberStatistics, ...]
-    links: int
-    """Connected processes."""
-    manager_pid: int
-    events_notified: int
-    """Events that arrived since the manager started."""
-    events_dropped: int
-    """Those of them that had no subscriber, or whose topic was gone, when they arrived."""
-    events_unsettled: int
-    memory_bytes_max: int
-    memory_bytes_used: int
-    """Bytes of spans that are leased to processes or hold unsettled events."""
-    memory_bytes_leased: int
-    """Bytes of spans kept from recycling by views."""
-    segments: int
-    span_holders: dict[int, int] = field(default_factory=dict)
-    """pid -> bytes of spans it writes or wrote that are still in use."""
-    lease_holders: dict[int, int] = field(default_factory=dict)
-    """pid -> bytes of settled or foreign events that it has views into."""

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from eventbus_mp.core.registry import compile_pattern
 from eventbus_mp.errors import EncodeError, UsageError
 from eventbus_mp.memory import codec
-from eventbus_mp.model import SubscriberKey, Watcher
+from eventbus_mp.statistics import SubscriberKey, Watcher
 
-__all__ = [
-    "Listener",
-    "broadcast_key",
-    "check_credit",
-    "check_patterns",
-    "listener_of",
-    "pack_config",
-    "unpack_config",
-    "watcher_of",
-]
+__all__ = ["Listener", "broadcast_key", "listener_of", "pack_config", "unpack_config", "watcher_of"]
 
 
 class Listener(NamedTuple):
@@ -98,9 +88,9 @@ def unpack_config(data: bytes) -> Any:
         return data
 
 
-def watcher_of(told: list[list[list[Any]]]) -> Watcher:
+def watcher_of(reported: list[list[list[Any]]]) -> Watcher:
     """A watcher as it travels, with its configs unpacked."""
-    return Watcher(*(tuple(SubscriberKey(name, unpack_config(config)) for name, config in part) for part in told))
+    return Watcher(*(tuple(SubscriberKey(name, unpack_config(config)) for name, config in part) for part in reported))
 
 
 def _sorted(value: Any) -> Any:
@@ -114,42 +104,3 @@ def _sorted(value: Any) -> Any:
 def broadcast_key(key: SubscriberKey) -> SubscriberKey:
     """The subscriber that a broadcasting process is: the process is part of its config."""
     return SubscriberKey(key.name, {"config": key.config, "process": os.getpid()})
-
-
-def check_patterns(patterns: Iterable[str]) -> list[str]:
-    """The patterns as a list.
-
-    Raises:
-        InvalidPattern: One does not compile; the text names it.
-    """
-    if isinstance(patterns, str):
-        raise UsageError(f"patterns must be a list of them, not the str {patterns!r}; write [{patterns!r}]")
-    if not isinstance(patterns, Iterable):
-        raise UsageError(f"patterns must be a list of regular expressions, not {patterns!r}")
-    wanted = list(patterns)
-    for pattern in wanted:
-        compile_pattern(pattern)
-    return wanted
-
-
-def check_credit(credit: int | str) -> int:
-    """The credit as it travels: 0 means automatic."""
-    if credit == "auto":
-        return 0
-    if type(credit) is not int or credit < 1:
-        raise UsageError(f"credit={credit!r}: give a number of shadows, 1 or more, or 'auto'")
-    return credit
-
-
-def check_retries(retries: int) -> int:
-    """How often a handler that raised is called again."""
-    if type(retries) is not int or retries < 0:
-        raise UsageError(f"retries={retries!r}: give a whole number, 0 or more")
-    return retries
-
-
-def check_timeout(timeout_s: float | None) -> None:
-    """Raise `UsageError` for what is no time to wait; None is for ever."""
-    is_time = isinstance(timeout_s, (int, float)) and not isinstance(timeout_s, bool) and timeout_s == timeout_s
-    if timeout_s is not None and not is_time:  # nan is not even itself
-        raise UsageError(f"timeout_s={timeout_s!r}: give seconds, or None to wait for ever")

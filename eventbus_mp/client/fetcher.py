@@ -6,20 +6,22 @@ from collections.abc import Callable
 from typing import Any
 
 from eventbus_mp.client.connection import Connection
-from eventbus_mp.client.subscription import release_records
+from eventbus_mp.client.endpoint import release_records
+from eventbus_mp.events import ID_BYTES_MAX, Event, EventShadow, Place
 from eventbus_mp.memory import segment
 from eventbus_mp.memory.layout import HEADER_BYTES
+from eventbus_mp.memory.leases import LeaseBook
+from eventbus_mp.memory.mappings import COPIED_BYTES_MAX, Mappings
 from eventbus_mp.memory.payload import read_event, read_id
-from eventbus_mp.memory.reader import COPIED_BYTES_MAX, LeaseBook, Mappings
-from eventbus_mp.messages import LeaseEvent, ListEvents, NameTopic, Record
-from eventbus_mp.model import ID_BYTES_MAX, Event, EventShadow, Place
-from eventbus_mp.wire import records
-from eventbus_mp.wire.records import RECORD
+from eventbus_mp.protocol import records
+from eventbus_mp.protocol.messages import Record
+from eventbus_mp.protocol.records import RECORD
+from eventbus_mp.protocol.requests import LeaseEvent, ListEvents, NameTopic
 
-__all__ = ["Reader"]
+__all__ = ["EventFetcher"]
 
 
-class Reader:
+class EventFetcher:
     """Args:
     connection: For questions to the manager.
     mappings: Where segments are mapped.
@@ -46,16 +48,16 @@ class Reader:
             self._topic_names[number] = name
         return name
 
-    def event_in_hand(self, record: Record) -> Event | None:
+    def delivered_event(self, record: Record) -> Event | None:
         """The event of a delivery that this process holds: nobody recycles its memory meanwhile."""
         _, topic, segment, offset, length, _, _, sequence = record
         name = self._topic_names.get(topic) or self.topic_name(topic)
         if length <= COPIED_BYTES_MAX:
             return read_event(bytes(self._mappings[segment][offset : offset + length]), sequence, name)
         view = self._mappings.of(segment, length)
-        return read_event(self._leases.view(view, _place(record), told=False), sequence, name)
+        return read_event(self._leases.view(view, _place(record), reported=False), sequence, name)
 
-    def shadow_in_hand(self, record: Record) -> EventShadow | None:
+    def delivered_shadow(self, record: Record) -> EventShadow | None:
         """The shadow of a delivery that this process holds."""
         _, topic, segment, offset, length, _, _, sequence = record
         name = self._topic_names.get(topic) or self.topic_name(topic)
@@ -67,7 +69,7 @@ class Reader:
     def fetch(self, place: Place) -> Event | None:
         """The event at `place`, or None when it is settled."""
         if self._holds(place.sequence):
-            event = self.event_in_hand((0, *place[:4], 0, 0, place.sequence))
+            event = self.delivered_event((0, *place[:4], 0, 0, place.sequence))
             if self._holds(place.sequence):
                 return event
             # Another thread settled it meanwhile: whether it saw our view, and told of it, nobody knows.
@@ -80,11 +82,11 @@ class Reader:
             view = self._mappings.of(place.segment, place.length)
             if place.length > COPIED_BYTES_MAX:
                 # The view holds the lease that the manager has just noted, and gives it back with its end.
-                return read_event(self._leases.view(view, place, told=True), place.sequence, name)
+                return read_event(self._leases.view(view, place, reported=True), place.sequence, name)
             block = bytes(view[place.offset : place.offset + place.length])
         except FileNotFoundError:
             return None
-        self._connection.send(records.span_released(place.sequence))
+        self._connection.send(records.pack_span_released(place.sequence))
         return read_event(block, place.sequence, name)
 
     def release_ended(self) -> None:
@@ -120,8 +122,8 @@ class Reader:
     def watched(self, topic: str) -> list[tuple[str, Any]]:
         """(id, watcher as it travels) of every unsettled event of a topic, oldest first."""
         found = []
-        for raw, watcher in self._connection.request(ListEvents, topic, True):
-            record = RECORD.unpack(raw)
+        for packed_record, watcher in self._connection.request(ListEvents, topic, True):
+            record = RECORD.unpack(packed_record)
             event_id = self.id_at(_place(record))
             if event_id is not None:
                 found.append((event_id, watcher))

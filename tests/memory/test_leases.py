@@ -4,9 +4,10 @@ import threading
 
 import pytest
 
-from eventbus_mp.memory import reader
-from eventbus_mp.memory.reader import LeaseBook, Mappings
-from eventbus_mp.model import Place
+from eventbus_mp.events import Place
+from eventbus_mp.memory import mappings
+from eventbus_mp.memory.leases import LeaseBook
+from eventbus_mp.memory.mappings import Mappings
 
 MIB = 1 << 20
 
@@ -34,16 +35,16 @@ def test_a_segment_that_is_gone(prefix):
 
 
 def test_mappings_are_bounded(prefix, make_segment, monkeypatch):
-    monkeypatch.setattr(reader, "MAPPINGS_MAX", 3)
-    mappings = Mappings(prefix)
+    monkeypatch.setattr(mappings, "MAPPINGS_MAX", 3)
+    found = Mappings(prefix)
     for number in [make_segment(4096) for _ in range(5)]:
-        mappings[number][0] = number
-    assert sorted(mappings) == [3, 4, 5]
-    assert mappings[1][0] == 1
+        found[number][0] = number
+    assert sorted(found) == [3, 4, 5]
+    assert found[1][0] == 1
 
 
 def test_a_view_is_read_only_and_in_place(mapping):
-    view = LeaseBook().view(mapping, place(), told=False)
+    view = LeaseBook().view(mapping, place(), reported=False)
     assert (bytes(view), view.readonly) == (b"0123456789", True)
     mapping[1000] = ord("x")
     assert view[0] == ord("x")
@@ -51,7 +52,7 @@ def test_a_view_is_read_only_and_in_place(mapping):
 
 def test_a_lease_lasts_as_long_as_any_slice_of_a_slice(mapping):
     book = LeaseBook()
-    view = book.view(mapping, place(), told=True)
+    view = book.view(mapping, place(), reported=True)
     part = view[2:8].cast("B")[1:3]
     del view
     assert book.collect_ended() == []
@@ -64,7 +65,7 @@ def test_a_lease_lasts_as_long_as_any_slice_of_a_slice(mapping):
 
 def test_a_lease_that_the_manager_does_not_know_of_is_not_given_back(mapping):
     book = LeaseBook()
-    view = book.view(mapping, place(), told=False)
+    view = book.view(mapping, place(), reported=False)
     del view
     assert book.collect_ended() == []
     assert not book.open
@@ -72,7 +73,7 @@ def test_a_lease_that_the_manager_does_not_know_of_is_not_given_back(mapping):
 
 def test_what_outlives_its_delivery_is_told_once(mapping):
     book = LeaseBook()
-    view = book.view(mapping, place(), told=False)
+    view = book.view(mapping, place(), reported=False)
     assert book.outliving(5) == [place()]
     assert book.outliving(5) == []
     assert book.outliving(6) == []
@@ -82,14 +83,14 @@ def test_what_outlives_its_delivery_is_told_once(mapping):
 
 def test_what_is_gone_before_its_delivery_is_settled_is_not_told(mapping):
     book = LeaseBook()
-    view = book.view(mapping, place(), told=False)
+    view = book.view(mapping, place(), reported=False)
     del view
     assert book.outliving(5) == []
 
 
 def test_two_views_of_one_event_are_two_leases(mapping):
     book = LeaseBook()
-    views = [book.view(mapping, place(), told=True) for _ in range(2)]
+    views = [book.view(mapping, place(), reported=True) for _ in range(2)]
     views.pop()
     assert book.collect_ended() == [place()]
     views.pop()
@@ -101,7 +102,7 @@ def test_threads_that_read_and_collect_at_once(mapping):
 
     def read():
         for _ in range(500):
-            book.view(mapping, place(), told=True)
+            book.view(mapping, place(), reported=True)
             collected.extend(book.collect_ended())
 
     threads = [threading.Thread(target=read) for _ in range(4)]

@@ -12,13 +12,13 @@ from eventbus_mp.runtime import handshake
 from eventbus_mp.runtime.launch import start_manager
 from eventbus_mp.runtime.rundir import RunDir
 
-__all__ = ["join"]
+__all__ = ["connect"]
 
 Link = tuple[handshake.Welcome, int, int]
 """What the manager said, the pipe from it, and the one to it."""
 
 
-def join(bus: str, config: BusConfig, run_dir: RunDir) -> Link:
+def connect(bus: str, config: BusConfig, run_dir: RunDir) -> Link:
     """A new link to the bus's manager; blocks for at most `connect_timeout_s`. Any number of processes may race for it.
 
     Raises:

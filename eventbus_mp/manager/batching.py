@@ -9,17 +9,17 @@ from __future__ import annotations
 import select
 import time
 
-from eventbus_mp.messages import RECORD_BYTES
+from eventbus_mp.geometry import RECORD_BYTES
 
-__all__ = ["Pace"]
+__all__ = ["BatchDelay"]
 
 WINDOW_NS = 1_000_000
 BUSY_BYTES_MIN = 32 * RECORD_BYTES
 """From so many bytes a millisecond on, the manager rests between cycles: 32,000 notified events a second."""
-REST_S = 200e-6
+DELAY_S = 200e-6
 
 
-class Pace:
+class BatchDelay:
     def __init__(self) -> None:
         self._busy = False
         self._start_ns = time.monotonic_ns()
@@ -29,11 +29,11 @@ class Pace:
         """So many bytes came in."""
         self._bytes += length
 
-    def rest(self) -> None:
+    def wait(self) -> None:
         """Between two cycles: rest, if there is much to do."""
         now_ns = time.monotonic_ns()
         if now_ns - self._start_ns > WINDOW_NS:
             self._busy = self._bytes >= BUSY_BYTES_MIN * (now_ns - self._start_ns) / WINDOW_NS
             self._start_ns, self._bytes = now_ns, 0
         if self._busy:
-            select.select((), (), (), REST_S)
+            select.select((), (), (), DELAY_S)

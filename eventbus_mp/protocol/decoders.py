@@ -7,36 +7,28 @@ process's messages keep one order, whatever their kind.
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgpack
 
 from eventbus_mp.errors import ProtocolError, UsageError
-from eventbus_mp.messages import (
-    REQUESTS,
+from eventbus_mp.geometry import RECORD_BYTES
+from eventbus_mp.protocol import records
+from eventbus_mp.protocol.client_events import ClientEvent, Delivered, ManagerChanged, Replied, SpanGranted, TopicStale
+from eventbus_mp.protocol.messages import (
     DeliveriesSettled,
     EventsNotified,
     Message,
     Outcome,
-    Request,
     SpanLeased,
     SpanReleased,
     SpanSealed,
     SpanWanted,
 )
-from eventbus_mp.wire import records
-from eventbus_mp.wire.records import AWAITED, KIND_BYTE, NOTIFIED, NOTIFIED_KINDS, RECORD, RECORD_BYTES, TIMED
+from eventbus_mp.protocol.records import AWAITED, KIND_BYTE, NOTIFIED, NOTIFIED_KINDS, RECORD, TIMED
+from eventbus_mp.protocol.requests import REQUESTS, Request
 
-__all__ = [
-    "Delivered",
-    "FromManager",
-    "FromProcess",
-    "ManagerReplacement",
-    "Replied",
-    "SpanGranted",
-    "TopicStale",
-    "encode_request",
-]
+__all__ = ["ClientDecoder", "ManagerDecoder", "encode_request"]
 
 REQUEST_BYTES_MAX = 1 << 20
 SETTLED_RANGE_MAX = 1 << 20
@@ -75,7 +67,7 @@ class _Assembler:
             self._pieces.append(rest)
 
 
-class FromProcess:
+class ManagerDecoder:
     """What a process sends, as messages for the core. Anything that is not the protocol raises `ProtocolError`."""
 
     def __init__(self, link: int) -> None:
@@ -200,7 +192,7 @@ def encode_request(message: Request) -> bytes:
         raise UsageError(f"{kind.__name__}: it cannot travel: {cause}") from cause
     if len(body) > REQUEST_BYTES_MAX:
         raise UsageError(f"{kind.__name__}: it has {len(body)} bytes, over {REQUEST_BYTES_MAX}: {values!r:.80}")
-    return records.request(REQUESTS.index(kind), message.request, body)
+    return records.pack_request(REQUESTS.index(kind), message.request, body)
 
 
 def _said(expected: type | tuple[type, ...]) -> str:
@@ -233,39 +225,7 @@ def _wire_names(kind: type[Request]) -> list[str]:
     return [field.name for field in fields(kind)[2:]]
 
 
-class Delivered(NamedTuple):
-    subscriber: int
-    attempt: int
-    packed: bytes
-    """Whole records, one a shadow."""
-
-
-class Replied(NamedTuple):
-    request: int
-    refused: bool
-    body: bytes
-
-
-class SpanGranted(NamedTuple):
-    segment: int
-    offset: int
-    length: int
-    backed: bool
-
-
-class TopicStale(NamedTuple):
-    topic: int
-    dropped: int
-
-
-class ManagerReplacement(NamedTuple):
-    pid: int
-
-
-FromManagerMessage = Delivered | Replied | SpanGranted | TopicStale | ManagerReplacement
-
-
-class FromManager:
+class ClientDecoder:
     """What the manager sends, for a process."""
 
     def __init__(self) -> None:
@@ -273,11 +233,11 @@ class FromManager:
         self._parts: dict[int, list[bytes]] = {}
         """Request number -> the reply so far."""
 
-    def feed(self, piece: bytes) -> list[FromManagerMessage]:
+    def feed(self, piece: bytes) -> list[ClientEvent]:
         data = self._pieces.join(piece)
         if data is None:
             return []
-        messages: list[FromManagerMessage] = []
+        messages: list[ClientEvent] = []
         position, size = 0, len(data)
         need = RECORD_BYTES
         while size - position >= RECORD_BYTES:
@@ -306,7 +266,7 @@ class FromManager:
             return fields[4] + -fields[4] % RECORD_BYTES
         return 0
 
-    def _message(self, fields: tuple[int, ...], body: bytes) -> FromManagerMessage:
+    def _message(self, fields: tuple[int, ...], body: bytes) -> ClientEvent:
         kind, first, segment, offset, length, _, _, sequence = fields
         if kind in (records.REPLIED, records.REFUSED):
             parts = self._parts.pop(sequence, []) if self._parts else []
@@ -317,7 +277,7 @@ class FromManager:
             return TopicStale(first, length)
         if kind == records.MANAGER_REPLACED:
             self._parts.clear()  # A reply that was cut off comes again, whole.
-            return ManagerReplacement(length)
+            return ManagerChanged(length)
         raise ProtocolError(f"the manager sent kind {kind}, which does not exist; are both sides the same version?")
 
 

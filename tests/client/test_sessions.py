@@ -104,9 +104,9 @@ def test_the_end_of_a_program_is_no_crash(make_bus: Make, run_dir: Path) -> None
         assert program.stdin is not None
         assert program.stdout.readline() == "ready\n"
         shadow = bus.notify(Event("1", "a", 1))
-        told = out.get(20)
-        assert told is not None
-        out.complete(told)
+        reported = out.get(20)
+        assert reported is not None
+        out.complete(reported)
         program.stdin.close()
         assert program.wait(20) == 0
     while bus.statistics().links > 1:
@@ -192,7 +192,7 @@ def test_on_needs_a_pattern(bus: EventBus) -> None:
 
 def test_a_listener_publishes_while_its_own_process_fills_the_memory(make_bus: Make) -> None:
     """The listener's thread must not wait behind the main thread's order for memory."""
-    bus = make_bus(topics=["a", "b"], memory_bytes_max=4 << 20, full_timeout_s=10)
+    bus = make_bus(topics=["a", "b"], memory_bytes_max=4 << 20, notify_timeout_s=10)
     payload = bytes(100_000)
     bus.on("a", name="stage")(lambda event: bus.notify(Event(event.id, "b", payload)))
     bus.on("b", name="end")(lambda event: None)
@@ -204,7 +204,7 @@ def test_a_listener_publishes_while_its_own_process_fills_the_memory(make_bus: M
 
 @pytest.mark.parametrize("length", [10, 1000])
 def test_a_pipeline_of_small_events_in_a_small_memory(make_bus: Make, length: int) -> None:
-    bus = make_bus(topics=["a", "b"], memory_bytes_max=1 << 20, full_timeout_s=10)
+    bus = make_bus(topics=["a", "b"], memory_bytes_max=1 << 20, notify_timeout_s=10)
     payload = bytes(length)
     bus.on("a", name="stage")(lambda event: bus.notify(Event(event.id, "b", payload)))
     bus.on("b", name="end")(lambda event: None)
@@ -257,8 +257,8 @@ def take_one(bus: EventBus) -> None:
     ("package", "start_method"), [(multiprocessing, "fork"), (multiprocess, "fork"), (multiprocess, "spawn")]
 )
 def test_the_end_of_a_child_is_no_crash(make_bus: Make, package: Any, start_method: str) -> None:
-    """It ends without atexit. With `deliveries_max=1` what it had in hand would be given up."""
-    bus = make_bus(topics=["a"], deliveries_max=1)
+    """It ends without atexit. With `crashes_max=1` what it had in hand would be given up."""
+    bus = make_bus(topics=["a"], crashes_max=1)
     with bus.inbox("shared", ["a"]):
         pass
     bus.notify_many(Event(str(number), "a", number) for number in range(6))

@@ -16,7 +16,7 @@ from __future__ import annotations
 import struct
 import sys
 
-from eventbus_mp.messages import RECORD_BYTES
+from eventbus_mp.geometry import RECORD_BYTES
 
 __all__ = ["KIND_BYTE", "RECORD", "RECORD_BYTES", "padded"]
 
@@ -71,38 +71,38 @@ def padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % RECORD_BYTES)
 
 
-def notified(
+def pack_notified(
     topic: int, segment: int, offset: int, length: int, deadline_ns: int, sequence: int, awaited: bool
 ) -> bytes:
     kind = NOTIFIED + AWAITED * awaited + TIMED * (deadline_ns > 0)
     return RECORD.pack(kind, topic, segment, offset, length, 0, deadline_ns, sequence)
 
 
-def settled(subscriber: int, outcome: int, first: int, count: int, cost_ns: int = 0) -> bytes:
+def pack_settled(subscriber: int, outcome: int, first: int, count: int, cost_ns: int = 0) -> bytes:
     return RECORD.pack(SETTLED, outcome, subscriber, min(cost_ns, U32_MAX), count, 0, 0, first)
 
 
-def request(kind: int, number: int, body: bytes) -> bytes:
+def pack_request(kind: int, number: int, body: bytes) -> bytes:
     return RECORD.pack(REQUEST, kind, 0, 0, len(body), 0, 0, number) + padded(body)
 
 
-def span_wanted(length: int, urgency: int) -> bytes:
+def pack_span_wanted(length: int, urgency: int) -> bytes:
     return RECORD.pack(SPAN_WANTED, urgency, 0, 0, length, 0, 0, 0)
 
 
-def span_sealed(segment: int, offset: int) -> bytes:
+def pack_span_sealed(segment: int, offset: int) -> bytes:
     return RECORD.pack(SPAN_SEALED, 0, segment, offset, 0, 0, 0, 0)
 
 
-def span_leased(topic: int, segment: int, offset: int, length: int, sequence: int) -> bytes:
+def pack_span_leased(topic: int, segment: int, offset: int, length: int, sequence: int) -> bytes:
     return RECORD.pack(SPAN_LEASED, topic, segment, offset, length, 0, 0, sequence)
 
 
-def span_released(sequence: int) -> bytes:
+def pack_span_released(sequence: int) -> bytes:
     return RECORD.pack(SPAN_RELEASED, 0, 0, 0, 0, 0, 0, sequence)
 
 
-def delivered(subscriber: int, attempt: int, packed: bytes) -> list[bytes]:
+def pack_delivered(subscriber: int, attempt: int, packed: bytes) -> list[bytes]:
     """Notified records, in as many frames as it takes."""
     if len(packed) <= FRAME_BODY_BYTES:
         return [RECORD.pack(DELIVERED, attempt, subscriber, len(packed) // RECORD_BYTES, 0, 0, 0, 0) + packed]
@@ -110,7 +110,7 @@ def delivered(subscriber: int, attempt: int, packed: bytes) -> list[bytes]:
     return [RECORD.pack(DELIVERED, attempt, subscriber, len(part) // RECORD_BYTES, 0, 0, 0, 0) + part for part in parts]
 
 
-def replied(kind: int, number: int, body: bytes) -> list[bytes]:
+def pack_replied(kind: int, number: int, body: bytes) -> list[bytes]:
     """A reply, in as many frames as it takes: all but the last are `REPLY_PART`."""
     *parts, last = _parts(body)
     frames = [RECORD.pack(REPLY_PART, 0, 0, 0, len(part), 0, 0, number) + part for part in parts]
@@ -123,13 +123,13 @@ def _parts(body: bytes) -> list[bytes]:
     return [body[start : start + FRAME_BODY_BYTES] for start in range(0, len(body), FRAME_BODY_BYTES)]
 
 
-def manager_replaced(pid: int) -> bytes:
+def pack_manager_replaced(pid: int) -> bytes:
     return RECORD.pack(MANAGER_REPLACED, 0, 0, 0, pid, 0, 0, 0)
 
 
-def span_granted(segment: int, offset: int, length: int, backed: bool) -> bytes:
+def pack_span_granted(segment: int, offset: int, length: int, backed: bool) -> bytes:
     return RECORD.pack(SPAN_GRANTED, backed, segment, offset, length, 0, 0, 0)
 
 
-def topic_stale(topic: int, dropped: int) -> bytes:
+def pack_topic_stale(topic: int, dropped: int) -> bytes:
     return RECORD.pack(TOPIC_STALE, topic, 0, 0, dropped, 0, 0, 0)

@@ -5,7 +5,8 @@ import pickle
 import pytest
 
 from eventbus_mp.errors import InvalidTopic, UsageError
-from eventbus_mp.model import Event, EventShadow, SubscriberKey, Watcher, check_topic
+from eventbus_mp.events import Event, EventShadow, check_topic
+from eventbus_mp.statistics import SubscriberKey, Watcher
 
 
 @pytest.mark.parametrize("topic", ["a", "user_created", "x" * 255, "a b", "ünï", "日本"])

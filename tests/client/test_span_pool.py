@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from eventbus_mp import Event, EventBus
-from eventbus_mp.messages import CHUNK_BYTES
+from eventbus_mp.geometry import CHUNK_BYTES
 
 Make = Callable[..., EventBus]
 MIB = 1 << 20
@@ -54,7 +54,7 @@ def test_another_size_gives_back_what_the_last_one_had_ready(bus: EventBus) -> N
 
 
 def test_what_lies_ready_is_given_back_before_a_wait(make_bus: Make) -> None:
-    bus = make_bus(topics=["a"], full_timeout_s=20)
+    bus = make_bus(topics=["a"], notify_timeout_s=20)
     inbox = bus.inbox("one", ["a"])
     stream(bus, inbox, MIB + 1, 5)
     stream(bus, inbox, 15 * MIB, 1)  # all there is
@@ -83,8 +83,8 @@ def test_threads_with_streams_of_different_sizes(make_bus: Make) -> None:
 
 
 def test_no_patience_is_enough_while_there_is_memory(make_bus: Make) -> None:
-    """`full_timeout_s=0` means not to wait for others; the manager's answer still takes its moment."""
-    bus = make_bus(topics=["a"], full_timeout_s=0.0, memory_bytes_max=16 * MIB)
+    """`notify_timeout_s=0` means not to wait for others; the manager's answer still takes its moment."""
+    bus = make_bus(topics=["a"], notify_timeout_s=0.0, memory_bytes_max=16 * MIB)
     inbox = bus.inbox("one", ["a"])
     for index in range(100):
         bus.notify(Event(str(index), "a", bytes(MIB << index % 2)))  # One that nothing lies ready for.

@@ -9,21 +9,20 @@ from typing import Any, ClassVar, Protocol
 
 import msgpack
 
-from eventbus_mp import effects as fx
 from eventbus_mp.core.bus import BusCore
+from eventbus_mp.events import ID_BYTES_MAX
 from eventbus_mp.memory import segment
 from eventbus_mp.memory.layout import HEADER_BYTES
 from eventbus_mp.memory.payload import read_id
-from eventbus_mp.messages import Message, SkipNamed
-from eventbus_mp.model import ID_BYTES_MAX
-from eventbus_mp.wire import records
+from eventbus_mp.protocol import effects, records
+from eventbus_mp.protocol.messages import Message, SkipNamed
 
-__all__ = ["Desk", "Office"]
+__all__ = ["EffectExecutor", "LinkOutput"]
 
 log = logging.getLogger("eventbus_mp.manager")
 
 
-class Office(Protocol):
+class LinkOutput(Protocol):
     """What the desk needs of the server around it."""
 
     def post(self, link: int, frames: list[bytes], *, is_reply: bool = False) -> None:
@@ -36,19 +35,19 @@ class Office(Protocol):
         """Stop serving after this cycle."""
 
 
-class Desk:
+class EffectExecutor:
     """Args:
     core: The decisions.
     prefix: What the names of segments begin with.
     office: Where effects on processes go.
     """
 
-    def __init__(self, core: BusCore, prefix: str, office: Office) -> None:
+    def __init__(self, core: BusCore, prefix: str, links: LinkOutput) -> None:
         self._core = core
         self._prefix = prefix
-        self._office = office
+        self._links_out = links
         self._messages: deque[Message] = deque()
-        self._missing: dict[int, fx.CreateSegment] = {}
+        self._missing: dict[int, effects.CreateSegment] = {}
         """Segments that the kernel refused to make, by number."""
         self._now_ns = 0
         self.is_catching_up = False
@@ -67,27 +66,27 @@ class Desk:
 
     # --- effects ---
 
-    def _deliver(self, effect: fx.Deliver) -> None:
-        self._office.post(effect.link, records.delivered(effect.subscriber, effect.attempt, effect.packed))
+    def _deliver(self, effect: effects.Deliver) -> None:
+        self._links_out.post(effect.link, records.pack_delivered(effect.subscriber, effect.attempt, effect.packed))
 
-    def _reply(self, effect: fx.Reply) -> None:
-        frames = records.replied(records.REPLIED, effect.request, msgpack.packb(effect.value))
-        self._office.post(effect.link, frames, is_reply=True)
+    def _reply(self, effect: effects.Reply) -> None:
+        frames = records.pack_replied(records.REPLIED, effect.request, msgpack.packb(effect.value))
+        self._links_out.post(effect.link, frames, is_reply=True)
 
-    def _refuse(self, effect: fx.Refuse) -> None:
+    def _refuse(self, effect: effects.Refuse) -> None:
         body = msgpack.packb([effect.error, effect.text])
-        self._office.post(effect.link, records.replied(records.REFUSED, effect.request, body), is_reply=True)
+        self._links_out.post(effect.link, records.pack_replied(records.REFUSED, effect.request, body), is_reply=True)
 
-    def _tell_topic_stale(self, effect: fx.TellTopicStale) -> None:
-        self._office.post(effect.link, [records.topic_stale(effect.topic, effect.dropped)])
+    def _tell_topic_stale(self, effect: effects.TellTopicStale) -> None:
+        self._links_out.post(effect.link, [records.pack_topic_stale(effect.topic, effect.dropped)])
 
-    def _grant_span(self, effect: fx.GrantSpan) -> None:
+    def _grant_span(self, effect: effects.GrantSpan) -> None:
         if effect.segment in self._missing:
             self._create_segment(self._missing.pop(effect.segment))
-        granted = records.span_granted(effect.segment, effect.offset, effect.length, effect.backed)
-        self._office.post(effect.link, [granted])
+        granted = records.pack_span_granted(effect.segment, effect.offset, effect.length, effect.backed)
+        self._links_out.post(effect.link, [granted])
 
-    def _create_segment(self, effect: fx.CreateSegment) -> None:
+    def _create_segment(self, effect: effects.CreateSegment) -> None:
         try:
             segment.create(f"{self._prefix}{effect.segment}", effect.length)
         except FileExistsError:
@@ -98,11 +97,11 @@ class Desk:
             log.warning("cannot make a segment of %d bytes: %s", effect.length, error)
             self._missing[effect.segment] = effect
 
-    def _remove_segment(self, effect: fx.RemoveSegment) -> None:
+    def _remove_segment(self, effect: effects.RemoveSegment) -> None:
         self._missing.pop(effect.segment, None)
         segment.remove(f"{self._prefix}{effect.segment}")
 
-    def _free_pages(self, effect: fx.FreePages) -> None:
+    def _free_pages(self, effect: effects.FreePages) -> None:
         if self.is_catching_up or effect.segment in self._missing:
             return  # Since then somebody may have written there; or nothing is there.
         try:
@@ -110,14 +109,14 @@ class Desk:
         except OSError as error:
             log.warning("cannot give back %d bytes that are free: %s", effect.length, error)
 
-    def _close_link(self, effect: fx.CloseLink) -> None:
-        self._office.cut_off(effect.link, effect.reason)
+    def _close_link(self, effect: effects.CloseLink) -> None:
+        self._links_out.cut_off(effect.link, effect.reason)
 
-    def _warn(self, effect: fx.Warn) -> None:
+    def _warn(self, effect: effects.Warn) -> None:
         if not self.is_catching_up:
             log.warning("%s", effect.text)
 
-    def _warn_of_lease(self, effect: fx.WarnOfLease) -> None:
+    def _warn_of_lease(self, effect: effects.WarnOfLease) -> None:
         if self.is_catching_up:
             return
         log.warning(
@@ -129,7 +128,7 @@ class Desk:
             effect.age_s,
         )
 
-    def _name_skip(self, effect: fx.NameSkip) -> None:
+    def _name_skip(self, effect: effects.NameSkip) -> None:
         _, _, segment_number, offset, length, _, _, sequence = records.RECORD.unpack(effect.packed_record)
         event_id = self._id_of(segment_number, offset, length, sequence)
         if effect.is_given_up and not self.is_catching_up:
@@ -145,21 +144,21 @@ class Desk:
         event_id = read_id(head, sequence)
         return event_id if event_id is not None else f"{sequence:#x}"
 
-    def _stop(self, effect: fx.Stop) -> None:
-        self._office.leave()
+    def _stop(self, effect: effects.Stop) -> None:
+        self._links_out.leave()
 
-    _EFFECTS: ClassVar[dict[type, Callable[[Desk, Any], None]]] = {
-        fx.Deliver: _deliver,
-        fx.Reply: _reply,
-        fx.Refuse: _refuse,
-        fx.TellTopicStale: _tell_topic_stale,
-        fx.GrantSpan: _grant_span,
-        fx.CreateSegment: _create_segment,
-        fx.RemoveSegment: _remove_segment,
-        fx.FreePages: _free_pages,
-        fx.CloseLink: _close_link,
-        fx.Warn: _warn,
-        fx.WarnOfLease: _warn_of_lease,
-        fx.NameSkip: _name_skip,
-        fx.Stop: _stop,
+    _EFFECTS: ClassVar[dict[type, Callable[[EffectExecutor, Any], None]]] = {
+        effects.Deliver: _deliver,
+        effects.Reply: _reply,
+        effects.Refuse: _refuse,
+        effects.TellTopicStale: _tell_topic_stale,
+        effects.GrantSpan: _grant_span,
+        effects.CreateSegment: _create_segment,
+        effects.RemoveSegment: _remove_segment,
+        effects.FreePages: _free_pages,
+        effects.CloseLink: _close_link,
+        effects.Warn: _warn,
+        effects.WarnOfLease: _warn_of_lease,
+        effects.NameSkip: _name_skip,
+        effects.Stop: _stop,
     }

@@ -15,12 +15,12 @@ from eventbus_mp.runtime import handshake
 from eventbus_mp.runtime.handshake import Welcome
 from eventbus_mp.runtime.pipe import PipeEnds, make_pipe
 
-__all__ = ["Accepted", "Reception"]
+__all__ = ["PendingLink", "Acceptor"]
 
 log = logging.getLogger("eventbus_mp.manager")
 
 SILENCE_NS_MAX = 5_000_000_000
-GUESTS_MAX = 1024
+HANDSHAKES_MAX = 1024
 HELLO_BYTES_MAX = 8192
 DESCRIPTORS_SPARE = 8
 """What the manager keeps free for itself: a standby, a segment, a process to be told that it is refused."""
@@ -28,7 +28,7 @@ NO_ROOM = "the manager has no file descriptors left; raise its limit (ulimit -n)
 
 
 @dataclass(slots=True)
-class _Guest:
+class _Handshake:
     connection: socket.socket
     pid: int
     deadline_ns: int
@@ -36,7 +36,7 @@ class _Guest:
 
 
 @dataclass(slots=True)
-class Accepted:
+class PendingLink:
     """A process whose pipes are made; it gets its ends with the greeting."""
 
     connection: socket.socket
@@ -60,7 +60,7 @@ class Accepted:
         self.connection.close()
 
 
-class Reception:
+class Acceptor:
     """Accepts connections, checks who they are and what they say, and passes the good ones on.
 
     Args:
@@ -80,7 +80,7 @@ class Reception:
         self._watch = watch
         self._unwatch = unwatch
         self._open_link = open_link
-        self._guests: dict[int, _Guest] = {}
+        self._handshakes: dict[int, _Handshake] = {}
 
     def accept(self) -> None:
         """Take the next connection from the socket."""
@@ -102,36 +102,36 @@ class Reception:
             log.warning("process %d of user %d was refused: this bus belongs to user %d", pid, uid, os.getuid())
             self._refuse(connection, f"this bus belongs to user {os.getuid()}, you are user {uid}")
             return
-        if len(self._guests) >= GUESTS_MAX:
+        if len(self._handshakes) >= HANDSHAKES_MAX:
             self._drop_oldest()
-        guest = _Guest(connection, pid, time.monotonic_ns() + SILENCE_NS_MAX)
-        self._guests[connection.fileno()] = guest
-        self._watch(connection.fileno(), lambda: self._listen(guest))
+        newcomer = _Handshake(connection, pid, time.monotonic_ns() + SILENCE_NS_MAX)
+        self._handshakes[connection.fileno()] = newcomer
+        self._watch(connection.fileno(), lambda: self._listen(newcomer))
 
-    def _listen(self, guest: _Guest) -> None:
+    def _listen(self, newcomer: _Handshake) -> None:
         try:
-            data = guest.connection.recv(HELLO_BYTES_MAX)
-            guest.received += data
-            if not handshake.read_hello(guest.received):
+            data = newcomer.connection.recv(HELLO_BYTES_MAX)
+            newcomer.received += data
+            if not handshake.read_hello(newcomer.received):
                 if not data:
-                    self._dismiss(guest)
+                    self._dismiss(newcomer)
                 return
         except BlockingIOError:
             return
         except ConnectionError:
-            self._dismiss(guest)
+            self._dismiss(newcomer)
             return
         except ProtocolError as error:
-            log.warning("process %d was refused: %s", guest.pid, error)
-            self._forget(guest)
-            self._refuse(guest.connection, str(error))
+            log.warning("process %d was refused: %s", newcomer.pid, error)
+            self._forget(newcomer)
+            self._refuse(newcomer.connection, str(error))
             return
-        self._forget(guest)
-        self._open_link(guest.connection, guest.pid)
+        self._forget(newcomer)
+        self._open_link(newcomer.connection, newcomer.pid)
 
     def make_pipes(
         self, connection: socket.socket, pid: int, welcome: Welcome
-    ) -> tuple[Accepted, int, PipeEnds] | None:
+    ) -> tuple[PendingLink, int, PipeEnds] | None:
         """Make its pipes: (it, to be greeted; its pidfd; our ends), or None when there are no descriptors left."""
         fds: list[int] = []
         try:
@@ -147,44 +147,44 @@ class Reception:
             self._refuse(connection, NO_ROOM)
             return None
         to_process, from_manager, from_process, to_manager = fds
-        accepted = Accepted(connection, welcome, [to_process, to_manager])
-        return accepted, pidfd, PipeEnds(from_process, from_manager)
+        pending = PendingLink(connection, welcome, [to_process, to_manager])
+        return pending, pidfd, PipeEnds(from_process, from_manager)
 
     def next_due_ns(self) -> int | None:
         """When `drop_silent` has something to do."""
         # Guests come in the order of their deadlines.
-        return next((guest.deadline_ns for guest in self._guests.values()), None)
+        return next((newcomer.deadline_ns for newcomer in self._handshakes.values()), None)
 
     def drop_silent(self) -> None:
         """Turn away those who connected and said nothing."""
         now_ns = time.monotonic_ns()
-        for guest in list(self._guests.values()):
-            if guest.deadline_ns > now_ns:
+        for newcomer in list(self._handshakes.values()):
+            if newcomer.deadline_ns > now_ns:
                 return
-            log.warning("process %d connected and said nothing", guest.pid)
-            self._dismiss(guest)
+            log.warning("process %d connected and said nothing", newcomer.pid)
+            self._dismiss(newcomer)
 
     def close(self, *, unwatched: bool = False) -> None:
         """Send everybody away; `unwatched`: the loop does not watch them any more."""
-        for guest in list(self._guests.values()):
+        for newcomer in list(self._handshakes.values()):
             if unwatched:
-                guest.connection.close()
+                newcomer.connection.close()
             else:
-                self._dismiss(guest)
-        self._guests.clear()
+                self._dismiss(newcomer)
+        self._handshakes.clear()
 
     def _drop_oldest(self) -> None:
-        for guest in self._guests.values():
-            self._dismiss(guest)
+        for newcomer in self._handshakes.values():
+            self._dismiss(newcomer)
             return
 
-    def _forget(self, guest: _Guest) -> None:
-        del self._guests[guest.connection.fileno()]
-        self._unwatch(guest.connection.fileno())
+    def _forget(self, newcomer: _Handshake) -> None:
+        del self._handshakes[newcomer.connection.fileno()]
+        self._unwatch(newcomer.connection.fileno())
 
-    def _dismiss(self, guest: _Guest) -> None:
-        self._forget(guest)
-        guest.connection.close()
+    def _dismiss(self, newcomer: _Handshake) -> None:
+        self._forget(newcomer)
+        newcomer.connection.close()
 
     @staticmethod
     def _refuse(connection: socket.socket, reason: str) -> None:

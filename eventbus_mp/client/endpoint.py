@@ -7,21 +7,22 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from eventbus_mp.client.connection import Connection
-from eventbus_mp.memory.reader import LeaseBook
-from eventbus_mp.messages import ExplainSkip, Outcome, Record
-from eventbus_mp.model import SubscriberKey
-from eventbus_mp.wire import records
-from eventbus_mp.wire.records import RECORD
-from eventbus_mp.wire.stream import Delivered
+from eventbus_mp.memory.leases import LeaseBook
+from eventbus_mp.protocol import records
+from eventbus_mp.protocol.client_events import Delivered
+from eventbus_mp.protocol.messages import Outcome, Record
+from eventbus_mp.protocol.records import RECORD
+from eventbus_mp.protocol.requests import ExplainSkip
+from eventbus_mp.statistics import SubscriberKey
 
-__all__ = ["Subscription"]
+__all__ = ["ClientEndpoint"]
 
 T = TypeVar("T")
 
 REASON_LENGTH_MAX = 500
 
 
-class Subscription:
+class ClientEndpoint:
     """One endpoint.
 
     `pending` is what arrived and nobody has taken; `in_hand` is what was taken and is not settled, by sequence.
@@ -35,10 +36,10 @@ class Subscription:
         self.key = key
         self.config_bytes = config_bytes
         self.pending: deque[Record] = deque()
-        self.in_hand: dict[int, Record] = {}
+        self.in_flight: dict[int, Record] = {}
         self.cost_ns = 0
         """What a delivery took lately, as the listener loop measures it; 0: nobody measures."""
-        self.running: Record | None = None
+        self.current: Record | None = None
         """What the listener loop runs now, or ran last."""
         self.is_over = False
         """This process hosts the subscriber no more: nothing will arrive, and what is taken in hand now goes back."""
@@ -67,12 +68,12 @@ class Subscription:
             record = self.pending.popleft()
         except IndexError:
             return None
-        self.in_hand[record[7]] = record
+        self.in_flight[record[7]] = record
         return record
 
     def settle(self, sequence: int, outcome: int) -> bool:
         """Note how a delivery in hand ended; False when it is not in hand (settled before). `flush` tells it."""
-        if self.in_hand.pop(sequence, None) is None:
+        if self.in_flight.pop(sequence, None) is None:
             return False
         self.note(sequence, outcome)
         return True
@@ -85,29 +86,29 @@ class Subscription:
         """Tell the manager why a delivery is skipped; not answered."""
         # Lone surrogates, as in the names of files that are not UTF-8, cannot travel.
         text = reason[:REASON_LENGTH_MAX].encode(errors="backslashreplace").decode()
-        self._connection.tell(ExplainSkip, self.number, event_id, text)
+        self._connection.send_oneway(ExplainSkip, self.number, event_id, text)
 
     @property
     def lost(self) -> bool:
         """Whether there is nobody to tell any more."""
         return self._connection.lost
 
-    def hand_back(self) -> None:
+    def return_unstarted(self) -> None:
         """Return what was not begun: another process gets it, and no attempt is counted."""
         self.is_over = True
         for record in _taken(self.pending):
             self.note(record[7], Outcome.RETURNED)
-        for sequence in list(self.in_hand):
+        for sequence in list(self.in_flight):
             self.settle(sequence, Outcome.RETURNED)
         self.flush()
 
     def outstanding(self) -> list[int]:
         """What has arrived and is not told to be settled, as flat ranges. It may name a delivery that is, just now."""
-        sequences = [record[7] for record in (*self.pending, *self.in_hand.values())]
+        sequences = [record[7] for record in (*self.pending, *self.in_flight.values())]
         for noted in self._noted.values():
             sequences += noted
-        if self.running is not None:
-            sequences.append(self.running[7])
+        if self.current is not None:
+            sequences.append(self.current[7])
         return flat_ranges(sequences)
 
     def flush(self) -> None:
@@ -127,7 +128,7 @@ class Subscription:
                     sequences = _taken(noted)
                     parts += lease_records(self._leases, sequences) if self._leases.open else []
                     parts += [
-                        records.settled(self.number, outcome, first, count, self.cost_ns)
+                        records.pack_settled(self.number, outcome, first, count, self.cost_ns)
                         for first, count in ranges(sequences)
                     ]
             if parts:
@@ -169,10 +170,10 @@ def ranges(sequences: list[int]) -> list[tuple[int, int]]:
 def lease_records(leases: LeaseBook, sequences: list[int]) -> list[bytes]:
     """The records that keep what is still viewed, and give back what no longer is."""
     places = [place for sequence in sequences for place in leases.outliving(sequence)]
-    return [records.span_leased(*place) for place in places] + release_records(leases)
+    return [records.pack_span_leased(*place) for place in places] + release_records(leases)
 
 
 def release_records(leases: LeaseBook) -> list[bytes]:
     """The records for told leases whose views are gone."""
     ended: list[Any] = leases.collect_ended()
-    return [records.span_released(place.sequence) for place in ended]
+    return [records.pack_span_released(place.sequence) for place in ended]

@@ -14,13 +14,13 @@ from time import monotonic_ns
 from typing import Any
 
 from eventbus_mp.client.connection import Connection
-from eventbus_mp.client.reading import Reader
-from eventbus_mp.client.subscription import Subscription
+from eventbus_mp.client.endpoint import ClientEndpoint
+from eventbus_mp.client.fetcher import EventFetcher
 from eventbus_mp.errors import BusClosed, ManagerLost, Skip
-from eventbus_mp.messages import Outcome, Record
-from eventbus_mp.model import Event
+from eventbus_mp.events import Event
+from eventbus_mp.protocol.messages import Outcome, Record
 
-__all__ = ["EventHandler", "Handler", "ListenerLoop", "ShadowHandler", "current_loop"]
+__all__ = ["EventHandler", "Handler", "HandlerLoop", "ShadowHandler", "current_loop"]
 
 log = logging.getLogger("eventbus_mp")
 
@@ -35,7 +35,7 @@ COMPLETED = int(Outcome.COMPLETED)
 _local = threading.local()
 
 
-def current_loop() -> ListenerLoop | None:
+def current_loop() -> HandlerLoop | None:
     """The loop whose listener the calling thread is running, if it is."""
     return getattr(_local, "loop", None)
 
@@ -50,9 +50,9 @@ def _text_of(error: BaseException) -> str:
 class Handler:
     """One subscription and the user's code behind it."""
 
-    def __init__(self, subscription: Subscription, reader: Reader, call: Callable[..., Any]) -> None:
-        self.subscription = subscription
-        self.reader = reader
+    def __init__(self, endpoint: ClientEndpoint, fetcher: EventFetcher, call: Callable[..., Any]) -> None:
+        self.endpoint = endpoint
+        self.fetcher = fetcher
         self.call = call
         """The user's code."""
 
@@ -68,13 +68,13 @@ class Handler:
         return self._skip(record, "expired", Outcome.SKIPPED)
 
     def _skip(self, record: Record, reason: str, outcome: int) -> int:
-        shadow = self.reader.shadow_in_hand(record)
-        self.subscription.explain(shadow.id if shadow else "?", reason)
+        shadow = self.fetcher.delivered_shadow(record)
+        self.endpoint.explain(shadow.id if shadow else "?", reason)
         return outcome
 
     def _fail(self, record: Record, what: str, error: BaseException) -> int:
-        shadow = self.reader.shadow_in_hand(record)
-        log.error("%s %s %r: skipped", self.subscription.key.name, what, shadow, exc_info=error)
+        shadow = self.fetcher.delivered_shadow(record)
+        log.error("%s %s %r: skipped", self.endpoint.key.name, what, shadow, exc_info=error)
         return self._skip(record, f"{type(error).__name__}: {_text_of(error)}", Outcome.FAILED)
 
 
@@ -82,27 +82,27 @@ class ShadowHandler(Handler):
     """The original's way: the listener gets the shadow and settles the event itself, whenever it likes."""
 
     def __init__(
-        self, subscription: Subscription, reader: Reader, call: Callable[..., Any], arguments: tuple[Any, ...]
+        self, endpoint: ClientEndpoint, fetcher: EventFetcher, call: Callable[..., Any], arguments: tuple[Any, ...]
     ):
-        super().__init__(subscription, reader, call)
+        super().__init__(endpoint, fetcher, call)
         self._arguments = arguments
 
     def run(self, record: Record) -> int:
-        shadow = self.reader.shadow_in_hand(record)
+        shadow = self.fetcher.delivered_shadow(record)
         if shadow is None:
             return self._skip(record, "its payload is not where the shadow says", Outcome.FAILED)
-        in_hand = self.subscription.in_hand
-        in_hand[record[7]] = record
+        in_flight = self.endpoint.in_flight
+        in_flight[record[7]] = record
         try:
             self.call(shadow, *self._arguments)
         except Skip as skip:
-            if in_hand.pop(record[7], None) is not None:
+            if in_flight.pop(record[7], None) is not None:
                 return self._skip(record, _text_of(skip), Outcome.SKIPPED)
         except BaseException as error:
-            if in_hand.pop(record[7], None) is not None:
+            if in_flight.pop(record[7], None) is not None:
                 return self._fail(record, "raised on", error)
-            log.error("%s raised on %r, which it had settled", self.subscription.key.name, shadow, exc_info=error)
-        if self.subscription.is_over and in_hand.pop(record[7], None) is not None:
+            log.error("%s raised on %r, which it had settled", self.endpoint.key.name, shadow, exc_info=error)
+        if self.endpoint.is_over and in_flight.pop(record[7], None) is not None:
             return Outcome.RETURNED  # It was unsubscribed just as the listener began.
         return 0
 
@@ -110,9 +110,11 @@ class ShadowHandler(Handler):
 class EventHandler(Handler):
     """The short way: the function gets the event; returning completes it, `Skip` skips it, raising tries again."""
 
-    def __init__(self, subscription: Subscription, reader: Reader, call: Callable[[Event], Any], retries: int) -> None:
-        super().__init__(subscription, reader, call)
-        self._take = reader.event_in_hand
+    def __init__(
+        self, endpoint: ClientEndpoint, fetcher: EventFetcher, call: Callable[[Event], Any], retries: int
+    ) -> None:
+        super().__init__(endpoint, fetcher, call)
+        self._take = fetcher.delivered_event
         self._retries = retries
 
     def run(self, record: Record) -> int:
@@ -135,12 +137,12 @@ class EventHandler(Handler):
         """What comes of an attempt that raised; 0: another one."""
         if isinstance(error, Skip):
             return self._skip(record, _text_of(error), Outcome.SKIPPED)
-        if isinstance(error, (BusClosed, ManagerLost)) and self.subscription.lost:
+        if isinstance(error, (BusClosed, ManagerLost)) and self.endpoint.lost:
             raise error  # There is nobody to tell.
         return self._fail(record, f"raised {attempts} times on", error) if attempts > self._retries else 0
 
 
-class ListenerLoop:
+class HandlerLoop:
     """Runs handlers until it is stopped. One thread runs it; any thread may add handlers or stop it."""
 
     def __init__(self, connection: Connection) -> None:
@@ -153,14 +155,14 @@ class ListenerLoop:
 
     def add(self, handler: Handler) -> None:
         """Run this handler from now on, in the place of the one that its subscriber had."""
-        before = self._handlers.get(handler.subscription.number)
+        before = self._handlers.get(handler.endpoint.number)
         if before is not None and before.call != handler.call:
             log.warning(
                 "subscriber %r is subscribed again, with another function: that one takes the events from now on, and "
                 "the new patterns hold; to have both, give them names (on(..., name=...))",
-                handler.subscription.key.name,
+                handler.endpoint.key.name,
             )
-        self._handlers = {**self._handlers, handler.subscription.number: handler}
+        self._handlers = {**self._handlers, handler.endpoint.number: handler}
         self._connection.wake()
 
     def remove(self, number: int) -> None:
@@ -182,20 +184,20 @@ class ListenerLoop:
         while not self._stopping:
             self._connection.wait(self._has_work)
             for handler in tuple(self._handlers.values()):
-                if handler.subscription.pending:
+                if handler.endpoint.pending:
                     self._run_pending(handler, after_each)
         self.flush()
 
     def _has_work(self) -> bool:
         for handler in self._handlers.values():
-            if handler.subscription.pending:
+            if handler.endpoint.pending:
                 return True
         return self._stopping
 
     def _run_pending(self, handler: Handler, after_each: Callable[[], None] | None) -> None:
-        subscription, run = handler.subscription, handler.run
-        pending, note_completed = subscription.pending, subscription.note_completed
-        interval_ns = min(max(FLUSH_INTERVAL_NS, FLUSHED_SLOW * subscription.cost_ns), FLUSH_INTERVAL_SLOW_NS)
+        endpoint, run = handler.endpoint, handler.run
+        pending, note_completed = endpoint.pending, endpoint.note_completed
+        interval_ns = min(max(FLUSH_INTERVAL_NS, FLUSHED_SLOW * endpoint.cost_ns), FLUSH_INTERVAL_SLOW_NS)
         # hot path, with the event and its handler: 2.6 us a delivery.
         # Not for ever: the others' deliveries wait in the pipe meanwhile.
         began_ns, count = monotonic_ns(), len(pending)
@@ -203,7 +205,7 @@ class ListenerLoop:
             if self._stopping:
                 break
             try:
-                subscription.running = record = pending.popleft()
+                endpoint.current = record = pending.popleft()
             except IndexError:
                 break  # Another thread handed the rest back.
             # record[6] is its deadline; most have none.
@@ -211,7 +213,7 @@ class ListenerLoop:
             if outcome == COMPLETED:
                 note_completed(record[7])
             elif outcome:
-                subscription.note(record[7], outcome)
+                endpoint.note(record[7], outcome)
             if after_each is not None:
                 self.events_handled += 1
                 after_each()
@@ -219,13 +221,13 @@ class ListenerLoop:
                 continue
             now_ns = monotonic_ns()
             if now_ns - self._flushed_ns > interval_ns or left == 1:
-                subscription.cost_ns = (now_ns - began_ns) // (count - left + 1)
+                endpoint.cost_ns = (now_ns - began_ns) // (count - left + 1)
                 self.flush()
                 self._flushed_ns = now_ns
-        subscription.flush()
-        handler.reader.release_ended()
+        endpoint.flush()
+        handler.fetcher.release_ended()
 
     def flush(self) -> None:
         """Tell what is settled, now."""
         for handler in tuple(self._handlers.values()):
-            handler.subscription.flush()
+            handler.endpoint.flush()

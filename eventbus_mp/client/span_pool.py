@@ -14,20 +14,15 @@ from collections.abc import Callable, Iterable
 
 from eventbus_mp.client.connection import Connection
 from eventbus_mp.errors import BusFull, EventTooLarge
+from eventbus_mp.geometry import SHARED_SPAN_BYTES_MAX
 from eventbus_mp.memory import segment
-from eventbus_mp.memory.arena import Arena, LentSpan
-from eventbus_mp.memory.reader import Mappings
-from eventbus_mp.messages import (
-    SHARED_SPAN_BYTES_MAX,
-    SPAN_AHEAD,
-    SPAN_CANCELLED,
-    SPAN_NEEDED,
-    SPAN_RESERVE,
-)
-from eventbus_mp.wire import records
-from eventbus_mp.wire.stream import SpanGranted
+from eventbus_mp.memory.arena import Arena, GrantedSpan
+from eventbus_mp.memory.mappings import Mappings
+from eventbus_mp.protocol import records
+from eventbus_mp.protocol.client_events import SpanGranted
+from eventbus_mp.protocol.messages import SPAN_AHEAD, SPAN_CANCELLED, SPAN_NEEDED, SPAN_RESERVE
 
-__all__ = ["Supply"]
+__all__ = ["SpanPool"]
 
 RETRY_S = 0.02
 """How long to wait when the kernel has no memory, before the manager is asked for another piece."""
@@ -42,7 +37,7 @@ AHEAD_DIVISOR = 8
 """What lies ready in one process is at most this fraction of the bus's memory: others need it, too."""
 
 
-class Supply:
+class SpanPool:
     """Args:
     connection: The link to order on.
     mappings: Where segments are mapped.
@@ -88,7 +83,7 @@ class Supply:
         """Wait until a span for an event of `length` bytes is in stock; the arena that has it.
 
         Raises:
-            BusFull: None became free within `full_timeout_s`.
+            BusFull: None became free within `notify_timeout_s`.
             EventTooLarge: None of this size ever can.
         """
         arena, urgency = self.arena, SPAN_NEEDED
@@ -106,7 +101,7 @@ class Supply:
 
     def _await_span(self, key: tuple[Arena, int], length: int, urgency: int) -> None:
         arena = key[0]
-        deadline = time.monotonic() + self._connection.config.full_timeout_s
+        deadline = time.monotonic() + self._connection.config.notify_timeout_s
         refusal: OSError | None = None
         self._before_waiting()
         self._give_back_unused(set(self._waiting))
@@ -121,7 +116,7 @@ class Supply:
             self._check_possible(length, key[1])
             with self._lock:
                 if not self._ordered.get(key):
-                    self._order(key, urgency)
+                    self._request_spans(key, urgency)
             if not self._connection.wait(lambda: arena.stocked(key[1]) or not self._ordered.get(key), left_s):
                 holders = self._describe_holders()  # A round trip: a grant that was on its way has come with it.
                 if not arena.stocked(key[1]):
@@ -137,7 +132,7 @@ class Supply:
         with self._lock:  # As in `_give_back_unused`.
             spans, refusal = arena.take_useless()
             if spans:
-                notes = [records.span_sealed(span.segment, span.offset) for span in spans]
+                notes = [records.pack_span_sealed(span.segment, span.offset) for span in spans]
                 self._connection.send(b"".join(notes))
         return refusal
 
@@ -159,27 +154,27 @@ class Supply:
             ManagerLost, BusClosed: There is nobody to ask.
         """
         arena = self.arena
-        most = 1 if span_length == arena.span_bytes else 0
+        limit = 1 if span_length == arena.span_bytes else 0
         if event_bytes > arena.large_bytes:
-            most = max(most, self._large_ahead(span_length, at_least))
+            limit = max(limit, self._large_ahead(span_length, at_least))
         key = arena, span_length
         with self._lock:
-            missing = most - self._ordered.get(key, 0) - arena.stocked(span_length)
+            missing = limit - self._ordered.get(key, 0) - arena.stocked(span_length)
             # Many in one write: each write may wake the manager.
-            if 2 * missing >= most:
-                self._order(key, SPAN_AHEAD, missing)
+            if 2 * missing >= limit:
+                self._request_spans(key, SPAN_AHEAD, missing)
 
-    def begin_anew(self, order: threading.RLock, lent_out: Iterable[LentSpan]) -> list[list[int]]:
+    def resync(self, write_lock: threading.RLock, loaned_out: Iterable[GrantedSpan]) -> list[list[int]]:
         """Forget what is on order: the answers may have gone with the manager. [segment, offset] of what is here.
 
         Args:
             order: The publisher's lock: nothing is written meanwhile.
             lent_out: Spans in the hands of loans.
         """
-        with self._lock, order:
+        with self._lock, write_lock:
             self._ordered.clear()
             arenas = [self.arena] if self.listener_arena is None else [self.arena, self.listener_arena]
-            spans = [*lent_out, *(span for arena in arenas for span in arena.lent())]
+            spans = [*loaned_out, *(span for arena in arenas for span in arena.granted())]
             return [[span.segment, span.offset] for span in spans]
 
     def _large_ahead(self, span_length: int, at_least: int) -> int:
@@ -197,7 +192,7 @@ class Supply:
         with self._lock:  # What `begin_anew` does not find here, the manager knows to be sealed.
             spans = self.arena.take_unused(kept)
             if spans:
-                notes = [records.span_sealed(span.segment, span.offset) for span in spans]
+                notes = [records.pack_span_sealed(span.segment, span.offset) for span in spans]
                 self._connection.send(b"".join(notes))
 
     def close(self) -> None:
@@ -206,9 +201,9 @@ class Supply:
         if self.listener_arena is not None:
             self.listener_arena.close()
 
-    def _order(self, key: tuple[Arena, int], urgency: int, count: int = 1) -> None:
+    def _request_spans(self, key: tuple[Arena, int], urgency: int, count: int = 1) -> None:
         self._ordered[key] = self._ordered.get(key, 0) + count
-        self._connection.send(records.span_wanted(key[1], urgency) * count)
+        self._connection.send(records.pack_span_wanted(key[1], urgency) * count)
 
     def _check_possible(self, length: int, span_length: int) -> None:
         if span_length in self._impossible:
@@ -221,12 +216,12 @@ class Supply:
         with self._lock:
             for key in [key for key in self._ordered if key[1] == span_length]:
                 self._ordered[key] = 0  # The other thread that waits, if one does, orders again.
-            self._connection.send(records.span_wanted(span_length, SPAN_CANCELLED))
+            self._connection.send(records.pack_span_wanted(span_length, SPAN_CANCELLED))
         if refusal is not None:
             raise self._no_memory(span_length, refusal) from refusal
         raise BusFull(
             f"no {span_length} bytes of the bus's memory became free within "
-            f"{self._connection.config.full_timeout_s:g} s: {holders}. "
+            f"{self._connection.config.notify_timeout_s:g} s: {holders}. "
             "Settle events faster, or raise BusConfig.memory_bytes_max"
         )
 
@@ -234,12 +229,12 @@ class Supply:
         with self._lock:
             arena = self._orderer(grant)
             if grant.segment and arena is not None:
-                arena.add(LentSpan(*grant))
+                arena.add(GrantedSpan(*grant))
             if arena is not None:
                 self._ordered[arena, grant.length] -= 1
         if grant.segment and arena is None:
             # Granted just when we gave up waiting.
-            self._connection.send(records.span_sealed(grant.segment, grant.offset))
+            self._connection.send(records.pack_span_sealed(grant.segment, grant.offset))
         elif not grant.segment and grant.backed:
             self._impossible.add(grant.length)
 

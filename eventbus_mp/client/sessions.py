@@ -64,7 +64,7 @@ def close_session(session: Session) -> None:
 
 def _let_go(session: Session) -> None:
     """Nobody has the handle any more; listeners and views may go on without it."""
-    if not session.subscriptions() and not session.leases.open:
+    if not session.endpoints() and not session.leases.open:
         close_session(session)
 
 

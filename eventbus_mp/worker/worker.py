@@ -21,10 +21,10 @@ import dill
 import multiprocess
 
 from eventbus_mp.client.bus import EventBus
-from eventbus_mp.client.naming import listener_of
+from eventbus_mp.client.listeners import listener_of
 from eventbus_mp.client.session import Session
 from eventbus_mp.errors import BusClosed, ManagerLost
-from eventbus_mp.model import SubscriberKey
+from eventbus_mp.statistics import SubscriberKey
 
 __all__ = ["READY", "HandlerSpec", "WorkerLimits", "run_worker"]
 
@@ -33,7 +33,7 @@ log = logging.getLogger("eventbus_mp")
 READY = b"ready"
 THREADS_PATIENCE_S = 5.0
 """How long threads that handlers have left may go on when the worker ends."""
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+SYSTEM_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class WorkerLimits:
     max_rss_bytes: int | None
 
 
-def run_worker(shipped: bytes | tuple[EventBus, list[HandlerSpec]], limits: WorkerLimits, ready: Any) -> None:
+def run_worker(payload: bytes | tuple[EventBus, list[HandlerSpec]], limits: WorkerLimits, ready: Any) -> None:
     """The main function of a worker process: `shipped` is the bus and its handlers, `ready` the pipe to say so on."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # What a forked one has of its parent is not meant for it.
-    bus, specs = dill.loads(shipped) if isinstance(shipped, bytes) else shipped
+    bus, specs = dill.loads(payload) if isinstance(payload, bytes) else payload
     session = bus.become_worker()
     _wake_at_signals(session)
     signal.signal(signal.SIGTERM, lambda *_: session.loop.stop())
@@ -91,11 +91,11 @@ def _wake_at_signals(session: Session) -> None:
 
 
 def _host(session: Session, spec: HandlerSpec) -> None:
-    subscription = session.host(spec.key, list(spec.patterns), spec.credit, broadcast=False)
+    endpoint = session.host(spec.key, list(spec.patterns), spec.credit, broadcast=False)
     if spec.retries is None:
-        session.listen(session.shadow_handler(subscription, listener_of(spec.listener)))
+        session.listen(session.shadow_handler(endpoint, listener_of(spec.listener)))
     else:
-        session.listen(session.event_handler(subscription, spec.listener, spec.retries))
+        session.listen(session.event_handler(endpoint, spec.listener, spec.retries))
 
 
 def _leave_with_parent(session: Session) -> None:
@@ -145,4 +145,4 @@ def _limiter(session: Session, limits: WorkerLimits) -> Callable[[], None] | Non
 
 def _rss_bytes() -> int:
     with open("/proc/self/statm", "rb") as statm:
-        return int(statm.read().split()[1]) * PAGE_BYTES
+        return int(statm.read().split()[1]) * SYSTEM_PAGE_BYTES

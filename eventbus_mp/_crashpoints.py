@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from eventbus_mp.errors import UsageError
-from eventbus_mp.wire import records
+from eventbus_mp.protocol import records
 
 __all__ = ["CRASH_POINTS", "die_at"]
 
@@ -59,10 +59,10 @@ def _write_half_a_record(connection: Any, data: bytes) -> None:
 _NOTIFIED = _sends(*records.NOTIFIED_KINDS)
 _SETTLED = _sends(records.SETTLED)
 _SEND = "eventbus_mp.client.connection:Connection.send_locked"
-_READER = "eventbus_mp.client.reading:Reader"
+_FETCHER = "eventbus_mp.client.fetcher:EventFetcher"
 _HANDSHAKE = "eventbus_mp.runtime.handshake"
 _PUBLISHER = "eventbus_mp.client.publisher"
-_JOINING = "eventbus_mp.client.joining"
+_JOINING = "eventbus_mp.client.connect"
 
 _POINTS = {
     # A producer.
@@ -73,15 +73,15 @@ _POINTS = {
     "after notify": _Point(_SEND, True, _NOTIFIED),
     "before a span is asked for": _Point(_SEND, False, _sends(records.SPAN_WANTED)),
     "after a span was asked for": _Point(_SEND, True, _sends(records.SPAN_WANTED)),
-    "inside a loan": _Point(f"{_PUBLISHER}:Publisher.borrow", True, _result_is_something),
+    "inside a loan": _Point(f"{_PUBLISHER}:Publisher.loan_span", True, _result_is_something),
     "between loan and notify": _Point(f"{_PUBLISHER}:write_loaned", True),
     # A consumer.
-    "between arrival and fetch": _Point(f"{_READER}.event_in_hand", False),
-    "between fetch and settle": _Point(f"{_READER}.event_in_hand", True, _result_is_something),
+    "between arrival and fetch": _Point(f"{_FETCHER}.delivered_event", False),
+    "between fetch and settle": _Point(f"{_FETCHER}.delivered_event", True, _result_is_something),
     "between settle and telling": _Point(_SEND, False, _SETTLED),
     "inside a settle": _Point(_SEND, False, _SETTLED, _write_half_a_record),
     "after settle": _Point(_SEND, True, _SETTLED),
-    "inside a lease": _Point("eventbus_mp.memory.reader:LeaseBook.view", True),
+    "inside a lease": _Point("eventbus_mp.memory.leases:LeaseBook.view", True),
     "between settle and release": _Point(_SEND, False, _sends(records.SPAN_RELEASED)),
     "after release": _Point(_SEND, True, _sends(records.SPAN_RELEASED)),
     # Whoever connects.
@@ -99,8 +99,8 @@ _POINTS = {
     "manager: before a segment is made": _Point("eventbus_mp.memory.segment:create", False),
     "manager: before a standby is made": _Point("eventbus_mp.manager.standby:Standby.fork", False),
     "manager: between standby and journal": _Point("eventbus_mp.manager.journal:Journal.restart", False),
-    "manager: before a greeting": _Point("eventbus_mp.manager.reception:Accepted.greet", False),
-    "manager: after a greeting": _Point("eventbus_mp.manager.reception:Accepted.greet", True),
+    "manager: before a greeting": _Point("eventbus_mp.manager.acceptor:PendingLink.greet", False),
+    "manager: after a greeting": _Point("eventbus_mp.manager.acceptor:PendingLink.greet", True),
 }
 
 CRASH_POINTS = tuple(_POINTS)

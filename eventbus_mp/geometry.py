@@ -1,0 +1,17 @@
+"""Geometry: the sizes that several parts of the bus have to agree on."""
+
+from __future__ import annotations
+
+__all__ = ["CHUNK_BYTES", "RECORD_BYTES", "SEGMENT_BYTES", "SEQUENCE_LINK_SHIFT", "SHARED_SPAN_BYTES_MAX"]
+
+SEQUENCE_LINK_SHIFT = 40
+"""A sequence number is `link << 40 | serial`: its producer makes it without asking, and it never repeats."""
+
+CHUNK_BYTES = 256 * 1024
+"""What segments are cut into; a span is some neighbouring blocks."""
+SEGMENT_BYTES = 64 * 1024 * 1024
+SHARED_SPAN_BYTES_MAX = SEGMENT_BYTES // 2
+"""A larger event gets a segment of its own."""
+
+RECORD_BYTES = 40
+"""What a packed record has: protocol/records.py has the picture."""

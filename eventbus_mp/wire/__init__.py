@@ -1,1 +1,0 @@
-"""Bytes to messages and back. Knows no pipe, no clock, no decision."""
