@@ -34,7 +34,7 @@ class _Point(NamedTuple):
 
 
 def _sends(*kinds: int) -> Callable[[tuple[Any, ...], Any], bool]:
-    """Whether a `Connection.send_locked` carries a record of one of these kinds."""
+    """Whether a `PipeTransport.write` carries a record of one of these kinds."""
     wanted = set(kinds)
     return lambda arguments, result: not wanted.isdisjoint(arguments[1][records.KIND_BYTE :: records.RECORD_BYTES])
 
@@ -52,13 +52,13 @@ def _write_half_a_payload(view: memoryview, offset: int, encoded: Any, *rest: An
     view[offset : offset + half] = whole[:half]
 
 
-def _write_half_a_record(connection: Any, data: bytes) -> None:
-    os.write(connection._outgoing, data[: records.RECORD_BYTES // 2])
+def _write_half_a_record(transport: Any, data: bytes) -> None:
+    os.write(transport._outgoing, data[: records.RECORD_BYTES // 2])
 
 
 _NOTIFIED = _sends(*records.NOTIFIED_KINDS)
 _SETTLED = _sends(records.SETTLED)
-_SEND = "eventbus_mp.client.connection:Connection.send_locked"
+_SEND = "eventbus_mp.client.transport:PipeTransport.write"
 _FETCHER = "eventbus_mp.client.fetcher:EventFetcher"
 _HANDSHAKE = "eventbus_mp.runtime.handshake"
 _PUBLISHER = "eventbus_mp.client.publisher"

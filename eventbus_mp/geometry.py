@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["CHUNK_BYTES", "RECORD_BYTES", "SEGMENT_BYTES", "SEQUENCE_LINK_SHIFT", "SHARED_SPAN_BYTES_MAX"]
+__all__ = [
+    "CHUNK_BYTES",
+    "REASON_LENGTH_MAX",
+    "RECORD_BYTES",
+    "SEGMENT_BYTES",
+    "SEQUENCE_LINK_SHIFT",
+    "SHARED_SPAN_BYTES_MAX",
+]
 
 SEQUENCE_LINK_SHIFT = 40
 """A sequence number is `link << 40 | serial`: its producer makes it without asking, and it never repeats."""
@@ -15,3 +22,5 @@ SHARED_SPAN_BYTES_MAX = SEGMENT_BYTES // 2
 
 RECORD_BYTES = 40
 """What a packed record has: protocol/records.py has the picture."""
+REASON_LENGTH_MAX = 500
+"""Characters of the reason for a skip: the process cuts it, and the manager does not rely on that."""

@@ -81,7 +81,7 @@ def test_event_that_the_memory_can_never_hold(bus: EventBus) -> None:
 def test_memory_full_names_the_holder(make_bus: Make) -> None:
     bus = make_bus(topics=["a"], notify_timeout_s=0.2)
     inbox = bus.inbox("slow one", ["a"])
-    with pytest.raises(BusFull, match=r"slow one has \d+ events in hand and \d+ queued"):
+    with pytest.raises(BusFull, match=r"slow one has \d+ events in flight and \d+ queued"):
         bus.notify_many(Event(str(index), "a", b"x" * (1 << 20)) for index in range(40))
     shadow = inbox.get(10)
     assert shadow is not None

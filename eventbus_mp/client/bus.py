@@ -168,8 +168,7 @@ class EventBus:
         for wanted in (key, broadcast_key(key)):
             gone |= bool(self._ask(requests.Unsubscribe, wanted.name, pack_config(wanted.config)))
         if known is not None:
-            session.loop.remove(known.number)
-            known.return_unstarted()
+            session.return_unstarted(known)
             session.forget(known)
         return gone
 
@@ -235,10 +234,11 @@ class EventBus:
         if place is None:
             return Watcher()
         sequence = place.sequence
-        if not connection.wait(lambda: connection.has_reply(sequence), timeout_s):
-            connection.cancel_wait(sequence)
+        protocol = connection.protocol
+        if not connection.wait(lambda: protocol.has_reply(sequence), timeout_s):
+            connection.call(protocol.cancel_wait, sequence)
             raise WaitTimeout(f"event {event.id!r} of topic {event.topic!r} is not settled after {timeout_s:g} s")
-        return watcher_of(connection.take_reply(sequence))
+        return watcher_of(protocol.take_reply(sequence))
 
     def fetch_event(self, shadow: EventShadow | tuple[str, str]) -> Event | None:
         """The event, its data decoded on first use; None when it is settled, or was never stored.
@@ -273,7 +273,7 @@ class EventBus:
     def watcher(self, shadow: EventShadow | tuple[str, str]) -> Watcher | None:
         """Who was told of the event and who has settled it, this process just now, too; None when all have."""
         session = self._live()
-        session.flush()
+        session.reporter.flush_all()
         place = session.place_of(shadow)
         reported = self._ask(requests.WatchEvent, place.topic, place.sequence) if place is not None else None
         return watcher_of(reported) if reported is not None else None
@@ -281,7 +281,7 @@ class EventBus:
     def watchers(self, topic: str) -> dict[str, Watcher]:
         """id -> watcher of every unsettled event of the topic; of two with one id, the newest."""
         session = self._live()
-        session.flush()
+        session.reporter.flush_all()
         return {event_id: watcher_of(reported) for event_id, reported in session.fetcher.watched(topic)}
 
     def statistics(self) -> BusStatistics:
@@ -312,8 +312,8 @@ class EventBus:
         A signal's handler may call it while its thread waits (for an inbox, say), not while that publishes or connects.
         """
         if self._session is not None:
-            self._session.connection.refuse_reentry()
-        with self._lock:
+            self._session.connection.transport.lock.refuse_reentry()
+        with self._lock.held():
             session, self._session, self._closed = self._session, None, True
         if session is not None:
             sessions.close_session(session)
@@ -354,7 +354,8 @@ class EventBus:
 
         For `WorkerPool`. A handler's own handle must be the connection that holds the delivery it settles.
         """
-        session = Session(self.name, self.config, threaded=False)
+        session = Session.open(self.name, self.config, threaded=False)
+        session.register_topics(self._topics)
         sessions.become_worker(session)
         return session
 
@@ -362,15 +363,16 @@ class EventBus:
         session = self._session
         if session is not None:
             return session
-        with self._lock:
+        with self._lock.held():
             if self._closed:
                 raise BusClosed(f"this handle of bus {self.name!r} was closed; open another EventBus")
             if self._session is None:
-                session = sessions.worker_session(self.name, self.config.run_dir) or Session(self.name, self.config)
+                session = sessions.worker_session(self.name, self.config.run_dir) or Session.open(
+                    self.name, self.config
+                )
                 sessions.keep_session(self, session)
                 try:
-                    for topic in self._topics:
-                        session.connection.request(requests.RegisterTopic, topic)
+                    session.register_topics(self._topics)
                 except BaseException:
                     sessions.close_session(session)
                     raise

@@ -1,10 +1,12 @@
-"""Join a bus: reach its manager, or start one when there is none."""
+"""Connecting to a bus: reach its manager, or start one when there is none."""
 
 from __future__ import annotations
 
 import os
 import time
 
+from eventbus_mp.client.connection import Connection
+from eventbus_mp.client.transport import PipeTransport
 from eventbus_mp.config import BusConfig
 from eventbus_mp.errors import EventBusError, ManagerLost
 from eventbus_mp.memory import segment
@@ -12,19 +14,26 @@ from eventbus_mp.runtime import handshake
 from eventbus_mp.runtime.launch import start_manager
 from eventbus_mp.runtime.rundir import RunDir
 
-__all__ = ["connect"]
+__all__ = ["open_connection"]
 
 Link = tuple[handshake.Welcome, int, int]
 """What the manager said, the pipe from it, and the one to it."""
 
 
-def connect(bus: str, config: BusConfig, run_dir: RunDir) -> Link:
-    """A new link to the bus's manager; blocks for at most `connect_timeout_s`. Any number of processes may race for it.
+def open_connection(bus: str, config: BusConfig) -> Connection:
+    """Connect to the bus, and start its manager if there is none; blocks for at most `connect_timeout_s`.
 
     Raises:
         ManagerLost: No manager could be reached or started in time, or it has another /dev/shm.
-        EventBusError: It belongs to another user.
+        EventBusError: It belongs to another user, or refused this process.
     """
+    run_dir = RunDir(config.run_dir, bus)
+    welcome, incoming, outgoing = _connect(bus, config, run_dir)
+    return Connection(bus, config, welcome, PipeTransport(incoming, outgoing), run_dir.log_tail)
+
+
+def _connect(bus: str, config: BusConfig, run_dir: RunDir) -> Link:
+    """A new link to the bus's manager. Any number of processes may race for it."""
     deadline = time.monotonic() + config.connect_timeout_s
     while True:
         try:

@@ -1,19 +1,17 @@
-"""Fetching events: in place when this process holds the delivery, under a lease when it does not."""
+"""Fetching events: in place while this process has the delivery in flight, under a lease otherwise."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from eventbus_mp.client.connection import Connection
-from eventbus_mp.client.endpoint import release_records
+from eventbus_mp.client.reporter import Reporter
 from eventbus_mp.events import ID_BYTES_MAX, Event, EventShadow, Place
 from eventbus_mp.memory import segment
 from eventbus_mp.memory.layout import HEADER_BYTES
 from eventbus_mp.memory.leases import LeaseBook
 from eventbus_mp.memory.mappings import COPIED_BYTES_MAX, Mappings
 from eventbus_mp.memory.payload import read_event, read_id
-from eventbus_mp.protocol import records
 from eventbus_mp.protocol.messages import Record
 from eventbus_mp.protocol.records import RECORD
 from eventbus_mp.protocol.requests import LeaseEvent, ListEvents, NameTopic
@@ -26,16 +24,15 @@ class EventFetcher:
     connection: For questions to the manager.
     mappings: Where segments are mapped.
     leases: Where views that outlive their delivery are noted.
-    holds: Whether this process holds an unsettled delivery of the event with this sequence.
+    reporter: Through which ended views are released.
     """
 
-    def __init__(
-        self, connection: Connection, mappings: Mappings, leases: LeaseBook, holds: Callable[[int], bool]
-    ) -> None:
+    def __init__(self, connection: Connection, mappings: Mappings, leases: LeaseBook, reporter: Reporter) -> None:
         self._connection = connection
         self._mappings = mappings
         self._leases = leases
-        self._holds = holds
+        self._reporter = reporter
+        self._holds = connection.protocol.holds
         self._topic_names: dict[int, str] = {}
 
     def topic_name(self, number: int) -> str:
@@ -74,7 +71,7 @@ class EventFetcher:
                 return event
             # Another thread settled it meanwhile: whether it saw our view, and told of it, nobody knows.
             del event
-        self.release_ended()
+        self._reporter.release_ended()
         if not self._connection.request(LeaseEvent, place.topic, place.offset, place.length, place.sequence):
             return None
         name = self.topic_name(place.topic)
@@ -86,15 +83,8 @@ class EventFetcher:
             block = bytes(view[place.offset : place.offset + place.length])
         except FileNotFoundError:
             return None
-        self._connection.send(records.pack_span_released(place.sequence))
+        self._connection.call(self._connection.protocol.release, place.sequence)
         return read_event(block, place.sequence, name)
-
-    def release_ended(self) -> None:
-        """Give back the memory of views that are gone."""
-        if self._leases.ended:
-            parts = release_records(self._leases)
-            if parts:
-                self._connection.send(b"".join(parts))
 
     def find(self, topic: str, event_id: str) -> Place | None:
         """The newest unsettled event of this topic and id: a search through the topic's unsettled events."""

@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from time import monotonic_ns
 from typing import Any
 
 from eventbus_mp.client.connection import Connection
 from eventbus_mp.client.endpoint import ClientEndpoint
 from eventbus_mp.client.fetcher import EventFetcher
+from eventbus_mp.client.reporter import Reporter
 from eventbus_mp.errors import BusClosed, ManagerLost, Skip
 from eventbus_mp.events import Event
 from eventbus_mp.protocol.messages import Outcome, Record
@@ -50,9 +50,12 @@ def _text_of(error: BaseException) -> str:
 class Handler:
     """One subscription and the user's code behind it."""
 
-    def __init__(self, endpoint: ClientEndpoint, fetcher: EventFetcher, call: Callable[..., Any]) -> None:
+    def __init__(
+        self, endpoint: ClientEndpoint, fetcher: EventFetcher, reporter: Reporter, call: Callable[..., Any]
+    ) -> None:
         self.endpoint = endpoint
         self.fetcher = fetcher
+        self.reporter = reporter
         self.call = call
         """The user's code."""
 
@@ -69,7 +72,7 @@ class Handler:
 
     def _skip(self, record: Record, reason: str, outcome: int) -> int:
         shadow = self.fetcher.delivered_shadow(record)
-        self.endpoint.explain(shadow.id if shadow else "?", reason)
+        self.reporter.explain(self.endpoint, shadow.id if shadow else "?", reason)
         return outcome
 
     def _fail(self, record: Record, what: str, error: BaseException) -> int:
@@ -82,9 +85,14 @@ class ShadowHandler(Handler):
     """The original's way: the listener gets the shadow and settles the event itself, whenever it likes."""
 
     def __init__(
-        self, endpoint: ClientEndpoint, fetcher: EventFetcher, call: Callable[..., Any], arguments: tuple[Any, ...]
-    ):
-        super().__init__(endpoint, fetcher, call)
+        self,
+        endpoint: ClientEndpoint,
+        fetcher: EventFetcher,
+        reporter: Reporter,
+        call: Callable[..., Any],
+        arguments: tuple[Any, ...],
+    ) -> None:
+        super().__init__(endpoint, fetcher, reporter, call)
         self._arguments = arguments
 
     def run(self, record: Record) -> int:
@@ -111,9 +119,14 @@ class EventHandler(Handler):
     """The short way: the function gets the event; returning completes it, `Skip` skips it, raising tries again."""
 
     def __init__(
-        self, endpoint: ClientEndpoint, fetcher: EventFetcher, call: Callable[[Event], Any], retries: int
+        self,
+        endpoint: ClientEndpoint,
+        fetcher: EventFetcher,
+        reporter: Reporter,
+        call: Callable[[Event], Any],
+        retries: int,
     ) -> None:
-        super().__init__(endpoint, fetcher, call)
+        super().__init__(endpoint, fetcher, reporter, call)
         self._take = fetcher.delivered_event
         self._retries = retries
 
@@ -137,7 +150,7 @@ class EventHandler(Handler):
         """What comes of an attempt that raised; 0: another one."""
         if isinstance(error, Skip):
             return self._skip(record, _text_of(error), Outcome.SKIPPED)
-        if isinstance(error, (BusClosed, ManagerLost)) and self.endpoint.lost:
+        if isinstance(error, (BusClosed, ManagerLost)) and self.reporter.lost:
             raise error  # There is nobody to tell.
         return self._fail(record, f"raised {attempts} times on", error) if attempts > self._retries else 0
 
@@ -145,8 +158,10 @@ class EventHandler(Handler):
 class HandlerLoop:
     """Runs handlers until it is stopped. One thread runs it; any thread may add handlers or stop it."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, reporter: Reporter) -> None:
         self._connection = connection
+        self._reporter = reporter
+        self._now_ns = connection.transport.monotonic_ns
         self._handlers: dict[int, Handler] = {}
         self._stopping = False
         self._flushed_ns = 0
@@ -200,7 +215,8 @@ class HandlerLoop:
         interval_ns = min(max(FLUSH_INTERVAL_NS, FLUSHED_SLOW * endpoint.cost_ns), FLUSH_INTERVAL_SLOW_NS)
         # hot path, with the event and its handler: 2.6 us a delivery.
         # Not for ever: the others' deliveries wait in the pipe meanwhile.
-        began_ns, count = monotonic_ns(), len(pending)
+        now = self._now_ns
+        began_ns, count = now(), len(pending)
         for left in range(count, 0, -1):
             if self._stopping:
                 break
@@ -209,7 +225,7 @@ class HandlerLoop:
             except IndexError:
                 break  # Another thread handed the rest back.
             # record[6] is its deadline; most have none.
-            outcome = run(record) if not record[6] or record[6] > monotonic_ns() else handler.expire(record)
+            outcome = run(record) if not record[6] or record[6] > now() else handler.expire(record)
             if outcome == COMPLETED:
                 note_completed(record[7])
             elif outcome:
@@ -219,15 +235,15 @@ class HandlerLoop:
                 after_each()
             if left > CROWD and left & 7:
                 continue
-            now_ns = monotonic_ns()
+            now_ns = now()
             if now_ns - self._flushed_ns > interval_ns or left == 1:
                 endpoint.cost_ns = (now_ns - began_ns) // (count - left + 1)
                 self.flush()
                 self._flushed_ns = now_ns
-        endpoint.flush()
-        handler.fetcher.release_ended()
+        self._reporter.flush(endpoint)
+        self._reporter.release_ended()
 
     def flush(self) -> None:
         """Tell what is settled, now."""
         for handler in tuple(self._handlers.values()):
-            handler.endpoint.flush()
+            self._reporter.flush(handler.endpoint)

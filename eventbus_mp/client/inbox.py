@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator
-from time import monotonic, monotonic_ns
 from typing import TYPE_CHECKING
 
 from eventbus_mp.client.endpoint import ClientEndpoint
 from eventbus_mp.client.validation import check_timeout
 from eventbus_mp.errors import BusClosed, NotSubscribed, UsageError
 from eventbus_mp.events import EventShadow
+from eventbus_mp.locking import NonReentrantLock
 from eventbus_mp.protocol.messages import Outcome, Record
 from eventbus_mp.statistics import SubscriberKey
 
@@ -34,7 +33,8 @@ class Inbox:
         self._session = session
         self._endpoint = endpoint
         self._event_fd = -1
-        self._event_lock = threading.Lock()
+        self._event_lock = NonReentrantLock()
+        self._transport = session.connection.transport
         self._closed = False
 
     def get(self, timeout_s: float | None = None) -> EventShadow | None:
@@ -56,14 +56,15 @@ class Inbox:
         if type(limit) is not int or limit < 1:
             raise UsageError(f"get_many({limit!r}) of inbox {self.key.name!r}: give a number of shadows, 1 or more")
         check_timeout(timeout_s)
-        endpoint = self._endpoint
+        endpoint, reporter = self._endpoint, self._session.reporter
         taken: list[EventShadow] = []
-        deadline = None if timeout_s is None else monotonic() + timeout_s
+        now_ns = self._transport.monotonic_ns
+        began_ns = now_ns()
         while not taken:
             if not endpoint.pending:  # Also when all there were had expired.
-                endpoint.flush()
-                self._session.fetcher.release_ended()
-            left_s = None if deadline is None else deadline - monotonic()
+                reporter.flush(endpoint)
+                reporter.release_ended()
+            left_s = None if timeout_s is None else timeout_s - (now_ns() - began_ns) / 1e9
             if not self._session.connection.wait(lambda: endpoint.pending or self._ended, left_s):
                 self._clear_event_fd()
                 return []
@@ -78,8 +79,8 @@ class Inbox:
     def _shadow(self, record: Record) -> EventShadow | None:
         """The shadow of a delivery just taken; None when its time is over, or its payload gone: then it is settled."""
         shadow = self._session.fetcher.delivered_shadow(record)
-        if shadow is not None and record[6] and record[6] <= monotonic_ns():
-            self._endpoint.explain(shadow.id, "expired")
+        if shadow is not None and record[6] and record[6] <= self._transport.monotonic_ns():
+            self._session.reporter.explain(self._endpoint, shadow.id, "expired")
             self._endpoint.settle(record[7], Outcome.SKIPPED)
             return None
         if shadow is None:
@@ -99,7 +100,7 @@ class Inbox:
     def skip(self, shadow: EventShadow, reason: str = "") -> None:
         """Settle a shadow taken from here as skipped, else like `complete`; `statistics()` shows the reason."""
         if self._settle(shadow, Outcome.SKIPPED) and reason:
-            self._endpoint.explain(shadow.id, reason)
+            self._session.reporter.explain(self._endpoint, shadow.id, reason)
 
     def _settle(self, shadow: EventShadow, outcome: int) -> bool:
         """Whether it was in hand here."""
@@ -108,11 +109,11 @@ class Inbox:
         if place is None:
             raise NotSubscribed(f"{shadow!r} was not taken from inbox {self.key.name!r}; settle what get() returned")
         if not self._endpoint.settle(place.sequence, outcome):
-            self._endpoint.flush()
+            self._session.reporter.flush(self._endpoint)
             self._session.mark(self.key, place, outcome)
             return False
         if not self._endpoint.pending:
-            self._endpoint.flush()
+            self._session.reporter.flush(self._endpoint)
         return True
 
     def __iter__(self) -> Iterator[EventShadow]:
@@ -140,14 +141,25 @@ class Inbox:
         return self._event_fd
 
     def _ring(self) -> None:
-        with self._event_lock:  # or `close` could close it in between
+        """Make the descriptor readable."""
+        if self._event_lock.is_mine:
+            return  # A signal handler, in the middle of what follows.
+        with self._event_lock.held():  # Or `close` could close it in between, and another file get its number.
             if self._event_fd >= 0:
                 os.eventfd_write(self._event_fd, 1)
+        if self._closed:
+            self._close_event_fd()  # A signal handler did so just now, and left this to us.
+
+    def _close_event_fd(self) -> None:
+        with self._event_lock.held():
+            if self._event_fd >= 0:
+                os.close(self._event_fd)
+                self._event_fd = -1
 
     def _clear_event_fd(self) -> None:
         if self._event_fd >= 0 and not self._endpoint.pending:
             _drain_event_fd(self._event_fd)
-            if self._endpoint.pending or self._ended or self._endpoint.lost:  # Since just before, perhaps.
+            if self._endpoint.pending or self._ended or self._session.connection.lost:  # Since just before, perhaps.
                 self._ring()
 
     @property
@@ -169,10 +181,8 @@ class Inbox:
         if not self._session.connection.lost:
             self._session.drop(self._endpoint)
             self._session.connection.wake()
-        with self._event_lock:
-            if self._event_fd >= 0:
-                os.close(self._event_fd)
-                self._event_fd = -1
+        if not self._event_lock.is_mine:  # else: a signal handler came in the middle of `_ring`, which does it
+            self._close_event_fd()
 
     def __enter__(self) -> Inbox:
         return self

@@ -1,22 +1,23 @@
 """The producer's side: encode, find room, write, notify. One encode, one copy, one pipe write an event.
 
-The connection's write lock is the publisher's, too: it keeps a process's events in one order and guards the arena.
-Nobody waits for memory while holding it, so a process that is out of memory can still settle.
+The transport's lock is the publisher's as well: it keeps a process's events in one order and guards the arena. No
+thread waits for memory while it holds the lock, so a process that is out of memory can still settle.
 """
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from threading import get_ident
 from typing import NamedTuple
 
 from eventbus_mp.client.connection import Connection
-from eventbus_mp.client.span_pool import LOANS_AHEAD, SpanPool
+from eventbus_mp.client.span_orders import LOANS_AHEAD
+from eventbus_mp.client.span_pool import SpanPool
 from eventbus_mp.config import TIME_UNITS_NS, BusConfig
 from eventbus_mp.errors import EventTooLarge, UnknownTopic
 from eventbus_mp.events import Event, EventShadow, Place, check_topic
-from eventbus_mp.geometry import SEQUENCE_LINK_SHIFT
+from eventbus_mp.locking import reentered
 from eventbus_mp.memory.arena import Arena, GrantedSpan
 from eventbus_mp.memory.payload import EncodedEvent, encode_event, new_object, write_loaned, write_payload
 from eventbus_mp.protocol import records
@@ -29,8 +30,8 @@ __all__ = ["LoanedSpan", "Publisher"]
 pack_record = RECORD.pack
 log = logging.getLogger("eventbus_mp")
 
-WARNING_INTERVAL_S = 60.0
-"""An event without a subscriber is warned of this often, a topic."""
+WARNING_INTERVAL_NS = 60 * 10**9
+"""A topic without a subscriber is warned of this often."""
 
 
 class LoanedSpan(NamedTuple):
@@ -44,29 +45,32 @@ class LoanedSpan(NamedTuple):
 class Publisher:
     """Args:
     connection: The link to send on.
-    supply: Where the memory comes from.
+    span_pool: Where the memory comes from.
     """
 
     def __init__(self, connection: Connection, span_pool: SpanPool) -> None:
         self._connection = connection
+        self._protocol = connection.protocol
+        self._transport = connection.transport
+        self._lock = connection.transport.lock
+        self._outgoing = connection.protocol.outgoing
+        self._topics = connection.protocol.topics
         self._config: BusConfig = connection.config
         self._span_pool = span_pool
         self._unit_ns = TIME_UNITS_NS[self._config.time_unit]
-        self._sequence = connection.welcome.link << SEQUENCE_LINK_SHIFT
-        self._write_lock = connection.write_lock
-        self._is_within: Callable[[], bool] = self._write_lock._is_owned  # type: ignore[attr-defined]
         self._event_bytes_max = self._config.event_bytes_max
-        self._topics: dict[str, int] = {}
-        """Numbers of topics that had a subscriber when we asked. Never says no: only the manager may say that."""
-        self._warned: dict[str, float] = {}
+        self._warned_ns: dict[str, int] = {}
+        """Topic -> when its lack of a subscriber was last warned of."""
         self._loaned_out: set[GrantedSpan] = set()
         """Spans that loans fill."""
         connection.on_topic_stale = self._on_topic_stale
 
     def notify(self, event: Event, *, awaited: bool = False) -> EventShadow:
         """Publish: the shadow, without a place when nobody is subscribed and nothing was stored."""
-        if self._is_within():  # written out: a call that asks takes twice as long
-            self._connection.refuse_reentry()
+        # hot path, 3.4 us: the lock is written out (locking.py), and calls are few.
+        lock = self._lock
+        if lock.owner == get_ident():
+            raise reentered()
         encoded = encode_event(event)
         length = encoded[4]
         if length > self._event_bytes_max:
@@ -78,12 +82,16 @@ class Publisher:
         span_pool = self._span_pool
         arena = span_pool.arena if span_pool.listener_arena is None else span_pool.choose()
         while True:
-            with self._write_lock:
-                written = self._write(arena, encoded, topic, event, awaited)
-                if written is not None:
-                    data, place, filled = written
-                    self._connection.send_locked(data)
-                    break
+            with lock.raw:
+                lock.owner = get_ident()
+                try:
+                    written = self._write(arena, encoded, topic, event, awaited)
+                    if written is not None:
+                        data, place, filled = written
+                        self._transport.write(data)
+                        break
+                finally:
+                    lock.owner = 0
             arena = span_pool.get(length)
         if filled is not None:
             span_pool.order_ahead(filled.length, length)
@@ -91,7 +99,7 @@ class Publisher:
 
     def notify_many(self, events: Iterable[Event]) -> list[EventShadow]:
         """Publish in order, with one pipe write for as many as fit into the spans at hand."""
-        self._connection.refuse_reentry()
+        self._lock.refuse_reentry()
         if isinstance(events, (list, tuple)):
             prepared = [(event, self._encode(event)) for event in events]
         else:
@@ -111,7 +119,7 @@ class Publisher:
         shadows: list[EventShadow] = []
         arena = self._span_pool.choose()
         while len(shadows) < len(prepared):
-            with self._write_lock:
+            with self._lock.held():
                 filled = self._write_many(arena, prepared, topics, shadows)
             if filled is not None:
                 self._span_pool.order_ahead(*filled)
@@ -144,13 +152,12 @@ class Publisher:
                 shadows.append(shadow_at(event.topic, event.id, place))
         finally:
             if parts:
-                self._connection.send_locked(b"".join(parts))
+                self._transport.write(b"".join(parts))
         return last
 
-    def resync(self) -> list[list[int]]:
-        """Another manager goes on: [segment, offset] of the spans that are ours. What was ordered is ordered again."""
-        self._topics.clear()
-        return self._span_pool.resync(self._write_lock, self._loaned_out)
+    def places(self) -> list[tuple[int, int]]:
+        """(segment, offset) of every span that this process may write, loans included; with the lock held."""
+        return [(span.segment, span.offset) for span in self._loaned_out] + self._span_pool.places()
 
     # --- loans ---
 
@@ -159,7 +166,7 @@ class Publisher:
 
         No lock is held until it is published or given back, and its place among the events is that of its publishing.
         """
-        self._connection.refuse_reentry()
+        self._lock.refuse_reentry()
         self._check_size(event, encoded)
         topic = self._topics.get(event.topic) or self._resolve(event.topic)
         if not topic:
@@ -167,7 +174,7 @@ class Publisher:
         arena = self._span_pool.choose()
         length = max(encoded[4], arena.large_bytes + 1)
         while True:
-            with self._write_lock:
+            with self._lock.held():
                 slot = arena.reserve(length)
                 if slot is not None:
                     assert slot.filled is not None
@@ -179,14 +186,13 @@ class Publisher:
         """Publish what was filled in place."""
         topic, view, span = loaned
         deadline_ns = 0 if event.ttl is None else self._deadline_ns(event)
-        with self._write_lock:
+        with self._lock.held():
             self._loaned_out.discard(span)
-            self._sequence = sequence = self._sequence + 1
+            sequence = self._protocol.next_sequence()
             write_loaned(view, span.offset, encoded, sequence)
-            record = records.pack_notified(
-                topic, span.segment, span.offset, encoded[4], deadline_ns, sequence, awaited=False
-            )
-            self._connection.send_locked(record + records.pack_span_sealed(span.segment, span.offset))
+            self._protocol.notify(topic, span.segment, span.offset, encoded[4], deadline_ns=deadline_ns)
+            self._protocol.seal(span.segment, span.offset)
+            self._connection.flush_locked()
         counted = max(encoded[4], self._span_pool.arena.large_bytes + 1)
         self._span_pool.order_ahead(span.length, counted, LOANS_AHEAD)
         place = Place(topic, span.segment, span.offset, encoded[4], sequence)
@@ -194,23 +200,20 @@ class Publisher:
 
     def refuse_reentry(self) -> None:
         """Raise `UsageError` in the middle of this thread's own writing."""
-        self._connection.refuse_reentry()
+        self._lock.refuse_reentry()
 
     def return_loaned(self, loaned: LoanedSpan) -> None:
         """Give the memory back; nothing is published."""
         span = loaned.span
-        with self._write_lock:
+        with self._lock.held():
             self._loaned_out.discard(span)
-            self._connection.send_locked(records.pack_span_sealed(span.segment, span.offset))
+            self._protocol.seal(span.segment, span.offset)
+            self._connection.flush_locked()
 
     def close(self) -> None:
         """Let go of the memory; the manager takes the spans back when the link ends."""
-        with self._write_lock:
+        with self._lock.held():
             self._span_pool.close()
-
-    def abandon(self) -> None:
-        """`close`, in a forked child: whoever had the lock does not exist there."""
-        self._span_pool.close()
 
     def forget_topic(self, name: str) -> None:
         """Ask the manager again at the next event of this topic."""
@@ -233,6 +236,7 @@ class Publisher:
     ) -> tuple[bytes, tuple[int, int, int, int, int], GrantedSpan | None] | None:
         """Put the event into shared memory: (records, place, the span that was filled); None: no room."""
         # hot path, 1.2 us: what fits into the span in use is placed, and a plain record is packed, without a call.
+        # ClientProtocol.notify is the long way to the same bytes; tests/client/test_publisher.py compares the two.
         length = encoded[4]
         offset = arena.position
         if length <= arena.large_bytes and offset + length <= arena.end:
@@ -244,13 +248,13 @@ class Publisher:
                 return None
             view, segment_number, offset, filled = slot
         # Payload first, record second: the record is the only permission to read the payload.
-        self._sequence = sequence = self._sequence + 1
+        protocol = self._protocol
+        protocol.sequence = sequence = protocol.sequence + 1
         write_payload(view, offset, encoded, sequence)
-        if awaited or event._envelope is not None:
-            if awaited:
-                self._connection.expect_reply(sequence)
+        if awaited or event._envelope is not None or self._outgoing:
             deadline_ns = 0 if event.ttl is None else self._deadline_ns(event)
-            data = records.pack_notified(topic, segment_number, offset, length, deadline_ns, sequence, awaited)
+            protocol.notify(topic, segment_number, offset, length, deadline_ns=deadline_ns, awaited=awaited)
+            data = protocol.data_to_send()
         else:
             data = pack_record(NOTIFIED, topic, segment_number, offset, length, 0, 0, sequence)
         if filled is not None:
@@ -261,8 +265,8 @@ class Publisher:
         """`occurred_at + ttl` on the monotonic clock, which is one for the whole machine and never jumps."""
         assert event.occurred_at is not None
         assert event.ttl is not None
-        left_ns = (event.occurred_at + event.ttl) * self._unit_ns - time.time_ns()
-        return min(max(1, time.monotonic_ns() + left_ns), (1 << 63) - 1)
+        left_ns = (event.occurred_at + event.ttl) * self._unit_ns - self._transport.time_ns()
+        return min(max(1, self._transport.monotonic_ns() + left_ns), (1 << 63) - 1)
 
     # --- topics ---
 
@@ -279,15 +283,15 @@ class Publisher:
         return 0
 
     def _warn_unheard(self, name: str, what: str) -> None:
-        now = time.monotonic()
-        if now - self._warned.get(name, -WARNING_INTERVAL_S) >= WARNING_INTERVAL_S:
-            self._warned[name] = now
+        now_ns = self._transport.monotonic_ns()
+        warned_ns = self._warned_ns.get(name)
+        if warned_ns is None or now_ns - warned_ns >= WARNING_INTERVAL_NS:
+            self._warned_ns[name] = now_ns
             log.warning("topic %r %s; its events are dropped (bus %r)", name, what, self._connection.bus)
 
-    def _on_topic_stale(self, message: TopicStale) -> None:
-        for name in [name for name, number in self._topics.items() if number == message.topic]:
-            del self._topics[name]
-            if message.dropped:
+    def _on_topic_stale(self, event: TopicStale) -> None:
+        for name in self._protocol.forget_stale(event.topic):
+            if event.dropped:
                 self._warn_unheard(name, "lost its last subscriber, or was unregistered")
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterable
 from typing import Any
 
+from eventbus_mp.client.connect import open_connection
 from eventbus_mp.client.connection import Connection
-from eventbus_mp.client.endpoint import ClientEndpoint, flat_ranges
+from eventbus_mp.client.endpoint import ClientEndpoint
 from eventbus_mp.client.fetcher import EventFetcher
 from eventbus_mp.client.handlers import EventHandler, Handler, HandlerLoop, ShadowHandler, current_loop
 from eventbus_mp.client.listeners import Listener, broadcast_key, pack_config, unpack_config
 from eventbus_mp.client.publisher import Publisher
+from eventbus_mp.client.reporter import Reporter
 from eventbus_mp.client.span_pool import SpanPool
 from eventbus_mp.config import BusConfig
 from eventbus_mp.errors import BusClosed, EventBusError, ManagerLost, UsageError, WaitTimeout
@@ -19,17 +22,7 @@ from eventbus_mp.events import EventShadow, Place
 from eventbus_mp.locking import NonReentrantLock
 from eventbus_mp.memory.leases import LeaseBook
 from eventbus_mp.memory.mappings import Mappings
-from eventbus_mp.protocol.client_events import Delivered
-from eventbus_mp.protocol.records import RECORD
-from eventbus_mp.protocol.requests import (
-    Drain,
-    GetStatistics,
-    MarkEvent,
-    RegisterTopic,
-    ReportState,
-    StopHosting,
-    Subscribe,
-)
+from eventbus_mp.protocol.requests import Drain, GetStatistics, MarkEvent, RegisterTopic, StopHosting
 from eventbus_mp.statistics import BusStatistics, SubscriberKey, SubscriberStatistics
 
 __all__ = ["Session"]
@@ -38,42 +31,43 @@ log = logging.getLogger("eventbus_mp")
 
 
 class Session:
-    """Puts connection, publisher, reader and subscriptions together.
+    """Puts connection, publisher, fetcher and endpoints together.
 
     Args:
-        bus: The bus's name.
-        config: This process's settings.
+        connection: A new link, which is the session's from now on.
         threaded: Whether listeners run on a thread of their own; a worker runs `loop` itself.
     """
 
-    def __init__(self, bus: str, config: BusConfig, *, threaded: bool = True) -> None:
-        self.connection = Connection(bus, config)
-        self._mappings = mappings = Mappings(self.connection.welcome.segment_prefix)
+    def __init__(self, connection: Connection, *, threaded: bool = True) -> None:
+        self.connection = connection
+        self._protocol = connection.protocol
+        self._mappings = mappings = Mappings(connection.welcome.segment_prefix)
         self.leases = LeaseBook()
-        self.loop = HandlerLoop(self.connection)
+        self.reporter = Reporter(connection, self.leases)
+        self.loop = HandlerLoop(connection, self.reporter)
         span_pool = SpanPool(
-            self.connection,
+            connection,
             mappings,
             in_listener=lambda: current_loop() is not None,
-            before_waiting=self.flush,
+            before_waiting=self.reporter.flush_all,
             describe_holders=self.describe_holders,
         )
-        self.publisher = Publisher(self.connection, span_pool)
-        self.fetcher = EventFetcher(self.connection, mappings, self.leases, self.holds)
-        self._hosted: dict[int, ClientEndpoint] = {}
-        self._by_key: dict[tuple[str, bytes], ClientEndpoint] = {}
-        self._early: dict[int, list[Delivered]] = {}
+        self.publisher = Publisher(connection, span_pool)
+        self.fetcher = EventFetcher(connection, mappings, self.leases, self.reporter)
         self._threaded = threaded
         self._thread: threading.Thread | None = None
         self._lock = NonReentrantLock()
-        self.connection.on_delivered = self._on_delivered
-        self.connection.on_manager_replaced = self._on_manager_replaced
-        try:
-            for topic in config.topics:
-                self.connection.request(RegisterTopic, topic)
-        except BaseException:
-            self.close()
-            raise
+        connection.on_manager_changed = lambda: self._protocol.resync(self.publisher.places())
+
+    @classmethod
+    def open(cls, bus: str, config: BusConfig, *, threaded: bool = True) -> Session:
+        """Connect to the bus; raises as `open_connection`."""
+        return cls(open_connection(bus, config), threaded=threaded)
+
+    def register_topics(self, names: Iterable[str]) -> None:
+        """Make the topics known to every process; returns when they are."""
+        for name in names:
+            self.connection.request(RegisterTopic, name)
 
     # --- hosting ---
 
@@ -82,39 +76,37 @@ class Session:
 
         Raises:
             UsageError: Its name is not a text, or empty.
+            BusClosed: Another thread has unsubscribed it at this moment.
         """
         if not isinstance(key.name, str) or not key.name:
             raise UsageError(f"a subscriber's name is a text of one character or more, not {key.name!r}")
         config_bytes = pack_config(key.config)
-        number = self.connection.request(Subscribe, key.name, config_bytes, patterns, credit, broadcast)
-        with self._lock:
-            endpoint = self._hosted.get(number)
-            if endpoint is None:
-                endpoint = ClientEndpoint(self.connection, self.leases, number, key, config_bytes)
-                for message in self._early.pop(number, ()):
-                    endpoint.arrive(message)
-                self._hosted[number] = endpoint
-                self._by_key[key.name, config_bytes] = endpoint
-            return endpoint
+        request = self.connection.call(self._protocol.subscribe, key, config_bytes, patterns, credit, broadcast)
+        number = self.connection.await_reply(request, "Subscribe")
+        endpoint = self._protocol.endpoint(number)
+        if endpoint is None:
+            raise BusClosed(f"subscriber {key.name!r} was unsubscribed by another thread while it was subscribed")
+        return endpoint
 
     def find(self, key: SubscriberKey) -> ClientEndpoint | None:
         """This process's endpoint of a subscriber, if it hosts it."""
-        return self._by_key.get((key.name, pack_config(key.config)))
+        return self._protocol.find(key, pack_config(key.config))
 
     def drop(self, endpoint: ClientEndpoint) -> None:
-        """Host it no more: what is in hand or pending goes back to the bus."""
-        self.loop.remove(endpoint.number)
-        endpoint.return_unstarted()  # And lease, in the same write, what somebody still has a view of.
+        """Stop hosting it: what is in flight or pending goes back to the bus."""
+        self.return_unstarted(endpoint)
         self.connection.request(StopHosting, endpoint.number)
         self.forget(endpoint)
 
+    def return_unstarted(self, endpoint: ClientEndpoint) -> None:
+        """Run its handler no more, and return what is not settled, with leases of what somebody still views."""
+        self.loop.remove(endpoint.number)
+        endpoint.return_unstarted()
+        self.reporter.flush(endpoint)
+
     def forget(self, endpoint: ClientEndpoint) -> None:
-        """It is hosted no more; whoever waits for its deliveries gets none."""
-        with self._lock:
-            self._hosted.pop(endpoint.number, None)
-            self._by_key.pop((endpoint.key.name, endpoint.config_bytes), None)
-        endpoint.is_over = True
-        endpoint.announce()
+        """It is hosted no more; a thread that waits for its deliveries hears that none will come."""
+        self._protocol.forget(endpoint)
         self.connection.wake()
 
     def listen(self, handler: Handler) -> None:
@@ -125,7 +117,7 @@ class Session:
 
     def start_thread(self) -> None:
         """Have a thread read the pipe and run listeners, if there is none yet."""
-        with self._lock:
+        with self._lock.held():
             if self._thread is None:
                 name = f"eventbus_mp-{self.connection.bus}"
                 self._thread = threading.Thread(target=self._run_loop, name=name, daemon=True)
@@ -140,46 +132,20 @@ class Session:
         for endpoint in self.endpoints():
             endpoint.announce()
 
-    def _on_delivered(self, message: Delivered) -> None:
-        endpoint = self._hosted.get(message.subscriber)
-        if endpoint is None:
-            # The first events can overtake the thread that is subscribing.
-            with self._lock:
-                endpoint = self._hosted.get(message.subscriber)
-                if endpoint is None:
-                    self._early.setdefault(message.subscriber, []).append(message)
-                    return
-        endpoint.arrive(message)
-
-    def _on_manager_replaced(self) -> None:
-        """Tell the new manager what has arrived from the one that died; it sends the rest again."""
-        with self._lock:
-            held = [[number, endpoint.outstanding()] for number, endpoint in self._hosted.items()]
-            for number, messages in self._early.items():
-                packed = b"".join([message.packed for message in messages])
-                held.append([number, flat_ranges([record[7] for record in RECORD.iter_unpack(packed)])])
-        self.connection.send_oneway(ReportState, self.connection.manager_pid, held, self.publisher.resync())
-
-    def holds(self, sequence: int) -> bool:
-        """Whether a delivery of this event is in hand here."""
-        # A tuple, made in one step: other threads subscribe meanwhile.
-        return any(sequence in endpoint.in_flight for endpoint in tuple(self._hosted.values()))
-
     def shadow_handler(self, endpoint: ClientEndpoint, listener: Listener) -> Handler:
+        """A handler that gives `listener` the shadow."""
         assert listener.call is not None
-        return ShadowHandler(endpoint, self.fetcher, listener.call, listener.arguments)
+        return ShadowHandler(endpoint, self.fetcher, self.reporter, listener.call, listener.arguments)
 
     def event_handler(self, endpoint: ClientEndpoint, call: Any, retries: int) -> Handler:
-        return EventHandler(endpoint, self.fetcher, call, retries)
-
-    def flush(self) -> None:
-        """Tell what is settled in this process, by whatever thread, and which views have ended."""
-        for endpoint in tuple(self._hosted.values()):
-            endpoint.flush()
-        self.fetcher.release_ended()
+        """A handler that gives `call` the event, and settles by how it ends."""
+        return EventHandler(endpoint, self.fetcher, self.reporter, call, retries)
 
     def endpoints(self) -> tuple[ClientEndpoint, ...]:
-        return tuple(self._hosted.values())
+        """All that this process hosts."""
+        return self._protocol.endpoints
+
+    # --- settling ---
 
     def place_of(self, shadow: EventShadow | tuple[str, str]) -> Place | None:
         """Where the event lies, or lay; a bare (topic, id) is looked for.
@@ -196,38 +162,39 @@ class Session:
         return self.fetcher.find(topic, event_id)
 
     def settle(self, key: SubscriberKey, shadow: EventShadow | tuple[str, str], outcome: int) -> None:
-        """Settle the event for this subscriber, or for the broadcasting one of its name, whoever holds it.
+        """Settle the event for this subscriber, or for the broadcasting one of its name, whichever process holds it.
 
         Raises:
-            UsageError: It is neither a shadow nor a pair, or the subscriber was not told of the event.
+            UsageError: It is neither a shadow nor a pair, or the subscriber did not get the event.
         """
         place = self.place_of(shadow)
         endpoint = self.find(key) or self.find(broadcast_key(key))
         if endpoint is not None and place is not None and endpoint.settle(place.sequence, outcome):
             if current_loop() is not self.loop:
-                endpoint.flush()
+                self.reporter.flush(endpoint)
             return
         self.mark(endpoint.key if endpoint is not None else key, place, outcome)
 
     def mark(self, key: SubscriberKey, place: Place | None, outcome: int) -> None:
-        """Settle a delivery that is not in hand here; the manager says whether that can be."""
+        """Settle a delivery that is not in flight here; the manager says whether that can be."""
         topic, sequence = (place.topic, place.sequence) if place is not None else (0, 0)
         self.connection.request(MarkEvent, topic, sequence, key.name, pack_config(key.config), outcome)
 
     # --- questions ---
 
     def statistics(self) -> BusStatistics:
-        reported = self.connection.request(GetStatistics)
-        subscribers = tuple(_subscriber_statistics(*row) for row in reported.pop("subscribers"))
+        """A snapshot of the bus; one round trip."""
+        answer = self.connection.request(GetStatistics)
+        subscribers = tuple(_subscriber_statistics(*row) for row in answer.pop("subscribers"))
         for name in ("span_holders", "lease_holders"):
-            reported[name] = dict(reported[name])
-        return BusStatistics(subscribers=subscribers, manager_pid=self.connection.manager_pid, **reported)
+            answer[name] = dict(answer[name])
+        return BusStatistics(subscribers=subscribers, manager_pid=self.connection.manager_pid, **answer)
 
     def describe_holders(self) -> str:
         """Who holds the memory, in one line: for errors."""
         now = self.statistics()
         waiting = [
-            f"{item.name} has {item.sent} events in hand and {item.queued} queued"
+            f"{item.name} has {item.sent} events in flight and {item.queued} queued"
             for item in sorted(now.subscribers, key=lambda item: -(item.sent + item.queued))[:3]
             if item.sent or item.queued
         ]
@@ -244,21 +211,22 @@ class Session:
         Raises:
             WaitTimeout: `timeout_s` was over first.
         """
-        self.flush()
-        number = self.connection.start_request(Drain, pattern)
-        if not self.connection.wait(lambda: self.connection.has_reply(number), timeout_s):
-            self.connection.cancel_wait(number)
+        self.reporter.flush_all()
+        protocol = self._protocol
+        number = self.connection.call(protocol.request, Drain, pattern)
+        if not self.connection.wait(lambda: protocol.has_reply(number), timeout_s):
+            self.connection.call(protocol.cancel_wait, number)
             raise WaitTimeout(
                 f"bus {self.connection.bus!r} is not drained after {timeout_s:g} s: {self.describe_holders()}"
             )
-        self.connection.take_reply(number)
+        protocol.take_reply(number)
 
     # --- the end ---
 
     def stop_listening(self, patience_s: float | None = None) -> None:
         """End the listener thread after the listener it is in."""
         self.loop.stop()
-        self.connection.wake_all()
+        self.connection.wake(followers=True)
         thread = self._thread
         if thread is not None and current_loop() is not self.loop:
             thread.join(patience_s)
@@ -266,12 +234,12 @@ class Session:
     def close(self, patience_s: float | None = None) -> None:
         """Say goodbye, and end the listener thread after the listener it is in; wait `patience_s` for that.
 
-        What is in hand goes to others, without an attempt counted: the manager takes it back at the goodbye.
+        What is in flight goes to other processes, without an attempt counted: the manager takes it back at the goodbye.
         """
         self.stop_listening(patience_s)
         try:
-            for endpoint in tuple(self._hosted.values()):
-                endpoint.flush()
+            for endpoint in self.endpoints():
+                self.reporter.flush(endpoint)
         except (ManagerLost, BusClosed):
             log.debug("bus %r ended before this process left it", self.connection.bus)
         self.connection.close()
@@ -282,7 +250,7 @@ class Session:
     def abandon(self) -> None:
         """In a forked child: drop descriptors and memory without a word; the parent goes on with its own."""
         self.connection.abandon()
-        self.publisher.abandon()
+        self.publisher.close()
         self._mappings.clear()
 
 

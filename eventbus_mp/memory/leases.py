@@ -57,13 +57,13 @@ class LeaseBook:
         """A read-only view of the payload whose lifetime is noted; `told`: the manager knows of it already."""
         exporter = _exporter(mapping, place)
         lease = _Lease(place, reported, weakref.ref(exporter, lambda _: self.ended.append(lease)))
-        with self._lock:
+        with self._lock.held():
             self.open.setdefault(place.sequence, []).append(lease)
         return memoryview(exporter).cast("B")[: place.length].toreadonly()
 
     def outliving(self, sequence: int) -> list[Place]:
         """Leases to tell the manager before the delivery is settled; they count as told from now on."""
-        with self._lock:
+        with self._lock.held():
             leases = [item for item in self.open.get(sequence, ()) if not item.reported and item.exporter() is not None]
             for lease in leases:
                 lease.reported = True
@@ -72,7 +72,7 @@ class LeaseBook:
     def collect_ended(self) -> list[Place]:
         """Forget leases whose views are gone; the places of those that the manager has to be told of."""
         places = []
-        with self._lock:
+        with self._lock.held():
             while self.ended:
                 lease = self.ended.popleft()
                 leases = self.open[lease.place.sequence]

@@ -87,7 +87,7 @@ def _wake_at_signals(session: Session) -> None:
     for fd in (woken, wakes):
         os.set_blocking(fd, False)
     signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
-    session.connection.watch(woken, partial(os.read, woken, 4096))
+    session.connection.transport.watch(woken, partial(os.read, woken, 4096))
 
 
 def _host(session: Session, spec: HandlerSpec) -> None:
@@ -110,10 +110,10 @@ def _leave_with_parent(session: Session) -> None:
         return
 
     def parent_is_gone() -> None:
-        session.connection.unwatch(pidfd)
+        session.connection.transport.unwatch(pidfd)
         session.loop.stop()
 
-    session.connection.watch(pidfd, parent_is_gone)
+    session.connection.transport.watch(pidfd, parent_is_gone)
 
 
 def _end_threads(exit_code: int) -> None:

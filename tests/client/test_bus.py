@@ -206,7 +206,7 @@ def test_waiting_has_an_end(bus: EventBus) -> None:
     inbox = bus.inbox("one", ["a"])
     with pytest.raises(WaitTimeout, match="event '1' of topic 'a' is not settled"):
         bus.notify_and_wait(Event("1", "a", 1), timeout_s=0.05)
-    with pytest.raises(WaitTimeout, match="one has 1 events in hand"):
+    with pytest.raises(WaitTimeout, match="one has 1 events in flight"):
         bus.drain(timeout_s=0.05)
     bus.drain("b", timeout_s=10)
     shadow = inbox.get(10)

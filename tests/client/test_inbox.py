@@ -19,7 +19,8 @@ HOUR_US = 3_600_000_000
 def an_hour_later(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Set the clock by which an inbox sees what has expired; nothing expires in the manager."""
     later_ns = time.monotonic_ns() + 2 * 1_000 * HOUR_US
-    return lambda: monkeypatch.setattr("eventbus_mp.client.inbox.monotonic_ns", lambda: later_ns)
+    clock = staticmethod(lambda: later_ns)
+    return lambda: monkeypatch.setattr("eventbus_mp.client.transport.PipeTransport.monotonic_ns", clock)
 
 
 def test_many_are_taken_in_order(bus: EventBus) -> None:

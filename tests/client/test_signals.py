@@ -143,7 +143,7 @@ def test_a_long_write_that_is_interrupted_goes_on(bus: EventBus, fork: Fork, ref
         inbox.complete(shadow)
         events = [Event(str(number), "a", number) for number in range(9_000)]
         manager, pipe = bus.statistics().manager_pid, select.poll()
-        pipe.register(bus._live().connection._outgoing, select.POLLOUT)
+        pipe.register(bus._live().connection.transport._outgoing, select.POLLOUT)
 
         def interrupt(*_: Any) -> None:
             try:
@@ -224,20 +224,20 @@ def test_a_handler_that_raises_just_as_a_turn_to_read_ends(bus: EventBus, fork: 
 
     def work(to_parent: Any) -> None:
         inbox = bus.inbox("one", ["a"])
-        turns, hand_over = bus._live().connection._turns, LeaderFollowers.hand_over
+        turns, hand_over = bus._live().connection.transport._turns, LeaderFollowers.hand_over
         main = threading.get_ident()
 
         def interrupted(self: LeaderFollowers) -> None:
-            if self._bystanders and threading.get_ident() == main:
+            if self._followers and threading.get_ident() == main:
                 LeaderFollowers.hand_over = hand_over  # type: ignore[method-assign]
                 raise Alarm
             hand_over(self)
 
         def listen() -> None:
-            while turns.holder != main:
+            while turns.leader != main:
                 pass
             bus.on("b", name="listener")(print)
-            while not turns._bystanders:
+            while not turns._followers:
                 pass
             LeaderFollowers.hand_over = interrupted  # type: ignore[method-assign]
             bus.notify(Event("1", "a", 1))

@@ -109,7 +109,7 @@ def test_the_end_of_a_manager_without_a_standby_is_said(make_bus: Make, refused:
     bus.notify(Event("1", "a", 1))
     kill_manager(bus)
     for lost in (bus.topics, lambda: bus.notify(Event("2", "a", 2)), lambda: [inbox.get(20), inbox.get(20)]):
-        with pytest.raises(ManagerLost, match=r"(?s)is gone; its last words.*cannot make a standby"):
+        with pytest.raises(ManagerLost, match=r"(?s)is gone; the end of its log.*cannot make a standby"):
             lost()
     anew = make_bus(topics=["b"])  # starts another one, which clears away what the first has left
     assert anew.topics() == ["b"]

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from eventbus_mp import BusFull, Event, EventBus, EventBusError, ManagerLost
+from eventbus_mp.client.transport import PipeTransport
 from eventbus_mp.runtime.rundir import RunDir
 from tests.faults.namespaces import may_mount, with_shared_memory
 
@@ -199,7 +200,7 @@ def test_a_stuck_subscriber_is_named(make_bus: Make, fork: Fork) -> None:
             bus.notify(large(sent))
             sent += 1
 
-    with pytest.raises(BusFull, match=r"stuck one has 2 events in hand and \d+ queued"):
+    with pytest.raises(BusFull, match=r"stuck one has 2 events in flight and \d+ queued"):
         send_until_full()
     os.kill(child.pid, signal.SIGCONT)
     assert [child.hear() for _ in range(sent)] == list(range(sent))
@@ -221,7 +222,7 @@ def test_a_dead_subscriber_is_named_and_then_given_up(make_bus: Make, fork: Fork
     with pytest.raises(BusFull, match="dead one has"):
         bus.notify_many(large(number) for number in range(100))
     child.kill()
-    with pytest.raises(BusFull, match=r"dead one has 0 events in hand and \d+ queued"):
+    with pytest.raises(BusFull, match=r"dead one has 0 events in flight and \d+ queued"):
         bus.notify(large(0))
     patient.notify(large(1))  # Goes on when the grace is over.
     patient.drain(timeout_s=30)
@@ -310,8 +311,9 @@ def test_the_smallest_pipes(make_bus: Make) -> None:
     bus.on("a", name="taker")(lambda event: got.append(event.data))
     for handle in (bus, producer):
         assert handle._session is not None
-        connection = handle._session.connection
-        for fd in (connection._incoming, connection._outgoing):
+        transport = handle._session.connection.transport
+        assert isinstance(transport, PipeTransport)
+        for fd in (transport._incoming, transport._outgoing):
             assert fcntl.fcntl(fd, F_SETPIPE_SZ, 4096) == 4096
     for start in range(0, 5000, 500):
         producer.notify_many(Event(str(n), "a", n) for n in range(start, start + 500))

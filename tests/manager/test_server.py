@@ -13,7 +13,7 @@ import msgpack
 import pytest
 
 from eventbus_mp import BusConfig, Event, EventBus, EventBusError, ManagerLost
-from eventbus_mp.client.connection import Connection
+from eventbus_mp.client.connect import open_connection
 from eventbus_mp.errors import ProtocolError
 from eventbus_mp.manager import acceptor
 from eventbus_mp.memory.segment import leftovers
@@ -230,7 +230,7 @@ def test_a_manager_of_another_version_is_an_error_for_the_client() -> None:
 
 def test_a_new_manager_tells_everybody_at_once(run_dir: Path) -> None:
     """Whoever waits for what the one before had taken in sends nothing that would wake its successor."""
-    connection = Connection("test", BusConfig(run_dir=str(run_dir), manager_idle_s=0.1))
+    connection = open_connection("test", BusConfig(run_dir=str(run_dir), manager_idle_s=0.1))
     before = connection.manager_pid
     os.kill(before, signal.SIGKILL)
     assert connection.wait(lambda: connection.manager_pid != before, 20)

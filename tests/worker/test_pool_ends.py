@@ -219,7 +219,8 @@ def test_a_signal_that_comes_just_before_the_wait(bus: EventBus, monkeypatch: py
     """Its handler runs after the wait. So it has to end the wait, or `stop` would wait until the next event."""
 
     def interfere(session: Any) -> None:
-        session.connection._poll = SignalledPoll(session.connection._poll)
+        transport = session.connection.transport
+        transport._poll = SignalledPoll(transport._poll)
 
     monkeypatch.setattr("eventbus_mp.worker.worker._leave_with_parent", interfere)
     ready, says_ready = multiprocess.Pipe(duplex=False)

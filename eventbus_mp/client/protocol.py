@@ -1,0 +1,284 @@
+"""ClientProtocol: a process's side of its link to the manager, without I/O.
+
+No lock, no descriptor, no clock: bytes go in, events come out, and what has to be sent is collected. (The idea, and the
+names `receive_data` and `data_to_send`, are those of h11 and websockets.) A shell round it owns the pipes and decides
+who calls when:
+
+    received:  protocol.receive_data(data), then `while event := protocol.next_event()`: act on it
+    to send:   any of the calls below, then transport.write(protocol.data_to_send())
+
+Calls that make something to send keep one order, the order of the calls, so the shell holds its write lock from the
+call until the write. The reading side (`receive_data`, `next_event`) may run in another thread at the same time: it
+touches nothing that the writing side does in more than one step.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Iterable
+from itertools import count
+from typing import Any
+
+from eventbus_mp import errors
+from eventbus_mp.client.endpoint import ClientEndpoint, ranges
+from eventbus_mp.client.span_orders import SpanOrders
+from eventbus_mp.errors import EventBusError
+from eventbus_mp.events import Place
+from eventbus_mp.geometry import SEQUENCE_LINK_SHIFT
+from eventbus_mp.protocol import records
+from eventbus_mp.protocol.client_events import ClientEvent, Delivered, ManagerChanged, Replied
+from eventbus_mp.protocol.decoders import ClientDecoder, encode_request, unpack
+from eventbus_mp.protocol.requests import CancelWait, ReportState, Request, Subscribe
+from eventbus_mp.statistics import SubscriberKey
+
+__all__ = ["ClientProtocol"]
+
+
+class ClientProtocol:
+    """All that a process and the manager say to each other, once they are connected.
+
+    Args:
+        link: This process's number, from the handshake.
+        memory_bytes_max: The bus's payload memory.
+        manager_pid: The manager that greeted this process.
+    """
+
+    def __init__(self, link: int, memory_bytes_max: int, manager_pid: int = 0) -> None:
+        self.manager_pid = manager_pid
+        """The manager that serves this link now."""
+        self.sequence = link << SEQUENCE_LINK_SHIFT
+        """The sequence number of the latest event that this process has notified."""
+        self.topics: dict[str, int] = {}
+        """Numbers of topics that had a subscriber when the manager was asked. It says when one has no longer."""
+        self.orders = SpanOrders(memory_bytes_max)
+        self._endpoints: dict[int, ClientEndpoint] = {}
+        """By subscriber number."""
+        self._subscribing: dict[int, tuple[SubscriberKey, bytes]] = {}
+        """Number of a `Subscribe` that is not answered yet -> whose endpoint its answer makes."""
+        self._decoder = ClientDecoder()
+        self._arrived: deque[ClientEvent] = deque()
+        """Decoded, and not yet given out by `next_event`."""
+        self.outgoing: list[bytes] = []
+        """Records that `data_to_send` gives out."""
+        self._request_numbers = count(1)
+        self._expected: set[int] = set()
+        """Requests whose reply somebody will take. A manager that has taken over may reply a second time."""
+        self._replies: dict[int, Replied] = {}
+
+    # --- bytes in, events out ---
+
+    def receive_data(self, data: bytes) -> None:
+        """Take in what one read of the pipe brought; `next_event` gives out what is complete.
+
+        Raises:
+            ProtocolError: It is not what a manager of this version sends.
+        """
+        self._arrived.extend(self._decoder.feed(data))
+
+    def next_event(self) -> ClientEvent | None:
+        """The next thing that the manager said; None: nothing more is complete.
+
+        Deliveries have been put into their endpoint, and replies are there to be taken, when their event is given out.
+        The other events ask something of the shell: `SpanGranted` belongs to `orders.granted`, `TopicStale`
+        to `forget_stale`, `ManagerChanged` to `resync`; call these with the write lock held.
+        """
+        if not self._arrived:
+            return None
+        event = self._arrived.popleft()
+        if type(event) is Delivered:
+            self._deliver(event)
+        elif type(event) is Replied:
+            self._take_in_reply(event)
+        elif type(event) is ManagerChanged:
+            self.manager_pid = event.pid
+        return event
+
+    @property
+    def has_events(self) -> bool:
+        """Whether `next_event` has something; a shell that was interrupted goes on there."""
+        return bool(self._arrived)
+
+    def data_to_send(self) -> bytes:
+        """What the calls since the last time have to say to the manager, in their order."""
+        data = b"".join(self.outgoing)
+        self.outgoing.clear()
+        return data
+
+    # --- requests and replies ---
+
+    def request(self, kind: type[Request], *fields: Any) -> int:
+        """Ask something: the number by which `take_reply` finds the answer.
+
+        Raises:
+            UsageError: A field is of a wrong type or too large.
+        """
+        number = next(self._request_numbers)
+        self.outgoing.append(encode_request(kind(0, number, *fields)))
+        self._expected.add(number)
+        return number
+
+    def notice(self, kind: type[Request], *fields: Any) -> None:
+        """Say something that is not answered.
+
+        Raises:
+            UsageError: A field is of a wrong type or too large.
+        """
+        self.outgoing.append(encode_request(kind(0, 0, *fields)))
+
+    def expect_reply(self, number: int) -> None:
+        """Keep the reply of this number: the final watcher of an event that was notified as awaited."""
+        self._expected.add(number)
+
+    def has_reply(self, number: int) -> bool:
+        """Whether `take_reply` has something to return."""
+        return number in self._replies
+
+    def take_reply(self, number: int) -> Any:
+        """The answer to a request.
+
+        Raises:
+            EventBusError: The manager refused; the class is the one it named.
+        """
+        reply = self._replies.pop(number)
+        self._expected.discard(number)
+        value = unpack(reply.body)
+        if reply.refused:
+            name, text = value
+            raise getattr(errors, name, EventBusError)(text)
+        return value
+
+    def forget_reply(self, number: int) -> None:
+        """Nobody will take this reply any more."""
+        self._expected.discard(number)
+        self._replies.pop(number, None)
+        self._subscribing.pop(number, None)
+
+    def cancel_wait(self, number: int) -> None:
+        """Nobody waits any more for this `Drain`, or awaited event, which the manager would answer some day."""
+        self.forget_reply(number)
+        self.notice(CancelWait, number)
+
+    # --- events ---
+
+    def notify(
+        self, topic: int, segment: int, offset: int, length: int, *, deadline_ns: int = 0, awaited: bool = False
+    ) -> int:
+        """An event of `length` bytes was written at `offset` of `segment`: its sequence number.
+
+        The payload's header has that number as well, so the shell asks `next_sequence` first. `Publisher` packs the
+        record of a plain event itself, which saves 0.5 us of 3.4; tests compare the two.
+        """
+        sequence = self.sequence
+        if awaited:
+            self.expect_reply(sequence)
+        self.outgoing.append(records.pack_notified(topic, segment, offset, length, deadline_ns, sequence, awaited))
+        return sequence
+
+    def next_sequence(self) -> int:
+        """The number of the event that is notified next; each one is notified, and in this order."""
+        self.sequence += 1
+        return self.sequence
+
+    def forget_stale(self, topic: int) -> list[str]:
+        """The manager said that this topic number is out of date: the names that are to be resolved again."""
+        names = [name for name, number in list(self.topics.items()) if number == topic]
+        for name in names:
+            self.topics.pop(name, None)
+        return names
+
+    # --- spans and leases ---
+
+    def order_spans(self, arena: Hashable, span_length: int, urgency: int, number: int = 1) -> None:
+        """Order spans for an arena; `urgency` is one of the `SPAN_*` values of protocol/messages.py."""
+        self.outgoing.append(self.orders.place(arena, span_length, urgency, number))
+
+    def cancel_spans(self, span_length: int) -> None:
+        """Nobody waits any more for spans of this length."""
+        self.outgoing.append(self.orders.cancel(span_length))
+
+    def seal(self, segment: int, offset: int) -> None:
+        """Nothing more is written into the span at this place; unwritten, it is given back."""
+        self.outgoing.append(records.pack_span_sealed(segment, offset))
+
+    def lease(self, place: Place) -> None:
+        """This process keeps a view into an event beyond its delivery."""
+        self.outgoing.append(records.pack_span_leased(*place))
+
+    def release(self, sequence: int) -> None:
+        """A view that the manager knows of is gone."""
+        self.outgoing.append(records.pack_span_released(sequence))
+
+    # --- endpoints ---
+
+    def subscribe(
+        self, key: SubscriberKey, config_bytes: bytes, patterns: list[str], credit: int, broadcast: bool
+    ) -> int:
+        """Ask to host a subscriber: the request's number, whose reply is the subscriber's.
+
+        The endpoint is there from the moment that the reply comes in, before the first delivery behind it does.
+        """
+        number = self.request(Subscribe, key.name, config_bytes, patterns, credit, broadcast)
+        self._subscribing[number] = key, config_bytes
+        return number
+
+    def endpoint(self, subscriber: int) -> ClientEndpoint | None:
+        """The endpoint of a subscriber, by its number, if this process hosts it."""
+        return self._endpoints.get(subscriber)
+
+    def find(self, key: SubscriberKey, config_bytes: bytes) -> ClientEndpoint | None:
+        """The endpoint of a subscriber, if this process hosts it."""
+        for endpoint in self.endpoints:
+            if endpoint.key.name == key.name and endpoint.config_bytes == config_bytes:
+                return endpoint
+        return None
+
+    def forget(self, endpoint: ClientEndpoint) -> None:
+        """This process no longer hosts it; a thread that waits for its deliveries hears that none will come."""
+        self._endpoints.pop(endpoint.number, None)
+        endpoint.is_over = True
+        endpoint.announce()
+
+    @property
+    def endpoints(self) -> tuple[ClientEndpoint, ...]:
+        """All that this process hosts."""
+        return tuple(self._endpoints.values())
+
+    def holds(self, sequence: int) -> bool:
+        """Whether a delivery of this event is in flight here: then its payload cannot go."""
+        return any(sequence in endpoint.in_flight for endpoint in self.endpoints)
+
+    def _deliver(self, event: Delivered) -> None:
+        endpoint = self._endpoints.get(event.subscriber)
+        if endpoint is not None:  # else: nobody waited for the reply to its `Subscribe`.
+            endpoint.arrive(event.packed)
+
+    def _take_in_reply(self, reply: Replied) -> None:
+        if reply.request not in self._expected:
+            return
+        subscribing = self._subscribing.pop(reply.request, None)
+        if subscribing is not None and not reply.refused:
+            number = unpack(reply.body)
+            if number not in self._endpoints:
+                self._endpoints[number] = ClientEndpoint(number, *subscribing)
+        self._replies[reply.request] = reply
+
+    def settle(self, endpoint: ClientEndpoint, outcome: int, sequences: list[int]) -> None:
+        """Deliveries ended this way; `ClientEndpoint.take_outcomes` has them."""
+        for first, following in ranges(sequences):
+            self.outgoing.append(records.pack_settled(endpoint.number, outcome, first, following, endpoint.cost_ns))
+
+    # --- a takeover ---
+
+    def resync(self, spans: Iterable[tuple[int, int]]) -> None:
+        """Tell the manager that has taken over what arrived from the one before; it sends the rest again.
+
+        Nothing may be reported between the moment that the endpoints are looked at and the write, or the new manager
+        would take what is missing here for lost: the write lock covers both.
+
+        Args:
+            spans: (segment, offset) of the spans that this process may still write.
+        """
+        self.topics.clear()
+        self.orders.forget()
+        held = [[endpoint.number, endpoint.outstanding()] for endpoint in self.endpoints]
+        self.notice(ReportState, self.manager_pid, held, [list(span) for span in spans])

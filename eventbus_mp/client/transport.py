@@ -1,0 +1,277 @@
+"""The transport of a link: two pipes, and the threads that wait on them.
+
+The thread that waits for something reads the pipe; when several wait, one reads for all (`LeaderFollowers`). So a
+process without listeners needs no thread, a worker does everything on its main thread, and a listener that asks
+something waits like any other thread. No lock is held while user code runs.
+
+A signal handler may raise in the middle of all this, as Ctrl-C does. The places where that would lose bytes do their
+work in one step of the interpreter: `queue.extend(map(os.read, ...))` reads and stores in a single call, so a handler
+runs before it or after it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from threading import get_ident
+from time import monotonic, monotonic_ns, time_ns
+from typing import Any, Protocol
+
+from eventbus_mp.errors import BusClosed, EventBusError
+from eventbus_mp.locking import LeaderFollowers, NonReentrantLock, reentered
+from eventbus_mp.runtime.pipe import READ_BYTES
+
+__all__ = ["PipeTransport", "Transport"]
+
+WAIT_S_MAX = 86_400.0
+"""The longest time that the kernel is asked to wait at once; a longer wait waits again."""
+
+
+class Transport(Protocol):
+    """What a connection stands on: pipes between processes, or, for tests, a manager in the same process."""
+
+    lock: NonReentrantLock
+    """Held from the call that makes something to send until it is written: so a process's records keep one order."""
+    on_data: Callable[[bytes], None]
+    """Called with what was read; with b"" at the end of the link. Set by the connection."""
+    resume: Callable[[], bool]
+    """Called before a read: goes on with what an exception has interrupted; False when there is nothing."""
+
+    def write(self, data: bytes) -> None:
+        """Send whole records, with the lock held. Blocks while the other side is behind; it never waits for us.
+
+        Raises:
+            EventBusError: The link has ended.
+        """
+
+    def wait(self, ready: Callable[[], Any], timeout_s: float | None = None) -> bool:
+        """Block until `ready()`; False when `timeout_s` is over first. Reads meanwhile, in this thread or another.
+
+        Raises:
+            EventBusError: The link has ended, and `ready()` is still false.
+            UsageError: This thread is in the middle of waiting, or of writing.
+        """
+
+    def wake(self, *, followers: bool = False) -> None:
+        """Make every waiting thread look at its condition again; safe in a signal handler and after `close`."""
+
+    def watch(self, fd: int, on_ready: Callable[[], object]) -> None:
+        """While somebody waits, call `on_ready` when `fd` is readable; it must not stay readable for ever."""
+
+    def unwatch(self, fd: int) -> None:
+        """Watch it no more; harmless when it is not watched."""
+
+    def end(self, error: EventBusError) -> None:
+        """The link has ended: from now on `write` and `wait` raise the first error that was given here."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the link has ended."""
+
+    def close(self, error: EventBusError, farewell: bytes) -> None:
+        """End the link with `error`, after `farewell` if it has not ended yet. Harmless when repeated."""
+
+    def abandon(self, error: EventBusError) -> None:
+        """In a forked child: let go without a word; the parent goes on."""
+
+    def monotonic_ns(self) -> int:
+        """The time that deadlines and timeouts count by."""
+
+    def time_ns(self) -> int:
+        """The wall-clock time."""
+
+
+class PipeTransport:
+    """The pipes to and from the manager.
+
+    Args:
+        incoming: The pipe to read.
+        outgoing: The pipe to write; it blocks.
+    """
+
+    def __init__(self, incoming: int, outgoing: int) -> None:
+        self._incoming, self._outgoing = incoming, outgoing
+        self.lock = NonReentrantLock()
+        self._turns = LeaderFollowers()
+        """Who reads the pipe for all that wait."""
+        self._closes_late = False
+        """`close` came in the middle of this thread's own wait, which closes the reading side when it ends."""
+        self.on_data: Callable[[bytes], None] = _ignore
+        self.resume: Callable[[], bool] = lambda: False
+        self._unsent = b""
+        """The rest of a long write that an exception has cut off."""
+        self._pieces: deque[bytes] = deque()
+        """Read, and not given to `on_data` yet."""
+        self._error: EventBusError | None = None
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(incoming, select.POLLIN)
+        self._poll.register(self._wake_fd, select.POLLIN)
+        self._on_ready: dict[int, Callable[[], object]] = {}
+
+    monotonic_ns = staticmethod(monotonic_ns)
+    time_ns = staticmethod(time_ns)
+
+    # --- writing ---
+
+    def write(self, data: bytes) -> None:
+        """See `Transport.write`."""
+        if self._error is not None:
+            raise self._again(self._error)
+        try:
+            if len(data) <= select.PIPE_BUF and not self._unsent:
+                os.write(self._outgoing, data)  # whole, or not at all
+            else:
+                self._write_long(self._unsent + data)
+        except BrokenPipeError as cause:
+            self.on_data(b"")
+            raise self._again(self._error) from cause
+
+    def _write_long(self, data: bytes) -> None:
+        """In pieces. When a signal's handler raises in between, the rest goes before what is sent next."""
+        written: list[int] = []
+        try:
+            self._write_pieces(memoryview(data), written)
+        finally:
+            self._unsent = data[sum(written) :]
+
+    def _write_pieces(self, data: memoryview, written: list[int]) -> None:
+        # A function of its own: from CPython 3.12 on, a loop's jump back is outside the `try` that it stands in.
+        while sum(written) < len(data):
+            written.extend(map(os.write, (self._outgoing,), (data[sum(written) :],)))  # one step, see the top
+
+    # --- waiting and reading ---
+
+    def wait(self, ready: Callable[[], Any], timeout_s: float | None = None) -> bool:
+        """See `Transport.wait`."""
+        me = get_ident()
+        turns = self._turns
+        deadline = None if timeout_s is None else monotonic() + timeout_s
+        looked = False
+        while not ready():
+            if self._error is not None:
+                raise self._again(self._error)
+            if turns.is_mine or self.lock.owner == me:
+                raise reentered()
+            left_s = None if deadline is None else min(deadline - monotonic(), WAIT_S_MAX)
+            if left_s is not None and left_s <= 0:
+                if looked:
+                    return False
+                left_s = 0  # A wait of no time takes in what has arrived.
+            looked = True
+            try:
+                turns.take(ready, left_s)
+                if turns.leader == me and self._error is None and not ready():
+                    self._read_once(left_s)
+            finally:
+                if turns.leader == me:
+                    turns.leader = 0
+                    self._end_turn()
+        return True
+
+    def _end_turn(self) -> None:
+        self._turns.hand_over()
+        if self._closes_late:
+            self._closes_late = False
+            self._close_reading_side()
+
+    def _read_once(self, left_s: float | None) -> None:
+        # An earlier turn may have been interrupted.
+        if self._pieces:
+            self._pass_on()
+            return
+        if self.resume():
+            return
+        for fd, _ in self._poll.poll(None if left_s is None else left_s * 1000):
+            if fd == self._incoming:
+                self._pieces.extend(map(os.read, (fd,), (READ_BYTES,)))  # one step, see the top
+                self._pass_on()
+            elif fd == self._wake_fd:
+                os.eventfd_read(fd)
+            else:
+                self._on_ready[fd]()
+
+    def _pass_on(self) -> None:
+        while self._pieces:
+            self.on_data(self._pieces.popleft())
+
+    def wake(self, *, followers: bool = False) -> None:
+        """See `Transport.wake`. With `followers`, wake them even while nobody reads.
+
+        That is needed at the end only: when a signal's handler raised just as a leader was handing over, its followers
+        were not told.
+        """
+        if self._wake_fd >= 0:
+            os.eventfd_write(self._wake_fd, 1)
+        if followers:
+            self._turns.hand_over()
+
+    def watch(self, fd: int, on_ready: Callable[[], object]) -> None:
+        """See `Transport.watch`."""
+        self._on_ready[fd] = on_ready
+        self._poll.register(fd, select.POLLIN)
+
+    def unwatch(self, fd: int) -> None:
+        """See `Transport.unwatch`."""
+        if self._on_ready.pop(fd, None) is not None:
+            self._poll.unregister(fd)
+
+    # --- the end ---
+
+    @property
+    def ended(self) -> bool:
+        """Whether the link has ended, by either side."""
+        return self._error is not None
+
+    def end(self, error: EventBusError) -> None:
+        """See `Transport.end`."""
+        self._error = self._error or error
+
+    @staticmethod
+    def _again(error: EventBusError | None) -> EventBusError:
+        # A new object each time: a raised one carries the traceback of where it was raised.
+        return type(error)(*error.args) if error is not None else BusClosed("the link has ended")
+
+    def close(self, error: EventBusError, farewell: bytes) -> None:
+        """See `Transport.close`. Waiting threads get `error`, and have stopped using the pipes when this returns.
+
+        Raises:
+            UsageError: This thread is in the middle of writing.
+        """
+        with self.lock.held():
+            is_ours_to_say, self._error = self._error is None, self._error or error
+            if self._outgoing < 0:
+                return
+            if is_ours_to_say:
+                with suppress(BrokenPipeError):  # The manager left first.
+                    os.write(self._outgoing, self._unsent + farewell)
+            os.close(self._outgoing)
+            self._outgoing = -1
+        self.wake()
+        # The leader sees the error and steps down; then nobody uses the descriptors any more.
+        self._closes_late = not self._turns.close(self._close_reading_side)
+
+    def _close_reading_side(self) -> None:
+        # The numbers go first: a signal's handler may wake us between any two lines.
+        fds, self._incoming, self._wake_fd = (self._incoming, self._wake_fd), -1, -1
+        for fd in fds:
+            if fd >= 0:
+                os.close(fd)
+
+    def abandon(self, error: EventBusError) -> None:
+        """See `Transport.abandon`."""
+        for fd in (self._incoming, self._outgoing, self._wake_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._incoming = self._outgoing = self._wake_fd = -1
+        # Other threads of the parent may have had these.
+        self.lock.reset()
+        self._turns = LeaderFollowers()
+        self._error = error
+
+
+def _ignore(data: bytes) -> None:
+    """Nobody is interested yet."""
