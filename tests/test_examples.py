@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from eventbus_mp.memory import segment
+from eventbus_mp.memory import shm
 from eventbus_mp.runtime.rundir import RunDir
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -160,7 +160,7 @@ def wait_until_nothing_is_left(bus: str, run_dir: Path) -> None:
 def leftovers(bus: str, run_dir: Path) -> list[str]:
     return [
         *(f"process {pid}" for pid in processes_of(run_dir)),
-        *segment.leftovers(RunDir(run_dir, bus).segment_prefix),
+        *shm.leftovers(RunDir(run_dir, bus).segment_prefix),
         *(str(path) for path in run_dir.glob("*")),
     ]
 

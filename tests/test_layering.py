@@ -66,7 +66,7 @@ def test_one_file_imports_shared_memory() -> None:
         ("core.bus", "from ..protocol.messages import EventsNotified"),
         ("core.bus", "from . import spans"),
         ("core.bus", "from eventbus_mp.core.spans import SpanTable"),
-        ("memory.segment", "from multiprocessing.shared_memory import SharedMemory"),
+        ("memory.shm", "from multiprocessing.shared_memory import SharedMemory"),
         ("manager.__init__", "from .server import Server"),
         ("client.bus", "from eventbus_mp import errors"),
         ("client.bus", "import os, time"),

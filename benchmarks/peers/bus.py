@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.peers.inplace import fill, read
 from benchmarks.peers.interface import ConsumerTicket, Data, Layout, Peer, ProducerTicket, Rig, Source, Take
 from eventbus_mp import Event, EventBus
-from eventbus_mp.memory.segment import leftovers
+from eventbus_mp.memory.shm import leftovers
 from eventbus_mp.runtime.rundir import RunDir
 
 __all__ = ["BusPeer", "LoanPeer", "running_bus"]

@@ -7,7 +7,6 @@ from typing import Any
 from eventbus_mp.client.connection import Connection
 from eventbus_mp.client.reporter import Reporter
 from eventbus_mp.events import ID_BYTES_MAX, Event, EventShadow, Place
-from eventbus_mp.memory import segment
 from eventbus_mp.memory.layout import HEADER_BYTES
 from eventbus_mp.memory.leases import LeaseBook
 from eventbus_mp.memory.mappings import COPIED_BYTES_MAX, Mappings
@@ -103,8 +102,8 @@ class EventFetcher:
         """
         name, length = self._mappings.name(place.segment), min(place.length, HEADER_BYTES + ID_BYTES_MAX)
         try:
-            event_id = read_id(segment.read(name, place.offset, length), place.sequence)
-            again = read_id(segment.read(name, place.offset, length), place.sequence)
+            event_id = read_id(self._mappings.store.read(name, place.offset, length), place.sequence)
+            again = read_id(self._mappings.store.read(name, place.offset, length), place.sequence)
         except FileNotFoundError:
             return None
         return event_id if again == event_id else None

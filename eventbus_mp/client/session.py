@@ -20,8 +20,10 @@ from eventbus_mp.config import BusConfig
 from eventbus_mp.errors import BusClosed, EventBusError, ManagerLost, UsageError, WaitTimeout
 from eventbus_mp.events import EventShadow, Place
 from eventbus_mp.locking import NonReentrantLock
+from eventbus_mp.memory import shm
 from eventbus_mp.memory.leases import LeaseBook
 from eventbus_mp.memory.mappings import Mappings
+from eventbus_mp.memory.store import SegmentStore
 from eventbus_mp.protocol.requests import Drain, GetStatistics, MarkEvent, RegisterTopic, StopHosting
 from eventbus_mp.statistics import BusStatistics, SubscriberKey, SubscriberStatistics
 
@@ -35,13 +37,14 @@ class Session:
 
     Args:
         connection: A new link, which is the session's from now on.
+        store: Where the bus's segments are.
         threaded: Whether listeners run on a thread of their own; a worker runs `loop` itself.
     """
 
-    def __init__(self, connection: Connection, *, threaded: bool = True) -> None:
+    def __init__(self, connection: Connection, store: SegmentStore, *, threaded: bool = True) -> None:
         self.connection = connection
         self._protocol = connection.protocol
-        self._mappings = mappings = Mappings(connection.welcome.segment_prefix)
+        self._mappings = mappings = Mappings(connection.welcome.segment_prefix, store)
         self.leases = LeaseBook()
         self.reporter = Reporter(connection, self.leases)
         self.loop = HandlerLoop(connection, self.reporter)
@@ -62,7 +65,7 @@ class Session:
     @classmethod
     def open(cls, bus: str, config: BusConfig, *, threaded: bool = True) -> Session:
         """Connect to the bus; raises as `open_connection`."""
-        return cls(open_connection(bus, config), threaded=threaded)
+        return cls(open_connection(bus, config), shm, threaded=threaded)
 
     def register_topics(self, names: Iterable[str]) -> None:
         """Make the topics known to every process; returns when they are."""

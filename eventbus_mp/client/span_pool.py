@@ -16,7 +16,6 @@ from collections.abc import Callable, Hashable, Iterable
 from eventbus_mp.client.connection import Connection
 from eventbus_mp.client.span_orders import LARGE_AHEAD
 from eventbus_mp.errors import BusFull, EventTooLarge
-from eventbus_mp.memory import segment
 from eventbus_mp.memory.arena import Arena, GrantedSpan
 from eventbus_mp.memory.mappings import Mappings
 from eventbus_mp.protocol.client_events import SpanGranted
@@ -192,7 +191,7 @@ class SpanPool:
 
     def _no_memory(self, span_length: int, refusal: OSError) -> BusFull:
         if refusal.errno == errno.ENOSPC:
-            free = segment.free_bytes()
+            free = self._mappings.store.free_bytes()
             return BusFull(
                 f"/dev/shm is full: {free} bytes are free, {span_length} are needed; {self._describe_holders()}. "
                 "Make it larger (docker run --shm-size=1g), or lower BusConfig.memory_bytes_max"

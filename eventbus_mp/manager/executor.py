@@ -11,7 +11,7 @@ import msgpack
 
 from eventbus_mp.core.bus import BusCore
 from eventbus_mp.events import ID_BYTES_MAX
-from eventbus_mp.memory import segment
+from eventbus_mp.memory import shm
 from eventbus_mp.memory.layout import HEADER_BYTES
 from eventbus_mp.memory.payload import read_id
 from eventbus_mp.protocol import effects, records
@@ -88,7 +88,7 @@ class EffectExecutor:
 
     def _create_segment(self, effect: effects.CreateSegment) -> None:
         try:
-            segment.create(f"{self._prefix}{effect.segment}", effect.length)
+            shm.create(f"{self._prefix}{effect.segment}", effect.length)
         except FileExistsError:
             if not self.is_catching_up:
                 raise
@@ -99,13 +99,13 @@ class EffectExecutor:
 
     def _remove_segment(self, effect: effects.RemoveSegment) -> None:
         self._missing.pop(effect.segment, None)
-        segment.remove(f"{self._prefix}{effect.segment}")
+        shm.remove(f"{self._prefix}{effect.segment}")
 
     def _free_pages(self, effect: effects.FreePages) -> None:
         if self.is_catching_up or effect.segment in self._missing:
             return  # Since then somebody may have written there; or nothing is there.
         try:
-            segment.free_pages(f"{self._prefix}{effect.segment}", effect.offset, effect.length)
+            shm.free_pages(f"{self._prefix}{effect.segment}", effect.offset, effect.length)
         except OSError as error:
             log.warning("cannot give back %d bytes that are free: %s", effect.length, error)
 
@@ -138,7 +138,7 @@ class EffectExecutor:
     def _id_of(self, segment_number: int, offset: int, length: int, sequence: int) -> str:
         """The event's id; its sequence number when its memory was overwritten, or went to others meanwhile."""
         try:
-            head = segment.read(f"{self._prefix}{segment_number}", offset, min(length, HEADER_BYTES + ID_BYTES_MAX))
+            head = shm.read(f"{self._prefix}{segment_number}", offset, min(length, HEADER_BYTES + ID_BYTES_MAX))
         except OSError:
             return f"{sequence:#x}"
         event_id = read_id(head, sequence)

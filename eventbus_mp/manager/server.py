@@ -26,7 +26,7 @@ from eventbus_mp.manager.batching import BatchDelay
 from eventbus_mp.manager.executor import EffectExecutor
 from eventbus_mp.manager.journal import Entry, Journal, Position
 from eventbus_mp.manager.standby import Standby
-from eventbus_mp.memory import segment
+from eventbus_mp.memory import shm
 from eventbus_mp.protocol import records
 from eventbus_mp.protocol.decoders import ManagerDecoder
 from eventbus_mp.protocol.messages import LinkLost, LinkOpened, ManagerReplaced, TimePassed
@@ -262,7 +262,7 @@ class Server:
     def _open_link(self, connection: socket.socket, pid: int) -> None:
         """Take in a process whose HELLO was fine; it is greeted when the standby has its pipes, too."""
         number = self._link_serial + 1
-        device = os.stat(segment.SHM_DIR).st_dev
+        device = os.stat(shm.SHM_DIR).st_dev
         memory_bytes_max = self._core.state.spans.memory_bytes_max
         welcome = Welcome(number, self._prefix, self._span_bytes, memory_bytes_max, device, os.getpid())
         opened = self._acceptor.make_pipes(connection, pid, welcome)
@@ -386,10 +386,10 @@ def _timeout_s(due_ns: int | None) -> float | None:
 def _memory_bytes_max(config: BusConfig) -> int:
     if config.memory_bytes_max is not None:
         return config.memory_bytes_max // CHUNK_BYTES * CHUNK_BYTES
-    memory = min(segment.free_bytes() // 4, MEMORY_BYTES_DEFAULT_MAX) // CHUNK_BYTES * CHUNK_BYTES
+    memory = min(shm.free_bytes() // 4, MEMORY_BYTES_DEFAULT_MAX) // CHUNK_BYTES * CHUNK_BYTES
     if memory < MEMORY_BYTES_MIN:
         raise EventBusError(
-            f"/dev/shm has {segment.free_bytes()} bytes free, and a bus needs at least {4 * MEMORY_BYTES_MIN}; "
+            f"/dev/shm has {shm.free_bytes()} bytes free, and a bus needs at least {4 * MEMORY_BYTES_MIN}; "
             "make it larger (docker run --shm-size=1g) or remove what is left there"
         )
     return memory

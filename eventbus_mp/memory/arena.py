@@ -10,7 +10,6 @@ from collections.abc import Container
 from typing import NamedTuple
 
 from eventbus_mp.geometry import CHUNK_BYTES, SHARED_SPAN_BYTES_MAX
-from eventbus_mp.memory import segment
 from eventbus_mp.memory.mappings import Mappings
 from eventbus_mp.memory.payload import new_tuple
 
@@ -131,7 +130,7 @@ class Arena:
             return None
         try:
             if not span.backed:
-                segment.back(self._mappings.name(span.segment), span.offset, span.length)
+                self._mappings.store.back(self._mappings.name(span.segment), span.offset, span.length)
             return span, self._mappings.of(span.segment, span.length)
         except OSError as error:
             self._useless.append(span)

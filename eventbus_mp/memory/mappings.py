@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eventbus_mp.memory import segment
+from eventbus_mp.memory.store import SegmentStore
 
 __all__ = ["COPIED_BYTES_MAX", "Mappings", "MAPPINGS_MAX"]
 
@@ -18,12 +18,13 @@ class Mappings(dict[int, memoryview]):
     FileNotFoundError.
     """
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, store: SegmentStore) -> None:
         super().__init__()
         self._prefix = prefix
+        self.store = store
 
     def __missing__(self, number: int) -> memoryview:
-        view = segment.attach(self.name(number))
+        view = self.store.attach(self.name(number))
         self._keep(number, view)
         return view
 
@@ -34,7 +35,7 @@ class Mappings(dict[int, memoryview]):
         """
         view = self.get(number)
         if view is None:
-            view = segment.attach(self.name(number))
+            view = self.store.attach(self.name(number))
             if 2 * length <= len(view):
                 self._keep(number, view)
         return view

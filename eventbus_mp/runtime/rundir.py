@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eventbus_mp.errors import EventBusError
-from eventbus_mp.memory import segment
+from eventbus_mp.memory import shm
 from eventbus_mp.runtime.filelocks import held_for_life, held_while_starting
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class Claim:
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
-        self._path = segment.SHM_DIR / f"{prefix}{CLAIM}"
+        self._path = shm.SHM_DIR / f"{prefix}{CLAIM}"
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
 
@@ -163,9 +163,9 @@ class Claim:
 
     def release(self) -> None:
         """Remove every segment of these names, and then the claim."""
-        for name in segment.leftovers(self.prefix):
+        for name in shm.leftovers(self.prefix):
             if not name.endswith(CLAIM):
-                segment.remove(name)
+                shm.remove(name)
         if self.is_ours():
             self._path.unlink()
         os.close(self._fd)
@@ -174,17 +174,17 @@ class Claim:
 def _remove_dead(prefix: str, *, unclaimed: bool) -> list[str]:
     """Unlink segments whose names begin with `prefix` and whose claim is a dead manager's, or (`unclaimed`) missing."""
     removed = []
-    names = [name for name in segment.leftovers(prefix) if name.count("-") >= 3]
+    names = [name for name in shm.leftovers(prefix) if name.count("-") >= 3]
     for bus in dict.fromkeys(name.rpartition("-")[0] for name in names):
         mine = [name for name in names if name.rpartition("-")[0] == bus and not name.endswith(CLAIM)]
-        claim = _lock_if_dead(segment.SHM_DIR / f"{bus}-{CLAIM}")
+        claim = _lock_if_dead(shm.SHM_DIR / f"{bus}-{CLAIM}")
         if claim is None or (claim < 0 and not unclaimed):
             continue
         for name in mine:
-            segment.remove(name)
+            shm.remove(name)
         removed += mine
         if claim >= 0:
-            segment.remove(f"{bus}-{CLAIM}")
+            shm.remove(f"{bus}-{CLAIM}")
             os.close(claim)
     return removed
 
@@ -220,7 +220,7 @@ def _is_bus(path: Path) -> bool:
     if not path.is_dir() or not os.access(path, os.R_OK | os.X_OK):
         return False
     names = {child.name for child in path.iterdir()}
-    left = names or segment.leftovers(RunDir(path.parent, path.name).segment_prefix)
+    left = names or shm.leftovers(RunDir(path.parent, path.name).segment_prefix)
     return bool(left) and names <= set(_FILES)
 
 

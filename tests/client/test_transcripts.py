@@ -1,4 +1,4 @@
-"""The transcripts of the client: each is a dialogue with `ClientProtocol`. EVENTBUS_REWRITE=1 writes what it says now."""
+"""The transcripts of the client, each a dialogue with `ClientProtocol`; EVENTBUS_REWRITE=1 writes what it says now."""
 
 import os
 from pathlib import Path

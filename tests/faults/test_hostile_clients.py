@@ -11,7 +11,7 @@ import pytest
 
 from eventbus_mp import Event, EventBus
 from eventbus_mp.errors import EventBusError
-from eventbus_mp.memory.segment import SHM_DIR, leftovers
+from eventbus_mp.memory.shm import SHM_DIR, leftovers
 from eventbus_mp.protocol import records
 from eventbus_mp.protocol.client_events import Replied
 from eventbus_mp.protocol.decoders import encode_request

@@ -16,7 +16,7 @@ from eventbus_mp import BusConfig, Event, EventBus, EventBusError, ManagerLost
 from eventbus_mp.client.connect import open_connection
 from eventbus_mp.errors import ProtocolError
 from eventbus_mp.manager import acceptor
-from eventbus_mp.memory.segment import leftovers
+from eventbus_mp.memory.shm import leftovers
 from eventbus_mp.runtime import handshake
 from eventbus_mp.runtime.launch import manager_end
 from eventbus_mp.runtime.rundir import RunDir

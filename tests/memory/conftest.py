@@ -6,7 +6,7 @@ import os
 import pytest
 
 from eventbus_mp.geometry import CHUNK_BYTES
-from eventbus_mp.memory import segment
+from eventbus_mp.memory import shm
 
 
 @pytest.fixture
@@ -14,8 +14,8 @@ def prefix():
     """What the test's segments begin with; whatever it left is removed."""
     name = f"ebmp-test{os.getpid()}-{os.urandom(4).hex()}-"
     yield name
-    for left in segment.leftovers(name):
-        segment.remove(left)
+    for left in shm.leftovers(name):
+        shm.remove(left)
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def make_segment(prefix):
 
     def make(length):
         number = next(numbers)
-        segment.create(f"{prefix}{number}", length)
+        shm.create(f"{prefix}{number}", length)
         return number
 
     return make
@@ -37,7 +37,7 @@ def more_than_there_is():
 
     The kernel refuses that at once. More than is free it would try to give, and the machine may run out of memory.
     """
-    status = os.statvfs(segment.SHM_DIR)
+    status = os.statvfs(shm.SHM_DIR)
     if not status.f_blocks:
         pytest.skip("this /dev/shm has no size")
     length = status.f_blocks * status.f_frsize + 64 * 1024 * 1024

@@ -3,7 +3,7 @@
 import pytest
 
 from eventbus_mp.geometry import CHUNK_BYTES, SHARED_SPAN_BYTES_MAX
-from eventbus_mp.memory import segment
+from eventbus_mp.memory import shm
 from eventbus_mp.memory.arena import LARGE_BYTES, Arena, GrantedSpan
 from eventbus_mp.memory.mappings import Mappings
 
@@ -17,7 +17,7 @@ def number(make_segment):
 
 @pytest.fixture
 def arena(prefix):
-    mappings = Mappings(prefix)
+    mappings = Mappings(prefix, shm)
     arena = Arena(mappings, MIB)
     yield arena
     arena.close()
@@ -70,7 +70,7 @@ def test_a_large_event_fills_its_span(arena, number):
 
 def test_a_span_is_backed_before_it_is_written(arena, number, prefix):
     arena.add(GrantedSpan(number, MIB, MIB, False))
-    path = segment.SHM_DIR / f"{prefix}{number}"
+    path = shm.SHM_DIR / f"{prefix}{number}"
     assert path.stat().st_blocks == 0
     arena.reserve(1)
     assert path.stat().st_blocks * 512 == MIB
@@ -79,11 +79,11 @@ def test_a_span_is_backed_before_it_is_written(arena, number, prefix):
 def test_a_backed_span_is_not_backed_again(arena, number, prefix):
     arena.add(GrantedSpan(number, MIB, MIB, True))
     arena.reserve(1)
-    assert (segment.SHM_DIR / f"{prefix}{number}").stat().st_blocks == 0
+    assert (shm.SHM_DIR / f"{prefix}{number}").stat().st_blocks == 0
 
 
 def test_a_span_without_memory_is_given_back(prefix, make_segment, more_than_there_is):
-    arena, length = Arena(Mappings(prefix), MIB), more_than_there_is
+    arena, length = Arena(Mappings(prefix, shm), MIB), more_than_there_is
     number = make_segment(length + MIB)
     arena.add(GrantedSpan(number, 0, length, False))
     assert arena.reserve(length) is None
@@ -100,7 +100,7 @@ def test_a_span_without_memory_is_given_back(prefix, make_segment, more_than_the
 def test_a_prepared_span_has_its_memory(arena, number, prefix):
     arena.add(GrantedSpan(number, MIB, MIB, False))
     assert arena.prepare(MIB)
-    assert (segment.SHM_DIR / f"{prefix}{number}").stat().st_blocks * 512 == MIB
+    assert (shm.SHM_DIR / f"{prefix}{number}").stat().st_blocks * 512 == MIB
     assert [span.backed for span in arena.granted()] == [True]
 
 

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from eventbus_mp.events import Place
-from eventbus_mp.memory import mappings
+from eventbus_mp.memory import mappings, shm
 from eventbus_mp.memory.leases import LeaseBook
 from eventbus_mp.memory.mappings import Mappings
 
@@ -14,7 +14,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def mapping(prefix, make_segment):
-    view = Mappings(prefix)[make_segment(MIB)]
+    view = Mappings(prefix, shm)[make_segment(MIB)]
     view[1000:1010] = b"0123456789"
     yield view
     view.release()
@@ -25,18 +25,18 @@ def place(sequence=5, offset=1000, length=10):
 
 
 def test_a_segment_is_mapped_once(prefix, make_segment):
-    mappings, number = Mappings(prefix), make_segment(MIB)
+    mappings, number = Mappings(prefix, shm), make_segment(MIB)
     assert mappings[number] is mappings[number]
 
 
 def test_a_segment_that_is_gone(prefix):
     with pytest.raises(FileNotFoundError):
-        Mappings(prefix)[7]
+        Mappings(prefix, shm)[7]
 
 
 def test_mappings_are_bounded(prefix, make_segment, monkeypatch):
     monkeypatch.setattr(mappings, "MAPPINGS_MAX", 3)
-    found = Mappings(prefix)
+    found = Mappings(prefix, shm)
     for number in [make_segment(4096) for _ in range(5)]:
         found[number][0] = number
     assert sorted(found) == [3, 4, 5]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from eventbus_mp import EventBus, EventBusError, ManagerLost
-from eventbus_mp.memory import segment
+from eventbus_mp.memory import shm
 from eventbus_mp.runtime import rundir
 from eventbus_mp.runtime.rundir import RunDir, clean_all, default_root
 
@@ -75,7 +75,7 @@ def test_clean(make_bus: Make, run_dir: Path) -> None:
     name = f"{found.segment_prefix}left-1"
     bus.shutdown()
     found.create()
-    segment.create(name, 4096)
+    shm.create(name, 4096)
     assert clean_all(run_dir) == {"test": [name]}
     assert not found.path.exists()
 

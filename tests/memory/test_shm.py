@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from eventbus_mp.memory import segment
+from eventbus_mp.memory import shm
 
 MIB = 1 << 20
 
@@ -27,97 +27,97 @@ def run(source, *arguments):
 
 
 def test_what_one_process_writes_another_reads(prefix):
-    segment.create(prefix + "1", MIB)
-    view = segment.attach(prefix + "1")
+    shm.create(prefix + "1", MIB)
+    view = shm.attach(prefix + "1")
     view[100:105] = b"hello"
     program = """
         import sys
-        from eventbus_mp.memory import segment
-        print(bytes(segment.attach(sys.argv[1])[100:105]).decode())
+        from eventbus_mp.memory import shm
+        print(bytes(shm.attach(sys.argv[1])[100:105]).decode())
     """
     assert run(program, prefix + "1") == "hello\n"
 
 
 def test_a_process_that_attached_and_exits_does_not_unlink(prefix):
-    segment.create(prefix + "1", MIB)
+    shm.create(prefix + "1", MIB)
     program = """
         import sys
         from multiprocessing import resource_tracker
-        from eventbus_mp.memory import segment
+        from eventbus_mp.memory import shm
         resource_tracker.ensure_running()
-        view = segment.attach(sys.argv[1])
+        view = shm.attach(sys.argv[1])
         view[0] = 7
     """
     run(program, prefix + "1")
-    assert segment.leftovers(prefix) == [prefix + "1"]
-    assert segment.attach(prefix + "1")[0] == 7
+    assert shm.leftovers(prefix) == [prefix + "1"]
+    assert shm.attach(prefix + "1")[0] == 7
 
 
 def test_nobody_starts_a_resource_tracker(prefix):
-    segment.create(prefix + "1", MIB)
+    shm.create(prefix + "1", MIB)
     program = """
         import sys
         from multiprocessing import resource_tracker
-        from eventbus_mp.memory import segment
-        view = segment.attach(sys.argv[1])
+        from eventbus_mp.memory import shm
+        view = shm.attach(sys.argv[1])
         print(resource_tracker._resource_tracker._fd)
     """
     assert run(program, prefix + "1") == "None\n"
 
 
 def test_a_view_outlives_the_name(prefix):
-    segment.create(prefix + "1", MIB)
-    part = segment.attach(prefix + "1")[10:20]
+    shm.create(prefix + "1", MIB)
+    part = shm.attach(prefix + "1")[10:20]
     part[:] = b"0123456789"
-    segment.remove(prefix + "1")
+    shm.remove(prefix + "1")
     assert bytes(part) == b"0123456789"
-    assert segment.leftovers(prefix) == []
+    assert shm.leftovers(prefix) == []
 
 
 def test_a_segment_that_is_gone(prefix):
     with pytest.raises(FileNotFoundError):
-        segment.attach(prefix + "1")
-    segment.remove(prefix + "1")
+        shm.attach(prefix + "1")
+    shm.remove(prefix + "1")
 
 
 def test_a_name_that_is_taken(prefix):
-    segment.create(prefix + "1", MIB)
+    shm.create(prefix + "1", MIB)
     with pytest.raises(FileExistsError):
-        segment.create(prefix + "1", MIB)
+        shm.create(prefix + "1", MIB)
 
 
 def test_a_segment_takes_memory_only_where_it_is_backed(prefix):
-    segment.create(prefix + "1", 64 * MIB)
-    path = segment.SHM_DIR / (prefix + "1")
+    shm.create(prefix + "1", 64 * MIB)
+    path = shm.SHM_DIR / (prefix + "1")
     assert (path.stat().st_size, path.stat().st_blocks) == (64 * MIB, 0)
-    segment.back(prefix + "1", 2 * MIB, MIB)
+    shm.back(prefix + "1", 2 * MIB, MIB)
     assert path.stat().st_blocks * 512 == MIB
 
 
 def test_backing_twice_keeps_what_is_there(prefix):
-    segment.create(prefix + "1", MIB)
-    segment.back(prefix + "1", 0, MIB)
-    view = segment.attach(prefix + "1")
+    shm.create(prefix + "1", MIB)
+    shm.back(prefix + "1", 0, MIB)
+    view = shm.attach(prefix + "1")
     view[0] = 9
-    segment.back(prefix + "1", 0, MIB)
+    shm.back(prefix + "1", 0, MIB)
     assert view[0] == 9
 
 
 def test_more_than_there_is_says_so_instead_of_killing(prefix, more_than_there_is):
-    segment.create(prefix + "1", more_than_there_is)
+    shm.create(prefix + "1", more_than_there_is)
     with pytest.raises(OSError, match="No space left") as caught:
-        segment.back(prefix + "1", 0, more_than_there_is)
+        shm.back(prefix + "1", 0, more_than_there_is)
     assert caught.value.errno == errno.ENOSPC
 
 
 def test_only_this_user_may_read(prefix):
-    segment.create(prefix + "1", MIB)
-    assert (segment.SHM_DIR / (prefix + "1")).stat().st_mode & 0o777 == 0o600
+    shm.create(prefix + "1", MIB)
+    assert (shm.SHM_DIR / (prefix + "1")).stat().st_mode & 0o777 == 0o600
 
 
 def test_a_mapping_goes_with_its_last_view(prefix):
-    segment.create(prefix + "1", MIB)
-    view = segment.attach(prefix + "1")
+    shm.create(prefix + "1", MIB)
+    view = shm.attach(prefix + "1")
     part = view[5:10]
     del view
     assert mapped(prefix)

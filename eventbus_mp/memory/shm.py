@@ -1,4 +1,6 @@
-"""Segments: the only file that touches `multiprocessing.shared_memory`.
+"""Segments in shared memory: the only file that touches `multiprocessing.shared_memory`.
+
+The module is a `SegmentStore` (store.py, which says what each function does).
 
 The bus removes its segments itself, so the resource tracker must not know them: it would unlink a segment when the
 first process that attached it exits (cpython issue 82300). From 3.13 that is `track=False`; before, `_Untracked` does
@@ -42,7 +44,7 @@ else:
         return _Untracked(name)
 
 
-def create(name: str, length: int) -> None:
+def create(name: str, length: int, /) -> None:
     """Make a segment of `length` bytes, of which none is backed by memory yet. It is not mapped here.
 
     Raises:
@@ -59,7 +61,7 @@ def create(name: str, length: int) -> None:
         os.close(fd)
 
 
-def attach(name: str) -> memoryview:
+def attach(name: str, /) -> memoryview:
     """Map a segment for reading and writing; the mapping goes with the last view of it.
 
     Raises:
@@ -75,7 +77,7 @@ def attach(name: str) -> memoryview:
     return view
 
 
-def back(name: str, offset: int, length: int) -> None:
+def back(name: str, offset: int, length: int, /) -> None:
     """Reserve memory for a range, so that writing there cannot end in SIGBUS.
 
     Raises:
@@ -88,7 +90,7 @@ def back(name: str, offset: int, length: int) -> None:
         os.close(fd)
 
 
-def read(name: str, offset: int, length: int) -> bytes:
+def read(name: str, offset: int, length: int, /) -> bytes:
     """A copy of some bytes, for who maps nothing: what has no memory behind it reads as zeros, and is no SIGBUS.
 
     Raises:
@@ -101,7 +103,7 @@ def read(name: str, offset: int, length: int) -> bytes:
         os.close(fd)
 
 
-def free_pages(name: str, offset: int, length: int) -> None:
+def free_pages(name: str, offset: int, length: int, /) -> None:
     """Give the memory behind a range back to the kernel: it reads as zeros, and has to be backed again."""
     fd = os.open(SHM_DIR / name, os.O_RDWR | os.O_NOFOLLOW)
     try:
@@ -111,12 +113,12 @@ def free_pages(name: str, offset: int, length: int) -> None:
         os.close(fd)
 
 
-def remove(name: str) -> None:
+def remove(name: str, /) -> None:
     """Unlink a segment; those who mapped it keep it until they drop it. It may be gone already."""
     (SHM_DIR / name).unlink(missing_ok=True)
 
 
-def leftovers(prefix: str) -> list[str]:
+def leftovers(prefix: str, /) -> list[str]:
     """The names of all segments that begin with `prefix`."""
     return sorted(path.name for path in SHM_DIR.glob(prefix + "*"))
 
