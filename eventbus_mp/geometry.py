@@ -9,6 +9,7 @@ __all__ = [
     "SEGMENT_BYTES",
     "SEQUENCE_LINK_SHIFT",
     "SHARED_SPAN_BYTES_MAX",
+    "shared_span_bytes",
 ]
 
 SEQUENCE_LINK_SHIFT = 40
@@ -24,3 +25,13 @@ RECORD_BYTES = 40
 """What a packed record has: protocol/records.py has the picture."""
 REASON_LENGTH_MAX = 500
 """Characters of the reason for a skip: the process cuts it, and the manager does not rely on that."""
+
+SPAN_BYTES_MAX = 1 << 20
+SPANS_MIN = 16
+"""The spans that small events share are cut so that at least this many fit into the memory."""
+
+
+def shared_span_bytes(memory_bytes_max: int) -> int:
+    """The length of the spans that small events share: a power of two, at least one chunk."""
+    largest = memory_bytes_max // SPANS_MIN
+    return min(SPAN_BYTES_MAX, max(CHUNK_BYTES, 1 << (largest.bit_length() - 1)))

@@ -198,10 +198,26 @@ class HandlerLoop:
         _local.loop = self
         while not self._stopping:
             self._connection.wait(self._has_work)
-            for handler in tuple(self._handlers.values()):
-                if handler.endpoint.pending:
-                    self._run_pending(handler, after_each)
+            self._run_all(after_each)
         self.flush()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a handler's endpoint has something pending."""
+        return any(handler.endpoint.pending for handler in self._handlers.values())
+
+    def run_pending(self) -> None:
+        """Run what is pending now, and return: for a loop of the caller's own."""
+        before, _local.loop = current_loop(), self
+        try:
+            self._run_all(None)
+        finally:
+            _local.loop = before
+
+    def _run_all(self, after_each: Callable[[], None] | None) -> None:
+        for handler in tuple(self._handlers.values()):
+            if handler.endpoint.pending:
+                self._run_pending(handler, after_each)
 
     def _has_work(self) -> bool:
         for handler in self._handlers.values():

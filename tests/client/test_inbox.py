@@ -212,3 +212,25 @@ def test_an_inbox_that_is_taken_away_ends(bus: EventBus) -> None:
         assert seen == [("a", "1")]
         with pytest.raises(BusClosed, match="was unsubscribed, or closed"):
             inbox.get(0)
+
+
+def test_a_handler_closes_an_inbox_in_the_middle_of_ringing(bus: EventBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler between the look at the descriptor and the write to it: no hang, and no write to a stranger."""
+    inbox = bus.inbox("one", ["a"])
+    fd = inbox.fileno()
+    write = os.eventfd_write
+    closed: list[bool] = []
+
+    def interrupted(number: int, value: int) -> None:
+        if number == fd and not closed:
+            closed.append(True)
+            inbox.close()
+            inbox._ring()  # As a handler that publishes to itself would cause.
+        write(number, value)
+
+    monkeypatch.setattr("eventbus_mp.client.inbox.os.eventfd_write", interrupted)
+    inbox._ring()
+    assert closed
+    assert inbox._event_fd == -1
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)

@@ -1,0 +1,33 @@
+"""A whole bus in this thread, for tests of the client that start no process."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from eventbus_mp import EventBus
+from eventbus_mp.testing.inprocess import InProcessBus
+
+Handle = Callable[..., EventBus]
+
+
+@pytest.fixture
+def world() -> InProcessBus:
+    """The manager's side of a bus with the topics "a" and "b"."""
+    return InProcessBus()
+
+
+@pytest.fixture
+def handle(world: InProcessBus) -> Iterator[Handle]:
+    """Makes clients of `world`; closed at the end, when nothing may be left in flight or leased."""
+    handles: list[EventBus] = []
+
+    def make(**settings: Any) -> EventBus:
+        handles.append(world.handle(("a", "b"), **settings))
+        return handles[-1]
+
+    yield make
+    for bus in handles:
+        bus.close()
+    world.run()
+    assert not world.core.state.links
