@@ -1,8 +1,9 @@
-"""A whole bus in one thread: the manager's core and executor, and any number of clients, under a clock that a test holds.
+"""A whole bus in one thread: the manager's core and executor, and any number of clients, under a clock that a test
+holds.
 
 Everything is the real thing but three ports: frames go through lists and not through pipes (`InProcessTransport`),
-payloads lie in plain memory (`HeapStore`), and time is a `ManualClock`. What would be other processes and threads is done
-while a client waits, one step at a time and always in the same order, so the same calls always give the same run.
+payloads lie in plain memory (`HeapStore`), and time is a `ManualClock`. What would be other processes and threads is
+done while a client waits, one step at a time and always in the same order, so the same calls always give the same run.
 
 When nothing is left to do, the clock jumps to what is due next (trio's `MockClock` calls that autojump): a wait of a
 minute takes no time. A wait that nothing can end is an error, and not a test that hangs.
@@ -43,7 +44,8 @@ PREFIX = "in-process-"
 
 
 class InProcessTransport:
-    """One client's link to a manager in the same thread; a `Transport` (client/transport.py says what each call does)."""
+    """One client's link to a manager in the same thread; a `Transport` (client/transport.py says what each call
+    does)."""
 
     def __init__(self, bus: InProcessBus, number: int) -> None:
         self.number = number

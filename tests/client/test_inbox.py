@@ -1,5 +1,6 @@
 """Inboxes: taking, settling, waiting from several threads and from select."""
 
+import os
 import select
 import threading
 import time

@@ -133,8 +133,14 @@ def test_an_event_over_the_limit(handle: Handle) -> None:
 def test_an_event_that_no_memory_can_hold(handle: Handle) -> None:
     bus = handle()
     bus.inbox("one", ["a"])
-    with pytest.raises(EventTooLarge, match="raise BusConfig.memory_bytes_max"):
+    with pytest.raises(EventTooLarge, match=r"raise BusConfig\.memory_bytes_max"):
         bus.notify(Event("1", "a", bytes(17 << 20)))
+
+
+def fill(bus: EventBus) -> None:
+    """More than any of these buses holds."""
+    for number in range(100):
+        bus.notify(Event(str(number), "a", bytes(CHUNK_BYTES)))
 
 
 def test_full_memory_is_waited_for_and_then_said(handle: Handle, world: InProcessBus) -> None:
@@ -142,8 +148,7 @@ def test_full_memory_is_waited_for_and_then_said(handle: Handle, world: InProces
     inbox = bus.inbox("slow", ["a"], credit=100)
     began_ns = world.clock.monotonic_ns()
     with pytest.raises(BusFull, match=r"became free within 7 s: .*slow has \d+ events in flight"):
-        for number in range(100):
-            bus.notify(Event(str(number), "a", bytes(CHUNK_BYTES)))
+        fill(bus)
     assert world.clock.monotonic_ns() - began_ns == 7 * 10**9
     for shadow in inbox.get_many(100, 0):
         inbox.complete(shadow)
@@ -155,8 +160,7 @@ def test_a_store_without_memory_is_waited_for_and_then_said() -> None:
     bus = world.handle(("a",), notify_timeout_s=3)
     bus.inbox("slow", ["a"], credit=100)
     with pytest.raises(BusFull, match=r"/dev/shm is full: \d+ bytes are free"):
-        for number in range(100):
-            bus.notify(Event(str(number), "a", bytes(CHUNK_BYTES)))
+        fill(bus)
     bus.close()
 
 
