@@ -68,8 +68,8 @@ class Publisher:
     def notify(self, event: Event, *, awaited: bool = False) -> EventShadow:
         """Publish: the shadow, without a place when nobody is subscribed and nothing was stored."""
         # hot path, 3.4 us: the lock is written out (locking.py), and calls are few.
-        lock = self._lock
-        if lock.owner == get_ident():
+        lock, me = self._lock, get_ident()
+        if lock.owner == me:
             raise reentered()
         encoded = encode_event(event)
         length = encoded[4]
@@ -83,7 +83,7 @@ class Publisher:
         arena = span_pool.arena if span_pool.listener_arena is None else span_pool.choose()
         while True:
             with lock.raw:
-                lock.owner = get_ident()
+                lock.owner = me
                 try:
                     written = self._write(arena, encoded, topic, event, awaited)
                     if written is not None:
