@@ -1,4 +1,4 @@
-"""The documents: links resolve, code compiles, names exist, decisions are numbered, and the tutorial does what it says."""
+"""The documents: links resolve, code compiles, names exist, decisions are numbered, the tutorial does what it says."""
 
 import contextlib
 import fnmatch
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 import eventbus_mp
-from tests.test_examples import TIMEOUT_S, environment, leftovers, wait_until_nothing_is_left
+from tests.test_examples import TIMEOUT_S, environment, wait_until_nothing_is_left
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -149,7 +149,7 @@ def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
     folder.mkdir()
     tutorial = list(blocks(TUTORIAL.read_text()))
     buses = set(re.findall(r'EventBus\("([\w-]+)"', TUTORIAL.read_text()))
-    with contextlib.ExitStack() as background, contextlib.ExitStack() as at_the_end:
+    with contextlib.ExitStack() as at_the_end, contextlib.ExitStack() as background:
         for bus in buses:
             at_the_end.callback(wait_until_nothing_is_left, bus, run_dir)
         programs = Programs(folder, environment(run_dir), background)
@@ -158,12 +158,23 @@ def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
                 (folder / block.title).write_text(block.text)
             elif block.language == "console":
                 programs.run(block)
-    assert programs.started == ["first.py", "counter.py", "crawl.py", "pipeline.py", "crash.py", "inside.py", "clean"]
-    assert [leftovers(bus, run_dir) for bus in buses] == [[]] * len(buses)
+    assert programs.started == [
+        "first.py",
+        "counter.py",
+        "crawl.py",
+        "pipeline.py",
+        "crash.py",
+        "inside.py",
+        "status",
+        "clean",
+    ]
 
 
 class Programs:
-    """Runs the tutorial's console blocks: `$ command`, `$ command &`, or what a program in the background says later."""
+    """Runs the tutorial's console blocks: `$ command`, `$ command &`, or what a program in the background says later.
+
+    A command that is shown without output may say anything, as `status` does, which depends on the machine.
+    """
 
     def __init__(self, folder: Path, variables: dict[str, str], stack: contextlib.ExitStack) -> None:
         self.started: list[str] = []
@@ -193,7 +204,8 @@ class Programs:
         process = self._start([name, *rest])
         said, complaints = process.communicate(timeout=TIMEOUT_S)
         assert (process.returncode, complaints) == (0, ""), complaints
-        assert unmatched(said.splitlines(), expected) == []
+        if expected:
+            assert unmatched(said.splitlines(), expected) == []
 
     def _start(self, command: list[str]) -> subprocess.Popen[str]:
         process = subprocess.Popen(
