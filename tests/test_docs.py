@@ -74,6 +74,20 @@ def test_each_page_of_docs_is_in_the_map() -> None:
     assert pages - mapped == set()
 
 
+@pytest.mark.xfail(reason="the structure is still moving; the last change to it takes this mark away")
+def test_the_map_of_architecture_is_that_of_the_code() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    package = ROOT / "eventbus_mp"
+    mapped = next(block.text for block in blocks(text) if block.text.startswith("eventbus_mp/"))
+    unlisted = {"cli", "demo", "requests", "testing"}  # named as a folder only
+    modules = [path for path in package.rglob("*.py") if unlisted.isdisjoint(path.relative_to(package).parts)]
+    assert {path.name for path in modules} - set(re.findall(r"\w+\.py", mapped)) == set()
+    assert [name for name in set(re.findall(r"\w+\.py", mapped)) if not list(package.rglob(name))] == []
+    pages = [ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *sorted(DECISIONS.glob("*.md"))]
+    named = {path for page in pages for path in files(page.read_text())}
+    assert [path for path in named if not any((root / path).exists() for root in (ROOT, package))] == []
+
+
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_python_block_compiles(page: Path) -> None:
     for block in blocks(page.read_text()):
@@ -260,6 +274,11 @@ def links(text: str) -> list[str]:
     return [link for link in found if not re.match(r"[a-z]+:", link)]
 
 
+def files(text: str) -> list[str]:
+    """`folder/file.py` of a page's prose."""
+    return re.findall(r"`([\w/]+/\w+\.py)\b", prose(text))
+
+
 def resolves(page: Path, link: str) -> bool:
     name, _, anchor = link.partition("#")
     target = (page.parent / name).resolve() if name else page
@@ -276,8 +295,8 @@ def anchors(text: str) -> set[str]:
 
 def names(text: str) -> list[str]:
     """`eventbus_mp.X` and `Class.member` of a page's prose, where the class is one of ours."""
-    found: list[str] = re.findall(r"(?:\beventbus_mp\.)(\w+(?:\.\w+)?)|`([A-Z]\w+\.\w+)", prose(text))
-    return [ours or owned for ours, owned in found if ours or owned.partition(".")[0] in eventbus_mp.__all__]
+    found = re.finditer(r"\beventbus_mp\.(\w+(?:\.\w+)?)|`([A-Z]\w+\.\w+)", prose(text))
+    return [name[1] or name[2] for name in found if name[1] or name[2].partition(".")[0] in eventbus_mp.__all__]
 
 
 def exists(name: str) -> bool:
