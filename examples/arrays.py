@@ -1,6 +1,6 @@
 """Arrays without a copy: a camera fills shared memory in place, and two readers look at the same bytes.
 
-A view keeps its memory for as long as it lives, also when its event was settled long ago.
+A view keeps its memory for as long as it lives, even if its event was settled long ago.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """Shadows, settled by hand: two listeners with a config, the event's watcher, and its story.
 
-`subscribe` hands over a shadow and leaves settling to the listener, now or later. The same listener with
-another config is another subscriber.
+`subscribe` passes a shadow and leaves it to the listener to settle the event, now or later. The same listener
+with a different config is a different subscriber.
 """
 
 import threading

@@ -27,7 +27,7 @@ async def collect(inbox, wanted):
 
 
 async def count_beats(beats):
-    """Something else that the loop does meanwhile."""
+    """The loop's other work meanwhile."""
     while True:
         beats.append(1)
         await asyncio.sleep(0.001)

@@ -1,7 +1,7 @@
 """CPU-bound work on a pool, with one event that kills every process that takes it.
 
-An event that a handler skips says why. What was in the hands of a killed process goes to another one. The event
-that kills is given up after `crashes_max` crashes, and nothing else is given up with it.
+A skipped event has a reason. The unsettled events of a killed process go to another one. The event that kills is
+given up after `crashes_max` crashes, and no other event is given up with it.
 """
 
 import logging

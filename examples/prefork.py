@@ -1,7 +1,7 @@
 """Forked workers that share one bus, as the workers of gunicorn do.
 
-The handle is made before the fork. Each process connects by itself on its first use; a child uses nothing of
-its parent's connection. The same subscriber in several processes shares its events between them; with
+The handle is made before the fork. Each process connects on its own first use; a child uses nothing
+of its parent's connection. The same subscriber in several processes shares its events between them; with
 `broadcast=True` each process gets every event.
 """
 
@@ -32,7 +32,7 @@ def work(ready):
     settings.complete(shadow)
     stopped.complete(stopped.get())
     bus.close()
-    sys.stdout.write(f"a worker has new settings: level={level}\n")  # one write: the others print, too
+    sys.stdout.write(f"a worker has new settings: level={level}\n")  # one write: the others print as well
     sys.stdout.flush()
     return len(done)
 
