@@ -1,124 +1,170 @@
-"""The desk: hands messages to the core, one at a time, and carries out its effects."""
+"""The executor of effects: hands one message to the core and carries out what the core decides.
+
+It has no clock, no descriptor and no process of its own. The time is passed in, frames go to a `Transport`, segments
+are made in a `Segments`. So a whole bus can run in one thread, under a clock that a test holds.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Protocol
 
 import msgpack
 
 from eventbus_mp.core.bus import BusCore
 from eventbus_mp.events import ID_BYTES_MAX
-from eventbus_mp.memory import segment
 from eventbus_mp.memory.layout import HEADER_BYTES
 from eventbus_mp.memory.payload import read_id
 from eventbus_mp.protocol import effects, records
-from eventbus_mp.protocol.messages import Message, SkipNamed
+from eventbus_mp.protocol.effects import Effect, Replay
+from eventbus_mp.protocol.messages import LinkLost, Message, SkipNamed
 
-__all__ = ["EffectExecutor", "LinkOutput"]
+__all__ = ["EffectExecutor", "Segments", "Transport"]
 
 log = logging.getLogger("eventbus_mp.manager")
 
 
-class LinkOutput(Protocol):
-    """What the desk needs of the server around it."""
+class Transport(Protocol):
+    """How frames reach processes. Neither method blocks, and neither calls the executor."""
 
     def post(self, link: int, frames: list[bytes], *, is_reply: bool = False) -> None:
-        """Send to a process, soon; one that is gone gets nothing."""
+        """Send frames to a process soon. They are dropped if its link is closed."""
 
-    def cut_off(self, link: int, reason: str) -> None:
-        """The process broke the protocol."""
+    def cut_off(self, link: int, reason: str) -> bool:
+        """Close the link of a process that broke the protocol. Returns whether it was open."""
 
-    def leave(self) -> None:
-        """Stop serving after this cycle."""
+
+class Segments(Protocol):
+    """What effects need of a store of segments; `create` of a name that is taken raises `FileExistsError`."""
+
+    def create(self, name: str, length: int, /) -> None: ...
+
+    def remove(self, name: str, /) -> None: ...
+
+    def free_pages(self, name: str, offset: int, length: int, /) -> None: ...
+
+    def read(self, name: str, offset: int, length: int, /) -> bytes: ...
 
 
 class EffectExecutor:
-    """Args:
-    core: The decisions.
-    prefix: What the names of segments begin with.
-    office: Where effects on processes go.
+    """Carries out the effects of one message at a time, in their order.
+
+    Nothing here calls back, so nothing is entered twice: what an effect causes is returned as messages, and the caller
+    performs those after all effects of the first one are done.
+
+    Args:
+        core: The decisions.
+        prefix: What the names of segments begin with.
+        transport: Where frames go.
+        segments: Where payloads live.
     """
 
-    def __init__(self, core: BusCore, prefix: str, links: LinkOutput) -> None:
-        self._core = core
+    def __init__(self, core: BusCore, prefix: str, transport: Transport, segments: Segments) -> None:
+        self.core = core
+        self.is_stopping = False
+        """The core said that the bus is over."""
         self._prefix = prefix
-        self._links_out = links
-        self._messages: deque[Message] = deque()
+        self._transport = transport
+        self._segments = segments
+        self._rows = self._PERFORM
+        self._follow_ups: list[Message] = []
         self._missing: dict[int, effects.CreateSegment] = {}
         """Segments that the kernel refused to make, by number."""
-        self._now_ns = 0
-        self.is_catching_up = False
-        """A new manager does again what the one before it did: segments may be there, warnings were given."""
 
-    def decide(self, message: Message, now_ns: int) -> None:
-        """Have the core decide, and do it. Messages that an effect causes wait until all its effects are done."""
-        self._messages.append(message)
-        if len(self._messages) > 1:
-            return
-        self._now_ns = now_ns
-        while self._messages:
-            for effect in self._core.handle(self._messages[0], now_ns):
-                self._EFFECTS[type(effect)](self, effect)
-            self._messages.popleft()
+    def perform(self, message: Message, now_ns: int) -> list[Message]:
+        """Have the core decide and carry it out.
 
-    # --- effects ---
+        Returns:
+            What the effects caused, to be performed next and in this order: `SkipNamed` for a skip that was named,
+            `LinkLost` for a process that was cut off. Its link is closed already, and the process may be alive.
+        """
+        follow_ups = self._follow_ups = []
+        rows = self._rows
+        for effect in self.core.handle(message, now_ns):
+            rows[type(effect)](self, effect)
+        return follow_ups
+
+    @contextmanager
+    def replaying(self) -> Iterator[None]:
+        """Meanwhile effects are carried out as their class says for a new manager that repeats what an old one did.
+
+        This is the only place that looks at `REPLAY`.
+        """
+        self._rows = {kind: _REPLAYED[kind.REPLAY](row) for kind, row in self._PERFORM.items()}
+        try:
+            yield
+        finally:
+            self._rows = self._PERFORM
+
+    def _carry_out(self, effect: Effect) -> None:
+        """An effect that is part of another one, by the same rows."""
+        self._rows[type(effect)](self, effect)
+
+    # --- effects on processes ---
 
     def _deliver(self, effect: effects.Deliver) -> None:
-        self._links_out.post(effect.link, records.pack_delivered(effect.subscriber, effect.attempt, effect.packed))
+        self._transport.post(effect.link, records.pack_delivered(effect.subscriber, effect.attempt, effect.packed))
 
     def _reply(self, effect: effects.Reply) -> None:
         frames = records.pack_replied(records.REPLIED, effect.request, msgpack.packb(effect.value))
-        self._links_out.post(effect.link, frames, is_reply=True)
+        self._transport.post(effect.link, frames, is_reply=True)
 
     def _refuse(self, effect: effects.Refuse) -> None:
         body = msgpack.packb([effect.error, effect.text])
-        self._links_out.post(effect.link, records.pack_replied(records.REFUSED, effect.request, body), is_reply=True)
+        self._transport.post(effect.link, records.pack_replied(records.REFUSED, effect.request, body), is_reply=True)
 
     def _tell_topic_stale(self, effect: effects.TellTopicStale) -> None:
-        self._links_out.post(effect.link, [records.pack_topic_stale(effect.topic, effect.dropped)])
+        self._transport.post(effect.link, [records.pack_topic_stale(effect.topic, effect.dropped)])
 
     def _grant_span(self, effect: effects.GrantSpan) -> None:
         if effect.segment in self._missing:
-            self._create_segment(self._missing.pop(effect.segment))
+            # Try again first: there may be memory now.
+            self._carry_out(self._missing.pop(effect.segment))
         granted = records.pack_span_granted(effect.segment, effect.offset, effect.length, effect.backed)
-        self._links_out.post(effect.link, [granted])
+        self._transport.post(effect.link, [granted])
+
+    def _close_link(self, effect: effects.CloseLink) -> None:
+        # One read may bring more messages after the one that broke the protocol. The core objects to each of them,
+        # and only the first time there is a link to lose.
+        if self._transport.cut_off(effect.link, effect.reason):
+            self._follow_ups.append(LinkLost(effect.link, crashed=True))
+
+    # --- effects on memory ---
 
     def _create_segment(self, effect: effects.CreateSegment) -> None:
         try:
-            segment.create(f"{self._prefix}{effect.segment}", effect.length)
+            self._segments.create(self._name(effect.segment), effect.length)
         except FileExistsError:
-            if not self.is_catching_up:
-                raise
+            raise
         except OSError as error:
-            # The core need not know: whoever gets a span there cannot map it, gives it back and asks again.
+            # The core need not know: a process that is granted a span there cannot map it, gives it back and asks
+            # again.
             log.warning("cannot make a segment of %d bytes: %s", effect.length, error)
             self._missing[effect.segment] = effect
 
     def _remove_segment(self, effect: effects.RemoveSegment) -> None:
         self._missing.pop(effect.segment, None)
-        segment.remove(f"{self._prefix}{effect.segment}")
+        self._segments.remove(self._name(effect.segment))
 
     def _free_pages(self, effect: effects.FreePages) -> None:
-        if self.is_catching_up or effect.segment in self._missing:
-            return  # Since then somebody may have written there; or nothing is there.
+        if effect.segment in self._missing:
+            return
         try:
-            segment.free_pages(f"{self._prefix}{effect.segment}", effect.offset, effect.length)
+            self._segments.free_pages(self._name(effect.segment), effect.offset, effect.length)
         except OSError as error:
             log.warning("cannot give back %d bytes that are free: %s", effect.length, error)
 
-    def _close_link(self, effect: effects.CloseLink) -> None:
-        self._links_out.cut_off(effect.link, effect.reason)
+    def _name(self, segment: int) -> str:
+        return f"{self._prefix}{segment}"
+
+    # --- effects on the log ---
 
     def _warn(self, effect: effects.Warn) -> None:
-        if not self.is_catching_up:
-            log.warning("%s", effect.text)
+        log.warning("%s", effect.text)
 
     def _warn_of_lease(self, effect: effects.WarnOfLease) -> None:
-        if self.is_catching_up:
-            return
         log.warning(
             "process %d has kept a view of event %r of topic %r, %d bytes, for %d s: drop it, or keep event.copy()",
             effect.pid,
@@ -129,25 +175,28 @@ class EffectExecutor:
         )
 
     def _name_skip(self, effect: effects.NameSkip) -> None:
-        _, _, segment_number, offset, length, _, _, sequence = records.RECORD.unpack(effect.packed_record)
-        event_id = self._id_of(segment_number, offset, length, sequence)
-        if effect.is_given_up and not self.is_catching_up:
-            log.warning("%s: gave up event %r of %r: %s", effect.name, event_id, effect.topic, effect.reason)
-        self.decide(SkipNamed(effect.subscriber, event_id, effect.reason), self._now_ns)
+        _, _, segment, offset, length, _, _, sequence = records.RECORD.unpack(effect.packed_record)
+        event_id = self._id_of(segment, offset, length, sequence)
+        if effect.is_given_up:
+            text = f"{effect.name}: gave up event {event_id!r} of {effect.topic!r}: {effect.reason}"
+            self._carry_out(effects.Warn(text))
+        self._follow_ups.append(SkipNamed(effect.subscriber, event_id, effect.reason))
 
-    def _id_of(self, segment_number: int, offset: int, length: int, sequence: int) -> str:
-        """The event's id; its sequence number when its memory was overwritten, or went to others meanwhile."""
+    def _id_of(self, segment: int, offset: int, length: int, sequence: int) -> str:
+        """The event's id, or its sequence number if its memory has been overwritten or recycled meanwhile."""
         try:
-            head = segment.read(f"{self._prefix}{segment_number}", offset, min(length, HEADER_BYTES + ID_BYTES_MAX))
+            head = self._segments.read(self._name(segment), offset, min(length, HEADER_BYTES + ID_BYTES_MAX))
         except OSError:
             return f"{sequence:#x}"
         event_id = read_id(head, sequence)
         return event_id if event_id is not None else f"{sequence:#x}"
 
-    def _stop(self, effect: effects.Stop) -> None:
-        self._links_out.leave()
+    # --- the end ---
 
-    _EFFECTS: ClassVar[dict[type, Callable[[EffectExecutor, Any], None]]] = {
+    def _stop(self, effect: effects.Stop) -> None:
+        self.is_stopping = True
+
+    _PERFORM: ClassVar[dict[type[Effect], _Row]] = {
         effects.Deliver: _deliver,
         effects.Reply: _reply,
         effects.Refuse: _refuse,
@@ -162,3 +211,31 @@ class EffectExecutor:
         effects.NameSkip: _name_skip,
         effects.Stop: _stop,
     }
+
+
+_Row = Callable[[EffectExecutor, Any], None]
+
+
+def _again(row: _Row) -> _Row:
+    return row
+
+
+def _if_missing(row: _Row) -> _Row:
+    def perform_if_missing(executor: EffectExecutor, effect: Any) -> None:
+        try:
+            row(executor, effect)
+        except FileExistsError:
+            pass  # The manager before has come to it.
+
+    return perform_if_missing
+
+
+def _never(row: _Row) -> _Row:
+    return lambda executor, effect: None
+
+
+_REPLAYED: dict[Replay, Callable[[_Row], _Row]] = {
+    Replay.AGAIN: _again,
+    Replay.IF_MISSING: _if_missing,
+    Replay.NEVER: _never,
+}

@@ -5,8 +5,9 @@ An effect never blocks and returns no value; what it causes comes back as a mess
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 __all__ = [
     "CloseLink",
@@ -18,6 +19,7 @@ __all__ = [
     "NameSkip",
     "Refuse",
     "RemoveSegment",
+    "Replay",
     "Reply",
     "Stop",
     "TellTopicStale",
@@ -26,9 +28,27 @@ __all__ = [
 ]
 
 
+class Replay(enum.Enum):
+    """What happens to an effect while a new manager repeats the messages of the one before it.
+
+    The manager that died has carried out most of these effects, but nobody knows whether it came to the last ones. So
+    each effect class says what is right in both cases. `manager/executor.py` acts on it.
+    """
+
+    AGAIN = "again"
+    """Carry it out: the second time either changes nothing, or changes only what a manager has for itself."""
+    IF_MISSING = "if missing"
+    """Carry it out, and take it as done if its result is already there."""
+    NEVER = "never"
+    """Pass it over: a second time does harm, and leaving it undone does not."""
+
+
 @dataclass(slots=True)
 class Deliver:
     """Send these shadows to the link that hosts the subscriber."""
+
+    REPLAY: ClassVar[Replay] = Replay.AGAIN
+    """The frames are dropped when the new manager has caught up, and each process reports what has reached it."""
 
     link: int
     subscriber: int
@@ -39,6 +59,11 @@ class Deliver:
 
 @dataclass(slots=True)
 class Reply:
+    """Answer a request."""
+
+    REPLAY: ClassVar[Replay] = Replay.AGAIN
+    """Nobody asks twice, so replies are kept and sent; the process ignores one that it has already."""
+
     link: int
     request: int
     value: Any
@@ -46,7 +71,10 @@ class Reply:
 
 @dataclass(slots=True)
 class Refuse:
-    """Answer with an error: `error` is the name of a class in errors.py."""
+    """Answer a request with an error: `error` is the name of a class in errors.py."""
+
+    REPLAY: ClassVar[Replay] = Replay.AGAIN
+    """As a reply."""
 
     link: int
     request: int
@@ -58,6 +86,9 @@ class Refuse:
 class TellTopicStale:
     """The link notified a topic that is gone (`dropped` events), or that nobody subscribes to any more."""
 
+    REPLAY: ClassVar[Replay] = Replay.AGAIN
+    """The frame is dropped when the new manager has caught up; the next event of the topic is answered anew."""
+
     link: int
     topic: int
     dropped: int
@@ -66,6 +97,9 @@ class TellTopicStale:
 @dataclass(slots=True)
 class GrantSpan:
     """Hand a span to its writer. Segment 0 says no: there is none to lease ahead now, or (`backed`) there never is."""
+
+    REPLAY: ClassVar[Replay] = Replay.AGAIN
+    """The frame is dropped when the new manager has caught up, and each process reports which spans it writes."""
 
     link: int
     segment: int
@@ -76,18 +110,31 @@ class GrantSpan:
 
 @dataclass(slots=True)
 class CreateSegment:
+    """Make a segment of shared memory."""
+
+    REPLAY: ClassVar[Replay] = Replay.IF_MISSING
+    """Events may be in the one that is there. While a bus has one manager only, an existing name is an error."""
+
     segment: int
     length: int
 
 
 @dataclass(slots=True)
 class RemoveSegment:
+    """Unlink a segment; processes that mapped it keep their mapping."""
+
+    REPLAY: ClassVar[Replay] = Replay.AGAIN
+    """Numbers of segments are used once, so a second time finds nothing to remove."""
+
     segment: int
 
 
 @dataclass(slots=True)
 class FreePages:
     """Give the kernel back the memory of a range that no span is in."""
+
+    REPLAY: ClassVar[Replay] = Replay.NEVER
+    """The range may belong to a span again that a producer has written to. Pages that stay cost memory only."""
 
     segment: int
     offset: int
@@ -98,20 +145,29 @@ class FreePages:
 class CloseLink:
     """The link broke the protocol; `LinkLost` follows from it."""
 
+    REPLAY: ClassVar[Replay] = Replay.AGAIN
+    """Each manager has its own copies of a link's descriptors and closes those."""
+
     link: int
     reason: str
 
 
 @dataclass(slots=True)
 class Warn:
-    """A line for the manager's log."""
+    """Write a line to the manager's log."""
+
+    REPLAY: ClassVar[Replay] = Replay.NEVER
+    """The managers of a bus share one log, and the line is in it."""
 
     text: str
 
 
 @dataclass(slots=True)
 class WarnOfLease:
-    """A process has kept a view of this event for very long: a line for the manager's log, with the event's id."""
+    """Write to the manager's log, with the event's id, that a process has kept a view of this event for very long."""
+
+    REPLAY: ClassVar[Replay] = Replay.NEVER
+    """As a warning."""
 
     pid: int
     topic: str
@@ -126,6 +182,9 @@ class WarnOfLease:
 class NameSkip:
     """The bus skipped a delivery itself: read the event's id, which the core does not know, and send `SkipNamed`."""
 
+    REPLAY: ClassVar[Replay] = Replay.AGAIN
+    """The name belongs to the core's state. Its line in the log is a `Warn`, which is not repeated."""
+
     subscriber: int
     name: str
     topic: str
@@ -133,12 +192,15 @@ class NameSkip:
     """The event's packed record."""
     reason: str
     is_given_up: bool
-    """A line for the manager's log, too."""
+    """Also write it to the manager's log."""
 
 
 @dataclass(slots=True)
 class Stop:
-    """The last process is gone, or somebody asked: leave, and leave nothing behind."""
+    """Leave, and leave nothing behind: the last process is gone, or a process asked for it."""
+
+    REPLAY: ClassVar[Replay] = Replay.AGAIN
+    """A manager that dies on its way out leaves the rest of it to the next one."""
 
 
 Effect = (
