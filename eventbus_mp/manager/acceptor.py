@@ -1,4 +1,4 @@
-"""The reception: processes that connect and have not got their pipes yet. Nobody waits for a silent one."""
+"""Accepting processes: from the connection to the greeting that gives them their pipes. A silent one delays nobody."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ SILENCE_NS_MAX = 5_000_000_000
 HANDSHAKES_MAX = 1024
 HELLO_BYTES_MAX = 8192
 DESCRIPTORS_SPARE = 8
-"""What the manager keeps free for itself: a standby, a segment, a process to be told that it is refused."""
+"""What the manager keeps free for itself: for a standby, a segment, a process that has to be refused."""
 NO_ROOM = "the manager has no file descriptors left; raise its limit (ulimit -n)"
 
 
 @dataclass(slots=True)
 class _Handshake:
+    """A process that has connected and has not said a whole HELLO yet."""
+
     connection: socket.socket
     pid: int
     deadline_ns: int
@@ -37,36 +39,38 @@ class _Handshake:
 
 @dataclass(slots=True)
 class PendingLink:
-    """A process whose pipes are made; it gets its ends with the greeting."""
+    """A process that has a link and does not know it yet. It gets its ends of the pipes with the greeting."""
 
     connection: socket.socket
     welcome: Welcome
     theirs: list[int]
 
     def greet(self) -> None:
-        """Send the pipe ends. Is it gone already, then the end of its pipe tells."""
+        """Send the pipe ends. If the process is already gone, its link ends with the end of its pipe."""
         try:
             handshake.welcome(self.connection, self.welcome, self.theirs)
         except OSError as error:
             log.info("could not greet a process: %s", error)
-        _close_all(self.theirs)
-        self.theirs.clear()
-        self.connection.close()
+        self.close()
 
     def close(self) -> None:
-        """Forget it; it connects again."""
+        """Let go of it. A process that was not greeted connects again."""
         _close_all(self.theirs)
         self.theirs.clear()
         self.connection.close()
 
 
 class Acceptor:
-    """Accepts connections, checks who they are and what they say, and passes the good ones on.
+    """Accepts connections, checks who they are and what they say, and gives the good ones a link.
+
+    The greeting waits for `greet_pending`: a process may learn of its link only when a standby has its pipes. Greeted
+    before, it would lose the bus with a manager that dies in between.
 
     Args:
         listener: The bus's socket.
-        watch, unwatch: The loop's, to be told when a connection has something to read.
-        open_link: Called with the connection and its pid when its HELLO is complete.
+        watch, unwatch: Those of the poller, for the connections.
+        open_link: Called when a HELLO is complete, with the pid, a pidfd of the process (-1: there is none) and our
+            ends of its pipes, which it takes over. Returns what the greeting says.
     """
 
     def __init__(
@@ -74,18 +78,20 @@ class Acceptor:
         listener: socket.socket,
         watch: Callable[[int, Callable[[], None]], None],
         unwatch: Callable[[int], None],
-        open_link: Callable[[socket.socket, int], None],
+        open_link: Callable[[int, int, PipeEnds], Welcome],
     ) -> None:
-        self._listener = listener
+        self.listener = listener
         self._watch = watch
         self._unwatch = unwatch
         self._open_link = open_link
         self._handshakes: dict[int, _Handshake] = {}
+        """By the descriptor of the connection, in the order of their deadlines."""
+        self._pending: list[PendingLink] = []
 
     def accept(self) -> None:
         """Take the next connection from the socket."""
         try:
-            connection, _ = self._listener.accept()
+            connection, _ = self.listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:
@@ -127,12 +133,10 @@ class Acceptor:
             self._refuse(newcomer.connection, str(error))
             return
         self._forget(newcomer)
-        self._open_link(newcomer.connection, newcomer.pid)
+        self._admit(newcomer.connection, newcomer.pid)
 
-    def make_pipes(
-        self, connection: socket.socket, pid: int, welcome: Welcome
-    ) -> tuple[PendingLink, int, PipeEnds] | None:
-        """Make its pipes: (it, to be greeted; its pidfd; our ends), or None when there are no descriptors left."""
+    def _admit(self, connection: socket.socket, pid: int) -> None:
+        """Make the pipes of a process and give it a link; refuse it if there are no descriptors left."""
         fds: list[int] = []
         try:
             fds += make_pipe()
@@ -145,18 +149,23 @@ class Acceptor:
             log.warning("cannot take process %d: %s", pid, error)
             _close_all(fds)
             self._refuse(connection, NO_ROOM)
-            return None
+            return
         to_process, from_manager, from_process, to_manager = fds
-        pending = PendingLink(connection, welcome, [to_process, to_manager])
-        return pending, pidfd, PipeEnds(from_process, from_manager)
+        welcome = self._open_link(pid, pidfd, PipeEnds(from_process, from_manager))
+        self._pending.append(PendingLink(connection, welcome, [to_process, to_manager]))
+
+    def greet_pending(self) -> None:
+        """Give every process that waits for it the ends of its pipes."""
+        pending, self._pending = self._pending, []
+        for link in pending:
+            link.greet()
 
     def next_due_ns(self) -> int | None:
         """When `drop_silent` has something to do."""
-        # Guests come in the order of their deadlines.
         return next((newcomer.deadline_ns for newcomer in self._handshakes.values()), None)
 
     def drop_silent(self) -> None:
-        """Turn away those who connected and said nothing."""
+        """Turn away processes that connected and said nothing."""
         now_ns = time.monotonic_ns()
         for newcomer in list(self._handshakes.values()):
             if newcomer.deadline_ns > now_ns:
@@ -165,13 +174,20 @@ class Acceptor:
             self._dismiss(newcomer)
 
     def close(self, *, unwatched: bool = False) -> None:
-        """Send everybody away; `unwatched`: the loop does not watch them any more."""
+        """Let go of every process that is not greeted yet; the listener stays open.
+
+        Args:
+            unwatched: The poller is not ours to change (in a standby), or is closed.
+        """
         for newcomer in list(self._handshakes.values()):
             if unwatched:
                 newcomer.connection.close()
             else:
                 self._dismiss(newcomer)
         self._handshakes.clear()
+        for link in self._pending:
+            link.close()
+        self._pending.clear()
 
     def _drop_oldest(self) -> None:
         for newcomer in self._handshakes.values():
@@ -200,7 +216,7 @@ def _open_pidfd(pid: int) -> int:
     try:
         return os.pidfd_open(pid)
     except (ProcessLookupError, ValueError):
-        return -1  # The end of its pipe still tells.
+        return -1  # The end of its pipe is still seen.
     except OSError as error:
         if pid <= 0:
             return -1

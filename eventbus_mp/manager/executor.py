@@ -1,7 +1,7 @@
 """The executor of effects: hands one message to the core and carries out what the core decides.
 
-It has no clock, no descriptor and no process of its own. The time is passed in, frames go to a `Transport`, segments
-are made in a `Segments`. So a whole bus can run in one thread, under a clock that a test holds.
+It has no clock, no descriptor and no process of its own. The time is passed in, frames go to a `LinkOutput`,
+segments are made in a `SegmentStore`. So a whole bus can run in one thread, under a clock that a test holds.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from eventbus_mp.core.bus import BusCore
 from eventbus_mp.events import ID_BYTES_MAX
 from eventbus_mp.memory.layout import HEADER_BYTES
 from eventbus_mp.memory.payload import read_id
+from eventbus_mp.memory.store import SegmentStore
 from eventbus_mp.protocol import effects, records
 from eventbus_mp.protocol.effects import Effect, Replay
 from eventbus_mp.protocol.messages import LinkLost, Message, SkipNamed
 
-__all__ = ["EffectExecutor", "Segments", "Transport"]
+__all__ = ["EffectExecutor", "LinkOutput"]
 
 log = logging.getLogger("eventbus_mp.manager")
 
 
-class Transport(Protocol):
+class LinkOutput(Protocol):
     """How frames reach processes. Neither method blocks, and neither calls the executor."""
 
     def post(self, link: int, frames: list[bytes], *, is_reply: bool = False) -> None:
@@ -34,18 +35,6 @@ class Transport(Protocol):
 
     def cut_off(self, link: int, reason: str) -> bool:
         """Close the link of a process that broke the protocol. Returns whether it was open."""
-
-
-class Segments(Protocol):
-    """What effects need of a store of segments; `create` of a name that is taken raises `FileExistsError`."""
-
-    def create(self, name: str, length: int, /) -> None: ...
-
-    def remove(self, name: str, /) -> None: ...
-
-    def free_pages(self, name: str, offset: int, length: int, /) -> None: ...
-
-    def read(self, name: str, offset: int, length: int, /) -> bytes: ...
 
 
 class EffectExecutor:
@@ -57,17 +46,17 @@ class EffectExecutor:
     Args:
         core: The decisions.
         prefix: What the names of segments begin with.
-        transport: Where frames go.
-        segments: Where payloads live.
+        links: Where frames go.
+        store: Where payloads live.
     """
 
-    def __init__(self, core: BusCore, prefix: str, transport: Transport, segments: Segments) -> None:
+    def __init__(self, core: BusCore, prefix: str, links: LinkOutput, store: SegmentStore) -> None:
         self.core = core
         self.is_stopping = False
         """The core said that the bus is over."""
         self._prefix = prefix
-        self._transport = transport
-        self._segments = segments
+        self._links = links
+        self._store = store
         self._rows = self._PERFORM
         self._follow_ups: list[Message] = []
         self._missing: dict[int, effects.CreateSegment] = {}
@@ -105,37 +94,37 @@ class EffectExecutor:
     # --- effects on processes ---
 
     def _deliver(self, effect: effects.Deliver) -> None:
-        self._transport.post(effect.link, records.pack_delivered(effect.subscriber, effect.attempt, effect.packed))
+        self._links.post(effect.link, records.pack_delivered(effect.subscriber, effect.attempt, effect.packed))
 
     def _reply(self, effect: effects.Reply) -> None:
         frames = records.pack_replied(records.REPLIED, effect.request, msgpack.packb(effect.value))
-        self._transport.post(effect.link, frames, is_reply=True)
+        self._links.post(effect.link, frames, is_reply=True)
 
     def _refuse(self, effect: effects.Refuse) -> None:
         body = msgpack.packb([effect.error, effect.text])
-        self._transport.post(effect.link, records.pack_replied(records.REFUSED, effect.request, body), is_reply=True)
+        self._links.post(effect.link, records.pack_replied(records.REFUSED, effect.request, body), is_reply=True)
 
     def _tell_topic_stale(self, effect: effects.TellTopicStale) -> None:
-        self._transport.post(effect.link, [records.pack_topic_stale(effect.topic, effect.dropped)])
+        self._links.post(effect.link, [records.pack_topic_stale(effect.topic, effect.dropped)])
 
     def _grant_span(self, effect: effects.GrantSpan) -> None:
         if effect.segment in self._missing:
             # Try again first: there may be memory now.
             self._carry_out(self._missing.pop(effect.segment))
         granted = records.pack_span_granted(effect.segment, effect.offset, effect.length, effect.backed)
-        self._transport.post(effect.link, [granted])
+        self._links.post(effect.link, [granted])
 
     def _close_link(self, effect: effects.CloseLink) -> None:
         # One read may bring more messages after the one that broke the protocol. The core objects to each of them,
         # and only the first time there is a link to lose.
-        if self._transport.cut_off(effect.link, effect.reason):
+        if self._links.cut_off(effect.link, effect.reason):
             self._follow_ups.append(LinkLost(effect.link, crashed=True))
 
     # --- effects on memory ---
 
     def _create_segment(self, effect: effects.CreateSegment) -> None:
         try:
-            self._segments.create(self._name(effect.segment), effect.length)
+            self._store.create(self._name(effect.segment), effect.length)
         except FileExistsError:
             raise
         except OSError as error:
@@ -146,13 +135,13 @@ class EffectExecutor:
 
     def _remove_segment(self, effect: effects.RemoveSegment) -> None:
         self._missing.pop(effect.segment, None)
-        self._segments.remove(self._name(effect.segment))
+        self._store.remove(self._name(effect.segment))
 
     def _free_pages(self, effect: effects.FreePages) -> None:
         if effect.segment in self._missing:
             return
         try:
-            self._segments.free_pages(self._name(effect.segment), effect.offset, effect.length)
+            self._store.free_pages(self._name(effect.segment), effect.offset, effect.length)
         except OSError as error:
             log.warning("cannot give back %d bytes that are free: %s", effect.length, error)
 
@@ -185,7 +174,7 @@ class EffectExecutor:
     def _id_of(self, segment: int, offset: int, length: int, sequence: int) -> str:
         """The event's id, or its sequence number if its memory has been overwritten or recycled meanwhile."""
         try:
-            head = self._segments.read(self._name(segment), offset, min(length, HEADER_BYTES + ID_BYTES_MAX))
+            head = self._store.read(self._name(segment), offset, min(length, HEADER_BYTES + ID_BYTES_MAX))
         except OSError:
             return f"{sequence:#x}"
         event_id = read_id(head, sequence)

@@ -1,20 +1,30 @@
 """The journal: everything that the manager took in lately, in memory that outlives it.
 
-The core is a pure function of its messages, so whoever has a copy of the manager from some moment, and what came in
-since, can do what the manager did: that is the standby (standby.py). Bytes are read from a pipe straight into the
+The core is a pure function of its messages. So a process that has a copy of the manager from some moment, and what came
+in since, can do what the manager did: that is the standby (standby.py). Bytes are read from a pipe straight into the
 journal, so none is ever out of the pipe and not yet here.
 
-    0            8      16          24
-    +------------+------+-----------+----------------
-    | generation | heir | takeovers | entries ...        an entry: | kind | link | length | number | now_ns | bytes |
-    +------------+------+-----------+----------------    of which the kind is written last
+    0            8               16          24
+    +------------+---------------+-----------+----------------
+    | generation | successor_pid | takeovers | entries ...
+    +------------+---------------+-----------+----------------
+
+    an entry: | kind | link | length | number | now_ns | bytes, up to a multiple of 8 |
 
 Only the manager writes. A generation begins when a new standby has made the entries before it superfluous.
+
+The manager can be killed between any two writes, and what it has written must be read the same way. Therefore:
+
+- An entry's kind is written last, and is 0 until then. A kind of 0 ends the journal.
+- The kind of the place behind an entry is set to 0 before that, because an older generation has left its bytes there.
+- Where a read will put its last bytes there is a marker. If the manager is killed before the kernel has copied them,
+  the marker is still there: the entry does not count, and the bytes are still in their pipe.
 """
 
 from __future__ import annotations
 
 import array
+import enum
 import fcntl
 import mmap
 import os
@@ -26,23 +36,39 @@ from typing import NamedTuple
 
 from eventbus_mp.runtime.pipe import READ_BYTES
 
-__all__ = ["LINK_LOST", "LINK_OPENED", "READ", "TIME_PASSED", "Entry", "Journal", "Position"]
+__all__ = ["Entry", "EntryKind", "Journal", "Position"]
 
 JOURNAL_BYTES = 8 << 20
-"""Some 200,000 records: what a standby has to catch up with takes it less than a tenth of a second."""
+"""Room for about 200,000 records. A standby catches up with that in less than a tenth of a second."""
 
-READ, LINK_OPENED, LINK_LOST, TIME_PASSED = 1, 2, 3, 4
-"""`number` is the pid of a link that was opened, and whether a lost one crashed."""
+
+class EntryKind(enum.IntEnum):
+    """What an entry says has happened. Not 0, which ends the journal."""
+
+    READ = 1
+    """These bytes came from a link."""
+    LINK_OPENED = 2
+    """`number` is the pid of its process."""
+    LINK_LOST = 3
+    """The pipe of the link ended, or the manager gave it up."""
+    TIME_PASSED = 4
+    """Something was due."""
+
 
 _HEAD = struct.Struct("=QQQ")
-_ENTRY = struct.Struct("=IIQQQ")
 _WORD = struct.Struct("=I")
+_LONG = struct.Struct("=Q")
+_ENTRY = struct.Struct("=IIQQQ")
+_GENERATION_OFFSET, _SUCCESSOR_OFFSET, _TAKEOVERS_OFFSET = 0, 8, 16
+_READ = EntryKind.READ  # Hot path: a look-up in an enumeration's class is a call before Python 3.12.
 _UNREAD = os.urandom(8)
-"""Stands where the last bytes of a read will be: as long as it does, nothing was read."""
+"""The marker. Random, because no process must be able to send it; the standby has it from the manager by `fork`."""
 
 
 class Entry(NamedTuple):
-    kind: int
+    """Something that happened, as the manager wrote it down."""
+
+    kind: EntryKind
     link: int
     number: int
     now_ns: int
@@ -50,14 +76,17 @@ class Entry(NamedTuple):
 
 
 class Position(NamedTuple):
-    """A place in the journal."""
+    """A place in the journal. Its offset holds for its generation only: a later one begins at the start."""
 
     generation: int
-    position: int
+    offset: int
 
 
 class Journal:
-    """Shared with the processes that are forked after it was made, and gone with the last of them."""
+    """The manager appends and reads pipes through it; a successor replays it, and then appends in its turn.
+
+    Its memory is shared with the processes that are forked after it was made, and is gone with the last of them.
+    """
 
     def __init__(self) -> None:
         fd = os.memfd_create("eventbus_mp-journal", os.MFD_CLOEXEC)
@@ -71,25 +100,25 @@ class Journal:
         self._generation = 0
         self._offset = _HEAD.size
 
-    # --- what the heirs have to agree on ---
+    # --- what the standbys have to agree on ---
 
     @property
     def successor_pid(self) -> int:
         """The pid of the only process that may take over."""
-        return int(_HEAD.unpack_from(self._view)[1])
+        return int(_LONG.unpack_from(self._view, _SUCCESSOR_OFFSET)[0])
 
     @successor_pid.setter
     def successor_pid(self, pid: int) -> None:
-        struct.pack_into("=Q", self._view, 8, pid)
+        _LONG.pack_into(self._view, _SUCCESSOR_OFFSET, pid)
 
     @property
     def takeovers(self) -> int:
-        """How many managers in a row have begun to take over and not come to the end of it."""
-        return int(_HEAD.unpack_from(self._view)[2])
+        """How many managers in a row have begun to take over and have not finished."""
+        return int(_LONG.unpack_from(self._view, _TAKEOVERS_OFFSET)[0])
 
     @takeovers.setter
     def takeovers(self, count: int) -> None:
-        struct.pack_into("=Q", self._view, 16, count)
+        _LONG.pack_into(self._view, _TAKEOVERS_OFFSET, count)
 
     # --- writing ---
 
@@ -104,31 +133,34 @@ class Journal:
         return Position(self._generation, self._offset)
 
     def restart(self) -> None:
-        """Begin a new generation: what is written so far is of no use to anybody."""
+        """Begin a new generation: the newest standby needs nothing of what is written so far."""
         _WORD.pack_into(self._view, _HEAD.size, 0)
         self._generation += 1
-        struct.pack_into("=Q", self._view, 0, self._generation)
+        _LONG.pack_into(self._view, _GENERATION_OFFSET, self._generation)
         self._offset = _HEAD.size
 
-    def append(self, kind: int, link: int, number: int, now_ns: int) -> None:
-        """Write down what is not read from a pipe."""
+    def append(self, kind: EntryKind, link: int, number: int, now_ns: int) -> None:
+        """Write down what was not read from a pipe."""
         self._begin(kind, link, 0, number, now_ns)
         self._offset += _ENTRY.size
 
     def read(self, fd: int, link: int, now_ns: int) -> bytes | None:
-        """Take up to `READ_BYTES` out of a pipe; b"" at the end of file; None when there is nothing now."""
+        """Take up to `READ_BYTES` out of a pipe: b"" at its end, None if there is nothing now.
+
+        Call it only while the journal is not full.
+        """
         length = self._readable(fd)
         if not length:
-            # Empty, or at its end. A read would tell, but it could also take a byte that arrives just now.
+            # Empty, or at its end. A read would distinguish the two, but it could also take a byte that arrives now.
             if not _is_at_its_end(fd):
                 return None
-            length = self._readable(fd)  # It may have arrived before the end.
+            length = self._readable(fd)  # Some may have arrived between the first look and the end.
             if not length:
                 return b""
         start = self._offset + _ENTRY.size
         stop = start + length
         self._view[stop - min(length, 8) : stop] = _UNREAD[: min(length, 8)]
-        self._begin(READ, link, length, 0, now_ns)
+        self._begin(_READ, link, length, 0, now_ns)
         os.readv(fd, [self._view[start:stop]])
         self._offset = stop + -stop % 8
         return bytes(self._view[start:stop])
@@ -138,34 +170,39 @@ class Journal:
         return min(self._available[0], READ_BYTES)
 
     def _begin(self, kind: int, link: int, length: int, number: int, now_ns: int) -> None:
-        # The next entry's place first: the entries of an earlier generation lie there.
+        # In this order; why is said at the top.
         after = self._offset + _ENTRY.size + length
         _WORD.pack_into(self._view, after + -after % 8, 0)
         _ENTRY.pack_into(self._view, self._offset, 0, link, length, number, now_ns)
         _WORD.pack_into(self._view, self._offset, kind)
 
-    # --- reading, as an heir ---
+    # --- reading, as the successor ---
 
     def replay(self, position: Position) -> Iterator[Entry]:
-        """Every entry since `mark`; afterwards this process is the one that writes, and goes on behind them.
+        """Every entry since `position`. Afterwards this process is the one that writes, and appends behind them.
 
-        The last one may have been written down and not carried out: its bytes are still in their pipe.
+        The last read may have been written down and not carried out. It is left out: its bytes are still in their pipe.
         """
-        self._generation = int(_HEAD.unpack_from(self._view)[0])
-        self._offset = position.position if position.generation == self._generation else _HEAD.size
+        self._generation = int(_LONG.unpack_from(self._view, _GENERATION_OFFSET)[0])
+        self._offset = position.offset if position.generation == self._generation else _HEAD.size
         while True:
             kind, link, length, number, now_ns = _ENTRY.unpack_from(self._view, self._offset)
             start = self._offset + _ENTRY.size
             data = bytes(self._view[start : start + length])
-            if not kind or (kind == READ and data[-8:] == _UNREAD[: min(length, 8)]):
-                return
             stop = start + length
-            self._offset = stop + -stop % 8
-            yield Entry(kind, link, number, now_ns, data)
+            after = stop + -stop % 8
+            if not kind:
+                return
+            # Only the last entry can be unread. One before it ends with the marker by chance: if it is of a few bytes.
+            is_last = not _WORD.unpack_from(self._view, after)[0]
+            if kind == _READ and is_last and data[-8:] == _UNREAD[: min(length, 8)]:
+                return
+            self._offset = after
+            yield Entry(EntryKind(kind), link, number, now_ns, data)
 
 
 def _is_at_its_end(fd: int) -> bool:
-    """Whether nobody has the other end of a pipe any more."""
+    """Whether no process has the other end of a pipe any more."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))

@@ -81,15 +81,15 @@ class LinkTable:
         """
         overflowing = []
         for number, link in list(self._unflushed.items()):
-            is_done = link.ends.flush()
-            if link.ends.overflowing:
-                overflowing.append(link)
-                continue
-            if is_done == link.writable_wanted:
-                self._want_writable(link, not is_done)
-            if is_done:
+            if link.ends.flush():
+                if link.writable_wanted:
+                    self._want_writable(link, False)
                 del self._unflushed[number]
                 link.unsent_replies.clear()
+            elif link.ends.overflowing:
+                overflowing.append(link)
+            elif not link.writable_wanted:
+                self._want_writable(link, True)
         return overflowing
 
     def _want_writable(self, link: Link, wanted: bool) -> None:

@@ -20,26 +20,37 @@ __all__ = ["Standby"]
 
 
 class Standby:
-    """The manager's side of it.
+    """The newest standby, and those before it that are not seen dead yet, as the manager holds them.
+
+    The lifeline is a pipe on which nothing is ever written. The standby reads from it, and the manager holds the end to
+    write on. So the read ends when the manager is gone, however it died. It works only while no other process has that
+    end: a new standby closes its copy of the lifeline of the one before, before it sleeps.
+
+    Several standbys can wake at once: the manager may die just after it has made a new one and before it has killed
+    the one before. `Journal.successor_pid` says which of them takes over; the others leave.
 
     Args:
-        journal: Which both share.
+        journal: The one that manager and standby share.
     """
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._lifeline = -1
-        """As long as this end of a pipe is open somewhere, the manager lives: only it has it."""
+        """The end to write on, of the newest standby's lifeline."""
         self._pids: dict[int, int] = {}
-        """Every one that is not seen dead yet, by its pidfd."""
+        """Every standby that is not seen dead yet, by its pidfd."""
         self.pidfd = -1
-        """Of the standby: readable when it died; -1: there is none."""
+        """The newest one's: readable when it has died; -1: there is none."""
 
     def fork(self, before_sleeping: Callable[[], None]) -> bool:
-        """Make a new one and dismiss the one before. False: this is still the manager.
+        """Make a new standby and dismiss the one before.
 
-        True: this is the new one, the manager is dead, and it is the heir. It began with `before_sleeping`, to let go
-        of what only a manager that is awake should hold.
+        Args:
+            before_sleeping: Called in the new one, to let go of what only a manager that is awake may hold.
+
+        Returns:
+            False: this is still the manager. True: this is the new standby, the manager is dead, and this process
+            takes over.
 
         Raises:
             OSError: The kernel has no process or no descriptors for it; the one before is still there.
@@ -64,6 +75,7 @@ class Standby:
             os.waitpid(pid, 0)
             os.close(lifeline)
             raise
+        # The new one is named before the one before is killed: at every moment there is one that takes over.
         self._journal.successor_pid = pid
         self.dismiss()
         self._lifeline, self.pidfd = lifeline, pidfd
@@ -71,8 +83,10 @@ class Standby:
         return False
 
     def _sleep(self, wakes: int) -> None:
-        """Wait for the manager's death. Whoever is not the heir then ends here."""
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        """Wait for the manager's death. A standby that is not its successor ends here."""
+        # SIGTERM asks the manager to end the bus in order. It may go to all processes of a group, and a standby that
+        # died of it first would be replaced.
+        on_sigterm = signal.signal(signal.SIGTERM, signal.SIG_IGN)
         # The lifeline of the one before, and what watches those before, are the manager's, not ours.
         for fd in (self._lifeline, *self._pids):
             if fd >= 0:
@@ -83,6 +97,7 @@ class Standby:
         os.close(wakes)
         if self._journal.successor_pid != os.getpid():
             os._exit(0)
+        signal.signal(signal.SIGTERM, on_sigterm)
 
     def dismiss(self) -> None:
         """End the standby, if there is one: nobody takes over from now on. `reap` it when its pidfd is readable."""
@@ -92,7 +107,7 @@ class Standby:
             self.pidfd = self._lifeline = -1
 
     def reap(self, pidfd: int) -> bool:
-        """See one gone: whether it was the one that is needed."""
+        """Collect one that has died. Returns whether it was the newest, so that there is none now."""
         os.waitpid(self._pids.pop(pidfd), 0)
         os.close(pidfd)
         needed = pidfd == self.pidfd
@@ -102,7 +117,7 @@ class Standby:
         return needed
 
     def close(self) -> None:
-        """End it and see it gone."""
+        """End the standby and collect all that are left."""
         self.dismiss()
         for pidfd in list(self._pids):
             self.reap(pidfd)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventbus_mp.manager import journal
-from eventbus_mp.manager.journal import LINK_LOST, LINK_OPENED, READ, TIME_PASSED, Entry, Journal, Position
+from eventbus_mp.manager.journal import Entry, EntryKind, Journal, Position
 from eventbus_mp.runtime.pipe import READ_BYTES
 
 
@@ -33,19 +33,19 @@ def test_entries_come_back_in_order(ends: tuple[int, int]) -> None:
     reader, writer = ends
     found = Journal()
     successor_pid, position = copy_of(found), found.position
-    found.append(LINK_OPENED, 7, 1234, 10)
+    found.append(EntryKind.LINK_OPENED, 7, 1234, 10)
     os.write(writer, b"x" * 40)
     assert found.read(reader, 7, 20) == b"x" * 40
     assert found.read(reader, 7, 30) is None
-    found.append(TIME_PASSED, 0, 0, 40)
-    found.append(LINK_LOST, 7, 1, 50)
+    found.append(EntryKind.TIME_PASSED, 0, 0, 40)
+    found.append(EntryKind.LINK_LOST, 7, 1, 50)
     assert list(successor_pid.replay(position)) == [
-        Entry(LINK_OPENED, 7, 1234, 10, b""),
-        Entry(READ, 7, 0, 20, b"x" * 40),
-        Entry(TIME_PASSED, 0, 0, 40, b""),
-        Entry(LINK_LOST, 7, 1, 50, b""),
+        Entry(EntryKind.LINK_OPENED, 7, 1234, 10, b""),
+        Entry(EntryKind.READ, 7, 0, 20, b"x" * 40),
+        Entry(EntryKind.TIME_PASSED, 0, 0, 40, b""),
+        Entry(EntryKind.LINK_LOST, 7, 1, 50, b""),
     ]
-    successor_pid.append(TIME_PASSED, 0, 0, 60)
+    successor_pid.append(EntryKind.TIME_PASSED, 0, 0, 60)
     assert len(list(copy_of(found).replay(position))) == 5
 
 
@@ -86,12 +86,12 @@ def test_a_read_that_was_only_written_down_is_still_in_the_pipe(
 
 def test_a_new_generation_begins_empty(ends: tuple[int, int]) -> None:
     found = Journal()
-    found.append(TIME_PASSED, 0, 0, 1)
+    found.append(EntryKind.TIME_PASSED, 0, 0, 1)
     successor_pid, position = copy_of(found), found.position
-    assert position == Position(0, position.position)
+    assert position == Position(0, position.offset)
     found.restart()
     assert list(copy_of(successor_pid).replay(position)) == []
-    found.append(TIME_PASSED, 0, 0, 2)
+    found.append(EntryKind.TIME_PASSED, 0, 0, 2)
     assert [entry.now_ns for entry in successor_pid.replay(position)] == [2]
 
 
