@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from eventbus_mp.client.connection import Connection
+from eventbus_mp.geometry import REASON_LENGTH_MAX
 from eventbus_mp.memory.leases import LeaseBook
 from eventbus_mp.protocol import records
 from eventbus_mp.protocol.client_events import Delivered
@@ -18,8 +19,6 @@ from eventbus_mp.statistics import SubscriberKey
 __all__ = ["ClientEndpoint"]
 
 T = TypeVar("T")
-
-REASON_LENGTH_MAX = 500
 
 
 class ClientEndpoint:

@@ -218,7 +218,7 @@ class Session:
 
     def statistics(self) -> BusStatistics:
         reported = self.connection.request(GetStatistics)
-        subscribers = tuple(_subscriber_statistics(*row) for row in reported.pop("subscribers"))
+        subscribers = tuple(_subscriber_statistics(row) for row in reported.pop("subscribers"))
         for name in ("span_holders", "lease_holders"):
             reported[name] = dict(reported[name])
         return BusStatistics(subscribers=subscribers, manager_pid=self.connection.manager_pid, **reported)
@@ -286,7 +286,7 @@ class Session:
         self._mappings.clear()
 
 
-def _subscriber_statistics(name: str, config: bytes, *rest: Any) -> SubscriberStatistics:
-    queued, sent, completed, skipped, redelivered, skips = rest
-    recent = tuple((event_id, reason) for event_id, reason in skips)
-    return SubscriberStatistics(name, unpack_config(config), queued, sent, completed, skipped, redelivered, recent)
+def _subscriber_statistics(reported: dict[str, Any]) -> SubscriberStatistics:
+    recent_skips = tuple((event_id, reason) for event_id, reason in reported["recent_skips"])
+    config = unpack_config(reported["config"])
+    return SubscriberStatistics(**{**reported, "config": config, "recent_skips": recent_skips})

@@ -6,14 +6,14 @@ import re
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
 from eventbus_mp.config import BusConfig
+from eventbus_mp.core.allocator.spans import RESERVE_BYTES_MIN, RESERVE_DIVISOR
 from eventbus_mp.core.bus import BusCore
-from eventbus_mp.core.spans import RESERVE_BYTES_MIN, RESERVE_DIVISOR
 from eventbus_mp.core.transitions import QUEUED
 from eventbus_mp.geometry import CHUNK_BYTES, SEQUENCE_LINK_SHIFT
 from eventbus_mp.protocol.decoders import ManagerDecoder
 from eventbus_mp.protocol.effects import CloseLink, Deliver, GrantSpan, Refuse, Reply
 from eventbus_mp.protocol.messages import SPAN_AHEAD, SPAN_RESERVE, LinkLost, TimePassed
-from eventbus_mp.protocol.records import RECORD
+from eventbus_mp.protocol.records import RECORD, SEQUENCE
 from eventbus_mp.protocol.requests import ListEvents, WatchEvent
 from tests.properties.model import Model
 
@@ -154,7 +154,7 @@ class CoreHarness(RuleBasedStateMachine):
 
     @staticmethod
     def check_watcher(told, expected):
-        assert [{tuple(key) for key in part} for part in told] == expected
+        assert {part: {tuple(key) for key in keys} for part, keys in told.items()} == expected
 
     @property
     def last_watcher(self):
@@ -194,7 +194,10 @@ class CoreHarness(RuleBasedStateMachine):
     @invariant()
     def every_watcher_agrees(self):
         for topic in self.model.topics.values():
-            told = {RECORD.unpack(raw)[7]: watcher for raw, watcher in self.ask(ListEvents, topic.name, True)}
+            told = {
+                RECORD.unpack(event["record"])[SEQUENCE]: event["watcher"]
+                for event in self.ask(ListEvents, topic.name, True)
+            }
             expected = {event.sequence: event for event in self.model.unsettled(topic)}
             assert set(told) == set(expected)
             for sequence, event in expected.items():

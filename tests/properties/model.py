@@ -18,7 +18,7 @@ class ModelDelivery:
         return self.state in (COMPLETED, SKIPPED)
 
     def step(self, what):
-        self.state = DELIVERY_TRANSITIONS[self.state][what]
+        self.state, _ = DELIVERY_TRANSITIONS[self.state][what]
 
 
 class ModelEvent:
@@ -36,7 +36,8 @@ class ModelEvent:
         def keys(*states):
             return {item.subscriber.key for item in self.deliveries if item.state in states}
 
-        return [keys(QUEUED, SENT, COMPLETED, SKIPPED), keys(COMPLETED), keys(SKIPPED)]
+        everybody = keys(QUEUED, SENT, COMPLETED, SKIPPED)
+        return {"subscribers": everybody, "completers": keys(COMPLETED), "skippers": keys(SKIPPED)}
 
 
 class ModelTopic:

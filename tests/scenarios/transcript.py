@@ -255,9 +255,9 @@ class Play:
         names = {sequence: name for name, sequence in self.events.items()}
         about = f" {names[effect.request]}" if effect.request in names else ""
         value = effect.value
-        if isinstance(value, list):
-            parts = zip(("subscribers", "completed", "skipped"), value, strict=True)
-            value = " ".join(f"{what}={','.join(key[0] for key in part) or '-'}" for what, part in parts)
+        if isinstance(value, dict):
+            parts = {"subscribers": "subscribers", "completers": "completed", "skippers": "skipped"}
+            value = " ".join(f"{parts[part]}={','.join(key[0] for key in keys) or '-'}" for part, keys in value.items())
         return f"reply {self._link(effect.link)}{about}: {value}"
 
     def _tell_grant(self, effect):
