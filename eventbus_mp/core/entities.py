@@ -1,4 +1,4 @@
-"""The nouns of the core: topic, route, subscriber, endpoint, batch of events, lease, link.
+"""The nouns of the core: topic, route, subscriber, endpoint, batch of events. (Links and leases are in links.py.)
 
 They hold what is known and keep their own counts straight. What happens to them is decided by the functions of the
 other modules; `state.py` has the object that holds all of them.
@@ -11,16 +11,13 @@ from collections import deque
 
 from eventbus_mp.core.allocator.spans import Span
 from eventbus_mp.core.masks import SEQUENCE_BUCKET_SHIFT, bits
-from eventbus_mp.geometry import RECORD_BYTES, SEQUENCE_LINK_SHIFT
+from eventbus_mp.geometry import RECORD_BYTES
 
 __all__ = [
     "NOBODY",
     "RECENT_SKIPS_MAX",
     "Endpoint",
     "EventBatch",
-    "Lease",
-    "LinkState",
-    "Resync",
     "Route",
     "SubscriberState",
     "Topic",
@@ -372,76 +369,3 @@ class EventBatch:
         """The mask of the events whose sequence numbers are from `first` to `last`."""
         low, high = max(first - self.first, 0), min(last - self.first + 1, self.count)
         return (1 << high) - (1 << low) if low < high else 0
-
-
-class Lease:
-    """A process's views into one event. The event's span is not recycled while it exists."""
-
-    __slots__ = ("is_warned", "length", "offset", "since_ns", "span", "topic", "views")
-
-    def __init__(self, span: Span, topic: str, offset: int, length: int, now_ns: int) -> None:
-        self.span = span
-        self.topic = topic
-        self.offset = offset
-        self.length = length
-        self.since_ns = now_ns
-        self.views = 0
-        self.is_warned = False
-        """The manager's log has a warning of it; one is enough."""
-
-
-class Resync:
-    """What a manager that died may or may not have sent to a process, until the process reports what it has."""
-
-    __slots__ = ("in_flight", "manager", "spans")
-
-    def __init__(
-        self, manager: int, in_flight: dict[int, dict[EventBatch, int]], spans: dict[tuple[int, int], Span]
-    ) -> None:
-        self.manager = manager
-        """The pid of the manager that asks."""
-        self.in_flight = in_flight
-        """By subscriber number."""
-        self.spans = spans
-
-
-class LinkState:
-    """One process's link: what it hosts, writes and leases. All of it comes back when the process is gone."""
-
-    __slots__ = (
-        "endpoints",
-        "last_sequence",
-        "leases",
-        "leaving",
-        "number",
-        "pid",
-        "resync",
-        "spans",
-        "stale_reported",
-    )
-
-    def __init__(self, number: int, pid: int) -> None:
-        self.number = number
-        self.pid = pid
-        self.last_sequence = number << SEQUENCE_LINK_SHIFT
-        """The newest sequence number that it used; its numbers only grow."""
-        self.endpoints: dict[int, Endpoint] = {}
-        """By subscriber number."""
-        self.spans: dict[tuple[int, int], Span] = {}
-        """What it may append to, by (segment, start)."""
-        self.leases: dict[int, Lease] = {}
-        """What it has views into, by sequence, the oldest first."""
-        self.leaving = False
-        """It said goodbye: its end of file is no crash."""
-        self.stale_reported: set[int] = set()
-        """Numbers of topics that it has been asked to look up again: once is enough."""
-        self.resync: Resync | None = None
-        """From the replacement of the manager until the process has reported what it has."""
-
-    def begin_resync(self, manager: int) -> None:
-        """A new manager, of this pid, goes on: note what the old one may have sent."""
-        in_flight = {number: dict(endpoint.in_flight) for number, endpoint in self.endpoints.items()}
-        self.resync = Resync(manager, in_flight, dict(self.spans))
-        for endpoint in self.endpoints.values():
-            endpoint.is_resyncing = True
-        self.stale_reported.clear()

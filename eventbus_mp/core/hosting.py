@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from eventbus_mp.core.entities import Endpoint, EventBatch, LinkState, SubscriberState
+from eventbus_mp.core.entities import Endpoint, EventBatch, SubscriberState
 from eventbus_mp.core.leases import drop_lease
+from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.redelivery import reclaim
 from eventbus_mp.core.skips import skip_all_waiting
 from eventbus_mp.core.span_requests import drop_span_requests, recycle_if_free

@@ -6,7 +6,8 @@ from __future__ import annotations
 from operator import add
 
 from eventbus_mp.core.allocator.spans import Span
-from eventbus_mp.core.entities import NOBODY, EventBatch, LinkState, Route, Topic
+from eventbus_mp.core.entities import NOBODY, EventBatch, Route, Topic
+from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.masks import SEQUENCE_BUCKET_EVENTS, bits
 from eventbus_mp.core.state import BusState, Step
 from eventbus_mp.core.watchers import EMPTY_WATCHER

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from eventbus_mp.core.allocator.spans import Span
-from eventbus_mp.core.entities import Lease, LinkState
+from eventbus_mp.core.links import Lease, LinkState
 from eventbus_mp.core.span_requests import recycle_if_free
 from eventbus_mp.core.state import Step
 from eventbus_mp.errors import ProtocolError

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from itertools import chain
 
 from eventbus_mp.core.batches import BatchTable
-from eventbus_mp.core.entities import Endpoint, EventBatch, LinkState
+from eventbus_mp.core.entities import Endpoint, EventBatch
 from eventbus_mp.core.hosting import after_release
+from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.masks import SEQUENCE_BUCKET_SHIFT
 from eventbus_mp.core.redelivery import return_to_front
 from eventbus_mp.core.settlement import settle_held, unpin

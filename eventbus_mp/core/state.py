@@ -18,9 +18,10 @@ from typing import NamedTuple
 from eventbus_mp.config import BusConfig
 from eventbus_mp.core.allocator.spans import SpanTable
 from eventbus_mp.core.batches import BatchTable
-from eventbus_mp.core.entities import LinkState, SubscriberState
+from eventbus_mp.core.entities import SubscriberState
 from eventbus_mp.core.event_log import EventLog
 from eventbus_mp.core.expiry import Expiry
+from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.registry import Registry
 from eventbus_mp.errors import ProtocolError
 from eventbus_mp.protocol.effects import Effect

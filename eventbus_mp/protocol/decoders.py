@@ -35,7 +35,6 @@ from eventbus_mp.protocol.records import (
     DEADLINE_NS,
     FLAG_AWAITED,
     FLAG_TIMED,
-    KIND,
     KIND_BYTE,
     LENGTH,
     NOTIFIED,
@@ -43,7 +42,6 @@ from eventbus_mp.protocol.records import (
     OFFSET,
     RECORD,
     SEGMENT,
-    SEQUENCE,
     TOPIC,
 )
 from eventbus_mp.protocol.requests import REQUESTS, Request, WireType, fits
@@ -54,6 +52,8 @@ REQUEST_BYTES_MAX = 1 << 20
 SETTLED_RANGE_MAX = 1 << 20
 """As much as an endpoint can hold: a larger number is nonsense."""
 _OUTCOMES = frozenset(int(outcome) for outcome in Outcome)
+_WITH_BODY = (records.REPLIED, records.REFUSED, records.REPLY_PART)
+"""What the manager sends that has a body of `length` bytes."""
 
 # The columns of a table of records, as slices of it: every tenth of the 32-bit words, every fifth of the 64-bit ones.
 # The last two fields are the last two 64-bit words.
@@ -126,21 +126,19 @@ class ManagerDecoder:
                 messages += self._notified(data[position:end])
                 position = end
                 continue
-            record = RECORD.unpack_from(data, position)
-            kind = record[KIND]
+            kind, first, segment, offset, length, _, _, sequence = RECORD.unpack_from(data, position)
             if kind == records.SETTLED:
-                self._settled(record, messages)
+                self._settled(first, segment, offset, length, sequence, messages)
             elif kind == records.REQUEST:
-                length = record[LENGTH]
                 need = RECORD_BYTES + _body_bytes(length)
                 if size - position < need:
                     break
                 body = data[position + RECORD_BYTES : position + RECORD_BYTES + length]
-                messages.append(decode_request(self._link, record[TOPIC], record[SEQUENCE], body))
+                messages.append(decode_request(self._link, first, sequence, body))
                 position += need - RECORD_BYTES
                 need = RECORD_BYTES
             else:
-                messages.append(self._message(record))
+                messages.append(self._message(kind, first, segment, offset, length, sequence))
             position += RECORD_BYTES
         if position != size:
             self._pieces.keep(data[position:], need)
@@ -194,9 +192,10 @@ class ManagerDecoder:
         awaited = kind - NOTIFIED & FLAG_AWAITED
         return EventsNotified(self._link, sequence, raw, [topic], [segment], [offset], [length], deadlines, awaited)
 
-    def _settled(self, fields: tuple[int, ...], messages: list[Message]) -> None:
+    def _settled(
+        self, outcome: int, subscriber: int, cost_ns: int, count: int, first: int, messages: list[Message]
+    ) -> None:
         """Add a settled range to the message before it, if that one settles for the same subscriber in the same way."""
-        _, outcome, subscriber, cost_ns, count, _, _, first = fields
         if outcome not in _OUTCOMES:
             raise ProtocolError(f"outcome {outcome} does not exist")
         if not 0 < count <= SETTLED_RANGE_MAX:
@@ -207,8 +206,7 @@ class ManagerDecoder:
         else:
             messages.append(DeliveriesSettled(self._link, subscriber, outcome, [(first, count)], cost_ns))
 
-    def _message(self, fields: tuple[int, ...]) -> Message:
-        kind, first, segment, offset, length, _, _, sequence = fields
+    def _message(self, kind: int, first: int, segment: int, offset: int, length: int, sequence: int) -> Message:
         if kind == records.SPAN_WANTED:
             return SpanWanted(self._link, length, first)
         if kind == records.SPAN_SEALED:
@@ -302,38 +300,30 @@ class ClientDecoder:
         position, size = 0, len(data)
         need = RECORD_BYTES
         while size - position >= RECORD_BYTES:
-            record = RECORD.unpack_from(data, position)
-            kind = record[KIND]
-            need = RECORD_BYTES + self._body_bytes(record)
+            kind, first, segment, offset, length, _, _, sequence = RECORD.unpack_from(data, position)
+            if kind == records.DELIVERED:
+                need = RECORD_BYTES + offset * RECORD_BYTES
+            elif kind in _WITH_BODY:
+                need = RECORD_BYTES + length + -length % RECORD_BYTES
             if size - position < need:
                 break
             body = data[position + RECORD_BYTES : position + need]
             position += need
             need = RECORD_BYTES
             if kind == records.DELIVERED:
-                messages.append(Delivered(record[SEGMENT], record[TOPIC], body))
+                messages.append(Delivered(segment, first, body))
             elif kind == records.REPLY_PART:
-                self._parts.setdefault(record[SEQUENCE], []).append(body)
+                self._parts.setdefault(sequence, []).append(body)
+            elif kind in _WITH_BODY:
+                parts = self._parts.pop(sequence, []) if self._parts else []
+                messages.append(Replied(sequence, kind == records.REFUSED, b"".join([*parts, body[:length]])))
             else:
-                messages.append(self._message(record, body))
+                messages.append(self._message(kind, first, segment, offset, length))
         if position != size:
             self._pieces.keep(data[position:], need)
         return messages
 
-    @staticmethod
-    def _body_bytes(record: tuple[int, ...]) -> int:
-        """How many bytes follow the record."""
-        if record[KIND] == records.DELIVERED:
-            return record[OFFSET] * RECORD_BYTES
-        if record[KIND] in (records.REPLIED, records.REFUSED, records.REPLY_PART):
-            return record[LENGTH] + -record[LENGTH] % RECORD_BYTES
-        return 0
-
-    def _message(self, fields: tuple[int, ...], body: bytes) -> ClientEvent:
-        kind, first, segment, offset, length, _, _, sequence = fields
-        if kind in (records.REPLIED, records.REFUSED):
-            parts = self._parts.pop(sequence, []) if self._parts else []
-            return Replied(sequence, kind == records.REFUSED, b"".join([*parts, body[:length]]))
+    def _message(self, kind: int, first: int, segment: int, offset: int, length: int) -> ClientEvent:
         if kind == records.SPAN_GRANTED:
             return SpanGranted(segment, offset, length, bool(first))
         if kind == records.TOPIC_STALE:

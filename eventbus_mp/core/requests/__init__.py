@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from eventbus_mp.core.entities import LinkState
+from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.requests.events import explain_skip, lease_event, mark_event
 from eventbus_mp.core.requests.processes import ANSWERED_LATER, cancel_wait, drain, goodbye, shut_down
 from eventbus_mp.core.requests.queries import get_history, get_statistics, list_events, list_subscribers, watch_event

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from eventbus_mp.core.entities import EventBatch, LinkState, SubscriberState
+from eventbus_mp.core.entities import EventBatch, SubscriberState
 from eventbus_mp.core.hosting import after_release, holder_of
 from eventbus_mp.core.leases import lease
+from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.settlement import settle_held, settle_waiting
 from eventbus_mp.core.state import BusState, Step
 from eventbus_mp.errors import NotSubscribed, ProtocolError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from eventbus_mp.core.entities import LinkState
+from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.state import DrainWaiter, Step, check_waits
 from eventbus_mp.patterns import compile_pattern
 from eventbus_mp.protocol import requests

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from eventbus_mp.core.entities import LinkState, SubscriberState
+from eventbus_mp.core.entities import SubscriberState
+from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.masks import bits
 from eventbus_mp.core.requests.events import find_event
 from eventbus_mp.core.state import Step

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from eventbus_mp.core.entities import Endpoint, LinkState
+from eventbus_mp.core.entities import Endpoint
 from eventbus_mp.core.hosting import drop_endpoint, forget_if_done, give_up_orphans
+from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.skips import skip_all_waiting
 from eventbus_mp.core.state import Step
 from eventbus_mp.errors import ProtocolError

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from eventbus_mp.core.batches import BatchTable
-from eventbus_mp.core.entities import Endpoint, EventBatch, LinkState
+from eventbus_mp.core.entities import Endpoint, EventBatch
+from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.masks import SEQUENCE_BUCKET_SHIFT
 from eventbus_mp.core.span_requests import recycle_if_free
 from eventbus_mp.core.state import Step

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eventbus_mp.core.entities import LinkState
+from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.skips import drop_topic
 from eventbus_mp.core.state import Step
 from eventbus_mp.protocol import requests
