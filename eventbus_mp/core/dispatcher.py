@@ -1,4 +1,4 @@
-"""The dispatcher: which endpoint gets which shadow, as far as its credit allows. Suspects of a crash are sent alone."""
+"""The dispatcher: which endpoint gets which shadow. Credit bounds how many; quarantined ones are sent alone."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _has_quarantined(endpoint: Endpoint) -> bool:
 
 
 def _dispatch_quarantined(step: Step, subscriber: SubscriberState) -> None:
-    """Send one suspect to each endpoint that has nothing in flight."""
+    """Send one quarantined event to each endpoint that has nothing in flight."""
     quarantine = subscriber.quarantine
     for endpoint in subscriber.endpoints:
         if quarantine and not endpoint.in_flight_count and not endpoint.is_resyncing:

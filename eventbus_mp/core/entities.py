@@ -235,7 +235,7 @@ class EventBatch:
 
         sent        waiting[row] &= ~mask        and the endpoint's in_flight[batch] |= mask
         settled     unsettled[row] &= ~mask      and the endpoint's in_flight[batch] &= ~mask
-        completed   completed[row] |= mask       besides; what is neither unsettled nor completed was skipped
+        completed   completed[row] |= mask       in addition; what is neither unsettled nor completed was skipped
         returned    waiting[row] |= mask         and the endpoint's in_flight[batch] &= ~mask
 
     Clearing uses `&= ~`, never `^=`: a bit that is clear stays clear, so a message that comes twice changes nothing.

@@ -1,4 +1,4 @@
-"""Credit: fixed, measured, shared; suspects of a crash are sent alone."""
+"""Credit: fixed, measured, shared; quarantined events are sent alone."""
 
 import pytest
 
@@ -100,7 +100,7 @@ def test_the_one_with_more_free_credit_gets_the_odd_one():
     assert counts(waiting.sent()) == [(2, 2), (1, 1)]
 
 
-def test_a_suspect_is_sent_alone_and_nothing_beside_it():
+def test_a_quarantined_event_is_sent_alone_and_nothing_beside_it():
     waiting = Queue(subscriber_with(4, 4))
     waiting.quarantined(waiting.queue(5), 1)
     assert waiting.sent() == [Deliver(1, 1, 2, packed_record(0)), Deliver(2, 1, 1, packed_record(1, 2, 3, 4))]
@@ -108,7 +108,7 @@ def test_a_suspect_is_sent_alone_and_nothing_beside_it():
     assert waiting.sent() == []
 
 
-def test_fresh_events_wait_for_waiting_suspects():
+def test_fresh_events_wait_for_those_in_quarantine():
     waiting = Queue(subscriber_with(4))
     batch = waiting.queue(3)
     waiting.quarantined(batch, 2)

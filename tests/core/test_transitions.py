@@ -73,7 +73,7 @@ def written(function: ast.FunctionDef) -> set[str]:
 
 
 def bindings(node: ast.Assign) -> Iterator[tuple[ast.AST, ast.AST]]:
-    """The pairs of an assignment, of one of tuples, too."""
+    """The pairs of an assignment, including one of tuples."""
     for target in node.targets:
         if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
             yield from zip(target.elts, node.value.elts, strict=True)
