@@ -1,14 +1,16 @@
-"""Geometry: the sizes that several parts of the bus have to agree on."""
+"""Geometry: the sizes and bounds that several parts of the bus have to agree on."""
 
 from __future__ import annotations
 
 __all__ = [
     "CHUNK_BYTES",
+    "PAYLOAD_ALIGNMENT",
     "REASON_LENGTH_MAX",
     "RECORD_BYTES",
     "SEGMENT_BYTES",
     "SEQUENCE_LINK_SHIFT",
     "SHARED_SPAN_BYTES_MAX",
+    "WAIT_S_MAX",
     "shared_span_bytes",
 ]
 
@@ -16,15 +18,20 @@ SEQUENCE_LINK_SHIFT = 40
 """A sequence number is `link << 40 | serial`: its producer makes it without asking, and it never repeats."""
 
 CHUNK_BYTES = 256 * 1024
-"""What segments are cut into; a span is some neighbouring blocks."""
+"""What segments are cut into; a span is some neighbouring chunks."""
 SEGMENT_BYTES = 64 * 1024 * 1024
 SHARED_SPAN_BYTES_MAX = SEGMENT_BYTES // 2
 """A larger event gets a segment of its own."""
+PAYLOAD_ALIGNMENT = 64
+"""Payloads begin at multiples of this in a span, and their lengths are multiples of it; so no payload is shorter."""
 
 RECORD_BYTES = 40
-"""What a packed record has: protocol/records.py has the picture."""
+"""The size of a packed record: protocol/records.py has the picture."""
+
 REASON_LENGTH_MAX = 500
-"""Characters of the reason for a skip: the process cuts it, and the manager does not rely on that."""
+"""How many characters of a skip's reason travel and are remembered."""
+WAIT_S_MAX = 86_400.0
+"""The longest single wait in a system call: poll() refuses numbers that do not fit into its milliseconds."""
 
 SPAN_BYTES_MAX = 1 << 20
 SPANS_MIN = 16

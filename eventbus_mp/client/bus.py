@@ -175,8 +175,8 @@ class EventBus:
     def subscribers(self, topic: str | None = None) -> list[Subscriber]:
         """Everybody who is subscribed, or who gets this topic's events, in the order they came."""
         return [
-            Subscriber(name, unpack_config(config), tuple(patterns), tuple(pids))
-            for name, config, patterns, pids in self._ask(requests.ListSubscribers, topic)
+            Subscriber(row["name"], unpack_config(row["config"]), tuple(row["patterns"]), tuple(row["pids"]))
+            for row in self._ask(requests.ListSubscribers, topic)
         ]
 
     # --- events ---

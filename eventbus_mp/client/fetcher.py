@@ -111,11 +111,10 @@ class EventFetcher:
     def watched(self, topic: str) -> list[tuple[str, Any]]:
         """(id, watcher as it travels) of every unsettled event of a topic, oldest first."""
         found = []
-        for packed_record, watcher in self._connection.request(ListEvents, topic, True):
-            record = RECORD.unpack(packed_record)
-            event_id = self.id_at(_place(record))
+        for event in self._connection.request(ListEvents, topic, True):
+            event_id = self.id_at(_place(RECORD.unpack(event["record"])))
             if event_id is not None:
-                found.append((event_id, watcher))
+                found.append((event_id, event["watcher"]))
         return found
 
 

@@ -88,9 +88,14 @@ def unpack_config(data: bytes) -> Any:
         return data
 
 
-def watcher_of(reported: list[list[list[Any]]]) -> Watcher:
+def watcher_of(reported: dict[str, list[list[Any]]]) -> Watcher:
     """A watcher as it travels, with its configs unpacked."""
-    return Watcher(*(tuple(SubscriberKey(name, unpack_config(config)) for name, config in part) for part in reported))
+    return Watcher(
+        **{
+            part: tuple(SubscriberKey(name, unpack_config(config)) for name, config in keys)
+            for part, keys in reported.items()
+        }
+    )
 
 
 def _sorted(value: Any) -> Any:

@@ -24,7 +24,7 @@ from eventbus_mp.memory import shm
 from eventbus_mp.memory.leases import LeaseBook
 from eventbus_mp.memory.mappings import Mappings
 from eventbus_mp.memory.store import SegmentStore
-from eventbus_mp.protocol.requests import Drain, GetStatistics, MarkEvent, RegisterTopic, StopHosting
+from eventbus_mp.protocol.requests import Drain, GetStatistics, MarkEvent, RegisterTopics, StopHosting
 from eventbus_mp.statistics import BusStatistics, SubscriberKey, SubscriberStatistics
 
 __all__ = ["Session"]
@@ -69,8 +69,9 @@ class Session:
 
     def register_topics(self, names: Iterable[str]) -> None:
         """Make the topics known to every process; returns when they are."""
-        for name in names:
-            self.connection.request(RegisterTopic, name)
+        wanted = list(names)
+        if wanted:
+            self.connection.request(RegisterTopics, wanted)
 
     # --- hosting ---
 
@@ -188,7 +189,7 @@ class Session:
     def statistics(self) -> BusStatistics:
         """A snapshot of the bus; one round trip."""
         answer = self.connection.request(GetStatistics)
-        subscribers = tuple(_subscriber_statistics(*row) for row in answer.pop("subscribers"))
+        subscribers = tuple(_subscriber_statistics(row) for row in answer.pop("subscribers"))
         for name in ("span_holders", "lease_holders"):
             answer[name] = dict(answer[name])
         return BusStatistics(subscribers=subscribers, manager_pid=self.connection.manager_pid, **answer)
@@ -257,7 +258,7 @@ class Session:
         self._mappings.clear()
 
 
-def _subscriber_statistics(name: str, config: bytes, *rest: Any) -> SubscriberStatistics:
-    queued, sent, completed, skipped, redelivered, skips = rest
-    recent = tuple((event_id, reason) for event_id, reason in skips)
-    return SubscriberStatistics(name, unpack_config(config), queued, sent, completed, skipped, redelivered, recent)
+def _subscriber_statistics(answer: dict[str, Any]) -> SubscriberStatistics:
+    recent_skips = tuple((event_id, reason) for event_id, reason in answer["recent_skips"])
+    config = unpack_config(answer["config"])
+    return SubscriberStatistics(**{**answer, "config": config, "recent_skips": recent_skips})

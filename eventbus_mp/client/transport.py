@@ -21,13 +21,11 @@ from time import monotonic, monotonic_ns, time_ns
 from typing import Any, Protocol
 
 from eventbus_mp.errors import BusClosed, EventBusError
+from eventbus_mp.geometry import WAIT_S_MAX
 from eventbus_mp.locking import LeaderFollowers, NonReentrantLock, reentered
 from eventbus_mp.runtime.pipe import READ_BYTES
 
 __all__ = ["PipeTransport", "Transport"]
-
-WAIT_S_MAX = 86_400.0
-"""The longest time that the kernel is asked to wait at once; a longer wait waits again."""
 
 
 class Transport(Protocol):

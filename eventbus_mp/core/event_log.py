@@ -1,7 +1,7 @@
-"""The story of an event: a bounded memory of what happened lately, searched by sequence number.
+"""The event log: a bounded memory of what happened lately to events, searched by sequence number.
 
-Kept per batch, as the first sequence number of a run and a mask of its events, so that it costs the hot path one append
-a batch. It answers `bus.story(shadow)` and goes into every InternalError.
+An entry has the first sequence number of a batch and a mask of its events, so the hot path pays one append for a whole
+batch. The log answers `bus.story(shadow)` and goes into every InternalError.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ ENTRIES_MAX = 4_096
 
 
 class EventLog:
+    """The latest `ENTRIES_MAX` entries: what happened to some events of a batch, and when."""
+
     def __init__(self) -> None:
         self._entries: deque[tuple[int, str, int, int]] = deque(maxlen=ENTRIES_MAX)
 
@@ -22,7 +24,7 @@ class EventLog:
         self._entries.append((now_ns, what, first, mask))
 
     def of(self, sequence: int) -> list[str]:
-        """The lines about one event, oldest first, each with the manager's clock in seconds."""
+        """The entries about one event as lines, the oldest first, each with the manager's clock in seconds."""
         return [
             f"{now_ns / 1e9:.6f} {what}"
             for now_ns, what, first, mask in self._entries

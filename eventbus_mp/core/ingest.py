@@ -1,31 +1,42 @@
-"""Taking in what a producer notified: from a batch of any events to runs, which have one route and one span each."""
+"""Taking in what a producer notified: from a message of any events to batches, which have one route and one span
+each."""
 
 from __future__ import annotations
 
 from operator import add
-from typing import Any
 
-from eventbus_mp.core.batches import SEQUENCE_BUCKET_EVENTS, EventBatch, bits
+from eventbus_mp.core.allocator.spans import Span
+from eventbus_mp.core.entities import NOBODY, EventBatch, Route, Topic
 from eventbus_mp.core.links import LinkState
-from eventbus_mp.core.registry import NOBODY, Route, Topic
-from eventbus_mp.core.spans import Span
-from eventbus_mp.core.state import BusState
+from eventbus_mp.core.masks import SEQUENCE_BUCKET_EVENTS, bits
+from eventbus_mp.core.state import BusState, Step
+from eventbus_mp.core.watchers import EMPTY_WATCHER
 from eventbus_mp.errors import ProtocolError
-from eventbus_mp.geometry import RECORD_BYTES
-from eventbus_mp.protocol.effects import Effect, Reply, TellTopicStale
+from eventbus_mp.geometry import PAYLOAD_ALIGNMENT, RECORD_BYTES, SEQUENCE_LINK_SHIFT
+from eventbus_mp.protocol.effects import Reply, TellTopicStale
 from eventbus_mp.protocol.messages import EventsNotified
 
-__all__ = ["ingest"]
-
-PAYLOAD_BYTES_MIN = 64
-"""A payload's header (memory/layout.py), which the core does not know more of."""
-EMPTY_WATCHER: list[list[Any]] = [[], [], []]
+__all__ = ["append_batch", "on_notified"]
 
 
-def ingest(
-    state: BusState, link: LinkState, message: EventsNotified, start: int, now_ns: int, effects: list[Effect]
-) -> int:
-    """Take in the events from `start` on that can be of one run: where they end."""
+def on_notified(step: Step, message: EventsNotified) -> None:
+    """Take in the events, in as many batches as they need; mostly it is one."""
+    state = step.state
+    link = state.link(message.link)
+    count = len(message.topics)
+    last = message.first + count - 1
+    if not link.last_sequence < message.first or last >> SEQUENCE_LINK_SHIFT != link.number:
+        raise ProtocolError(f"sequence {message.first:#x} does not follow {link.last_sequence:#x}")
+    link.last_sequence = last
+    state.events_notified += count
+    start = 0
+    while start < count:
+        start = _ingest(step, link, message, start)
+
+
+def _ingest(step: Step, link: LinkState, message: EventsNotified, start: int) -> int:
+    """Take in the events from `start` on that fit into one batch: the index where they end."""
+    state = step.state
     first = message.first + start
     span = _written_span(state, link, message, start)
     stop = _end_in_span(
@@ -34,14 +45,14 @@ def ingest(
     topics, route, stop = _routed(state, message, start, stop)
     _fill(span, message.lengths[start:stop])
     if not route.subscribers:
-        _drop(state, link, message, start, stop, effects)
+        _drop(step, link, message, start, stop)
         return stop
-    # Only the newest run grows: so the order of runs is the order of events.
+    # Only the newest batch grows: so the order of batches is the order of events.
     batch = state.batches.newest
     if batch is None or batch.route is not route or batch.span is not span or not batch.continues_with(first):
         batch = EventBatch(first, route, span)
-    mask = state.append_batch(batch, message.packed[start * RECORD_BYTES : stop * RECORD_BYTES], topics, stop - start)
-    state.event_log.record(now_ns, f"notified by process {link.pid}", batch.first, mask)
+    mask = append_batch(step, batch, message.packed[start * RECORD_BYTES : stop * RECORD_BYTES], topics, stop - start)
+    state.event_log.record(step.now_ns, f"notified by process {link.pid}", batch.first, mask)
     shift = first - batch.first
     for index in range(start, stop) if message.deadlines else ():
         if index in message.deadlines:
@@ -54,10 +65,36 @@ def ingest(
     return stop
 
 
-def _routed(state: BusState, message: EventsNotified, start: int, stop: int) -> tuple[list[Topic], Route, int]:
-    """The topics (one for all, or one an event) of the events from `start` on that have one route: where they end.
+def append_batch(step: Step, batch: EventBatch, packed: bytes, topics: list[Topic], count: int) -> int:
+    """Append events to a batch, new or the newest, and queue their deliveries: the mask of the new events.
 
-    Without a route there are no topics.
+    `topics` is one for all of them, or one for each.
+    """
+    state = step.state
+    if not batch.count:
+        state.batches.add(batch)
+        batch.span.live += 1
+    mask = batch.add(packed, topics, count)
+    dirty = state.dirty
+    for row, subscriber in enumerate(batch.route.subscribers):
+        if not batch.waiting[row]:
+            subscriber.queue.append(batch)
+        batch.waiting[row] |= mask
+        batch.unsettled[row] |= mask
+        subscriber.queued += count
+        dirty[subscriber] = None
+    if len(topics) == 1:
+        topics[0].unsettled += count
+    else:
+        for topic in topics:
+            topic.unsettled += 1
+    return mask
+
+
+def _routed(state: BusState, message: EventsNotified, start: int, stop: int) -> tuple[list[Topic], Route, int]:
+    """Which of the events from `start` on have one route: their topics, the route, and the index where they end.
+
+    The topics are one for all events, or one for each. An event of a topic that is gone has the route to nobody.
     """
     numbers, topics = message.topics, state.registry.topic_by_number
     first = topics.get(numbers[start])
@@ -78,20 +115,18 @@ def _routed(state: BusState, message: EventsNotified, start: int, stop: int) -> 
     return found, route, stop
 
 
-def _drop(
-    state: BusState, link: LinkState, message: EventsNotified, start: int, stop: int, effects: list[Effect]
-) -> None:
+def _drop(step: Step, link: LinkState, message: EventsNotified, start: int, stop: int) -> None:
     """Nobody is subscribed to these."""
-    state.events_dropped += stop - start
+    step.state.events_dropped += stop - start
     for index in range(start, stop):
         topic = message.topics[index]
-        if not state.registry.was_registered(topic):
+        if not step.state.registry.was_registered(topic):
             raise ProtocolError(f"topic number {topic} was never given out")
         if message.awaited >> index & 1:
-            effects.append(Reply(link.number, message.first + index, EMPTY_WATCHER))
+            step.effects.append(Reply(link.number, message.first + index, EMPTY_WATCHER))
         if topic not in link.stale_reported:
             link.stale_reported.add(topic)
-            effects.append(TellTopicStale(link.number, topic, 1))
+            step.effects.append(TellTopicStale(link.number, topic, 1))
 
 
 def _written_span(state: BusState, link: LinkState, message: EventsNotified, index: int) -> Span:
@@ -104,7 +139,7 @@ def _written_span(state: BusState, link: LinkState, message: EventsNotified, ind
 
 
 def _end_in_span(span: Span, message: EventsNotified, start: int, stop: int) -> int:
-    """Where the events from `start` on, up to `stop`, leave the span; the first one is known to be in it."""
+    """Where the events from `start` on leave the span, at most `stop`; the first one is known to be in it."""
     if stop - start == 1:
         return stop
     segments, offsets = message.segments[start:stop], message.offsets[start:stop]
@@ -118,8 +153,8 @@ def _end_in_span(span: Span, message: EventsNotified, start: int, stop: int) -> 
 
 
 def _fill(span: Span, lengths: list[int]) -> None:
-    """Count what is written: so a span's size bounds the events in it, whatever its writer says."""
-    if min(lengths) < PAYLOAD_BYTES_MIN:
+    """Count what is written: so a span's size bounds the number of events in it, whatever its writer says."""
+    if min(lengths) < PAYLOAD_ALIGNMENT:
         raise ProtocolError(f"an event of {min(lengths)} bytes is shorter than its header")
     span.filled += sum(lengths)
     if span.filled > span.length:

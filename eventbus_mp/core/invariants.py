@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from eventbus_mp.core.batches import SEQUENCE_BUCKET_SHIFT, EventBatch, bits
-from eventbus_mp.core.spans import Span
-
-if TYPE_CHECKING:
-    from eventbus_mp.core.registry import SubscriberState, Topic
-    from eventbus_mp.core.state import BusState
+from eventbus_mp.core.allocator.spans import Span
+from eventbus_mp.core.entities import EventBatch, SubscriberState, Topic
+from eventbus_mp.core.masks import SEQUENCE_BUCKET_SHIFT, bits
+from eventbus_mp.core.state import BusState
 
 __all__ = ["check_invariants"]
 
@@ -28,15 +24,15 @@ def check_invariants(state: BusState) -> None:
 
 
 def _in_flight_by_batch(state: BusState) -> dict[tuple[int, EventBatch], int]:
-    """(subscriber, run) -> what all its endpoints hold of it."""
+    """(subscriber, batch) -> what all its endpoints have in flight of it."""
     in_flight: dict[tuple[int, EventBatch], int] = {}
     for link in state.links.values():
         for number, endpoint in link.endpoints.items():
             count = 0
             for batch, mask in endpoint.in_flight.items():
-                assert mask, "an endpoint holds nothing of a run"
+                assert mask, "an endpoint holds nothing of a batch"
                 assert not in_flight.get((number, batch), 0) & mask, (
-                    f"run {batch.first:#x}: two endpoints hold one delivery"
+                    f"batch {batch.first:#x}: two endpoints hold one delivery"
                 )
                 in_flight[number, batch] = in_flight.get((number, batch), 0) | mask
                 count += mask.bit_count()
@@ -47,15 +43,15 @@ def _in_flight_by_batch(state: BusState) -> dict[tuple[int, EventBatch], int]:
 
 
 def _check_batch(state: BusState, batch: EventBatch, in_flight: dict[tuple[int, EventBatch], int]) -> None:
-    """2, 3: every delivery is in exactly one place; a run is there as long as something of it is unsettled or read."""
-    name, pins = f"run {batch.first:#x}", 0
+    """2, 3: every delivery is in exactly one place; a batch exists while something of it is unsettled or being read."""
+    name, pins = f"batch {batch.first:#x}", 0
     everything = (1 << batch.count) - 1
     for row, subscriber in enumerate(batch.route.subscribers):
         waiting, unsettled = batch.waiting[row], batch.unsettled[row]
         in_flight_mask = in_flight.get((subscriber.number, batch), 0)
         quarantine = sum(bit for quarantined, bit in subscriber.quarantine if quarantined is batch)
         assert not waiting & in_flight_mask, f"{name}: a delivery is queued and sent"
-        assert not (waiting | in_flight_mask) & quarantine, f"{name}: a suspect is queued or sent besides"
+        assert not (waiting | in_flight_mask) & quarantine, f"{name}: a delivery in quarantine is queued or sent"
         assert not (waiting | quarantine) & ~unsettled, f"{name}: a settled delivery waits"
         assert not unsettled & ~(waiting | in_flight_mask | quarantine), (
             f"{name}: a delivery is lost: neither queued nor sent"
@@ -65,10 +61,10 @@ def _check_batch(state: BusState, batch: EventBatch, in_flight: dict[tuple[int, 
         pins += (in_flight_mask & ~unsettled).bit_count()
     assert batch.live == batch.any_unsettled().bit_count(), f"{name} counts {batch.live} live events"
     assert batch.pins == pins, f"{name} counts {batch.pins} pins, not {pins}"
-    assert batch.live or batch.pins, f"{name} is settled and still watched"
+    assert batch.live or batch.pins, f"{name} is settled and still in the table"
     assert len(batch.topics) in (1, batch.count), f"{name} has {len(batch.topics)} topics for {batch.count} events"
     assert batch.first >> SEQUENCE_BUCKET_SHIFT == (batch.first + batch.count - 1) >> SEQUENCE_BUCKET_SHIFT, (
-        f"{name} leaves its block"
+        f"{name} leaves its bucket"
     )
 
 
@@ -79,7 +75,7 @@ def _check_queue(state: BusState, subscriber: SubscriberState) -> None:
     waiting = {batch for batch, row in rows if batch.waiting[row]}
     queued = sum(batch.waiting[row].bit_count() for batch, row in rows)
     assert subscriber.queued == queued, f"{subscriber.name} counts {subscriber.queued} waiting, not {queued}"
-    assert waiting <= set(subscriber.queue), f"{subscriber.name}: a run waits and is not queued"
+    assert waiting <= set(subscriber.queue), f"{subscriber.name}: a batch waits and is not queued"
     stale = len(subscriber.queue) - len(waiting)
     assert subscriber.stale == stale, f"{subscriber.name} counts {subscriber.stale} stale places, not {stale}"
     for endpoint in subscriber.endpoints:
@@ -88,6 +84,7 @@ def _check_queue(state: BusState, subscriber: SubscriberState) -> None:
 
 
 def _check_topics(state: BusState) -> None:
+    """4: a topic counts exactly its unsettled events."""
     counts: dict[Topic, int] = {}
     for batch in state.batches:
         for index in bits(batch.any_unsettled()):
@@ -98,7 +95,7 @@ def _check_topics(state: BusState) -> None:
 
 
 def _check_spans(state: BusState) -> None:
-    """1: a span counts just the runs that live in it, and the leases of live processes."""
+    """1: a span counts exactly the batches that are in it, and the leases of live processes."""
     live: dict[Span, int] = {}
     leases: dict[Span, int] = {}
     for batch in state.batches:
@@ -109,17 +106,17 @@ def _check_spans(state: BusState) -> None:
             leases[lease.span] = leases.get(lease.span, 0) + 1
     for span in state.spans.in_use():
         name = f"span {span.segment}+{span.start}"
-        assert span.live == live.pop(span, 0), f"{name} counts {span.live} runs"
+        assert span.live == live.pop(span, 0), f"{name} counts {span.live} batches"
         assert span.leases == leases.pop(span, 0), f"{name} counts {span.leases} leases"
-    assert not live, "a run lies in a span that was recycled"
-    assert not leases, "a lease lies in a span that was recycled"
+    assert not live, "a batch is in a span that was recycled"
+    assert not leases, "a lease is in a span that was recycled"
 
 
 def _check_nothing_is_left(state: BusState, in_flight: dict[tuple[int, EventBatch], int]) -> None:
     """4: nothing remembers what is settled."""
     batches = set(state.batches)
     assert {batch for _, batch in in_flight} <= batches, "an endpoint holds what is settled and forgotten"
-    assert state.batches.newest is None or state.batches.newest in batches, "the newest run is gone"
+    assert state.batches.newest is None or state.batches.newest in batches, "the newest batch is gone"
     unsettled = {batch.first + index for batch in batches for index in bits(batch.any_unsettled())}
     assert set(state.awaited) <= unsettled, "a settled event is still awaited"
     for subscriber in state.registry.subscriber_by_number.values():

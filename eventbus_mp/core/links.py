@@ -1,33 +1,16 @@
-"""What the core knows of a connected process."""
+"""What the core knows of a connected process: its link, its leases, and what is open after a takeover."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from eventbus_mp.errors import ProtocolError
+from eventbus_mp.core.allocator.spans import Span
+from eventbus_mp.core.entities import Endpoint, EventBatch
 from eventbus_mp.geometry import SEQUENCE_LINK_SHIFT
 
-if TYPE_CHECKING:
-    from eventbus_mp.core.batches import EventBatch
-    from eventbus_mp.core.dispatcher import Endpoint
-    from eventbus_mp.core.spans import Span
-
-__all__ = ["LEASES_MAX", "Lease", "LinkState", "Resync", "check_waits"]
-
-WAITS_MAX = 1024
-"""What one process may wait for at once, of each kind; it waits for as many as it has threads."""
-LEASES_MAX = 1 << 17
-"""Events that one process may have views into, beyond those in its hands."""
-
-
-def check_waits(count: int, what: str) -> None:
-    """Raise `ProtocolError` if a process that waits for so many of something wants one more."""
-    if count >= WAITS_MAX:
-        raise ProtocolError(f"it waits for {count} {what} at once")
+__all__ = ["Lease", "LinkState", "Resync"]
 
 
 class Lease:
-    """A process's views into one event. Its span is not recycled while it exists."""
+    """A process's views into one event. The event's span is not recycled while it exists."""
 
     __slots__ = ("is_warned", "length", "offset", "since_ns", "span", "topic", "views")
 
@@ -39,11 +22,11 @@ class Lease:
         self.since_ns = now_ns
         self.views = 0
         self.is_warned = False
-        """It was warned of."""
+        """The manager's log has a warning of it; one is enough."""
 
 
 class Resync:
-    """What a manager that died may have sent and may not."""
+    """What a manager that died may or may not have sent to a process, until the process reports what it has."""
 
     __slots__ = ("in_flight", "manager", "spans")
 
@@ -51,9 +34,9 @@ class Resync:
         self, manager: int, in_flight: dict[int, dict[EventBatch, int]], spans: dict[tuple[int, int], Span]
     ) -> None:
         self.manager = manager
-        """The pid of the one that asks."""
+        """The pid of the manager that asks."""
         self.in_flight = in_flight
-        """By subscriber."""
+        """By subscriber number."""
         self.spans = spans
 
 
@@ -76,6 +59,7 @@ class LinkState:
         self.number = number
         self.pid = pid
         self.last_sequence = number << SEQUENCE_LINK_SHIFT
+        """The newest sequence number that it used; its numbers only grow."""
         self.endpoints: dict[int, Endpoint] = {}
         """By subscriber number."""
         self.spans: dict[tuple[int, int], Span] = {}
@@ -85,12 +69,12 @@ class LinkState:
         self.leaving = False
         """It said goodbye: its end of file is no crash."""
         self.stale_reported: set[int] = set()
-        """Topics it was told to look up again, so that it is told once."""
+        """Numbers of topics that it has been asked to look up again: once is enough."""
         self.resync: Resync | None = None
-        """Since the manager was replaced, until the process has told what it has."""
+        """From the replacement of the manager until the process has reported what it has."""
 
     def begin_resync(self, manager: int) -> None:
-        """Another manager goes on, of this pid."""
+        """A new manager, of this pid, goes on: note what the old one may have sent."""
         in_flight = {number: dict(endpoint.in_flight) for number, endpoint in self.endpoints.items()}
         self.resync = Resync(manager, in_flight, dict(self.spans))
         for endpoint in self.endpoints.values():

@@ -8,10 +8,9 @@ import socket
 import time
 from collections.abc import Callable
 
-__all__ = ["Poller"]
+from eventbus_mp.geometry import WAIT_S_MAX
 
-WAIT_S_MAX = 86_400.0
-"""epoll takes no more than 24 days."""
+__all__ = ["Poller"]
 
 
 class Poller:

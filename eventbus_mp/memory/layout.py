@@ -24,11 +24,13 @@ from __future__ import annotations
 
 import struct
 
+from eventbus_mp.geometry import PAYLOAD_ALIGNMENT
+
 __all__ = ["ALIGNMENT", "HEADER", "HEADER_BYTES", "MAGIC"]
 
 HEADER = struct.Struct("=IHHQIII4x")
 HEADER_BYTES = HEADER.size
 MAGIC = 0x504D4245
 """`EBMP` in memory order."""
-ALIGNMENT = 64
+ALIGNMENT = PAYLOAD_ALIGNMENT
 """Payloads and buffers begin at multiples of this, and so payloads' lengths are ones."""

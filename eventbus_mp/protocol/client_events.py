@@ -1,4 +1,4 @@
-"""What the manager sends to a process, decoded."""
+"""Client events: what the manager sends to a process, decoded."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ __all__ = ["ClientEvent", "Delivered", "ManagerChanged", "Replied", "SpanGranted
 
 
 class Delivered(NamedTuple):
+    """Shadows for a subscriber that this process hosts."""
+
     subscriber: int
     attempt: int
     packed: bytes
-    """Whole records, one a shadow."""
+    """Whole records, one for each shadow."""
 
 
 class Replied(NamedTuple):
+    """The answer to a request, as msgpack; of one that was refused, [name of the error's class, text]."""
+
     request: int
     refused: bool
     body: bytes
 
 
 class SpanGranted(NamedTuple):
+    """A span to write into. Segment 0 says no: there is none to have ahead now, or (`backed`) there never is."""
+
     segment: int
     offset: int
     length: int
@@ -28,11 +34,15 @@ class SpanGranted(NamedTuple):
 
 
 class TopicStale(NamedTuple):
+    """What this process knows of a topic is out of date; `dropped` events found nobody."""
+
     topic: int
     dropped: int
 
 
 class ManagerChanged(NamedTuple):
+    """Another manager, of this pid, goes on: report to it what has arrived from the one before."""
+
     pid: int
 
 

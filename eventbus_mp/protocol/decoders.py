@@ -1,12 +1,18 @@
-"""Streams: from the pieces that a pipe gives to whole messages, in both directions.
+"""Decoders: from the pieces that a pipe gives to whole messages, in both directions.
 
-`feed` takes what one read brought and returns the messages that are complete; the rest waits for the next piece. One
-process's messages keep one order, whatever their kind.
+A pipe gives bytes and knows no messages: what one read brings may end anywhere, even within a record. `feed` takes
+such a piece and returns the messages that are complete with it; the rest waits for the next piece. The messages of one
+process keep one order, whatever their kind.
+
+A message is a frame: a record, and for some kinds as many bytes as the record says (see records.py), padded to whole
+records. There is one exception, for speed. Notified records that follow each other, a run of them, are cut as one
+piece and become one message, without being unpacked one by one (`ManagerDecoder._notified`).
 """
 
 from __future__ import annotations
 
 from dataclasses import fields
+from types import GenericAlias
 from typing import Any
 
 import msgpack
@@ -25,19 +31,43 @@ from eventbus_mp.protocol.messages import (
     SpanSealed,
     SpanWanted,
 )
-from eventbus_mp.protocol.records import AWAITED, KIND_BYTE, NOTIFIED, NOTIFIED_KINDS, RECORD, TIMED
-from eventbus_mp.protocol.requests import REQUESTS, Request
+from eventbus_mp.protocol.records import (
+    DEADLINE_NS,
+    FLAG_AWAITED,
+    FLAG_TIMED,
+    KIND_BYTE,
+    LENGTH,
+    NOTIFIED,
+    NOTIFIED_KINDS,
+    OFFSET,
+    RECORD,
+    SEGMENT,
+    TOPIC,
+)
+from eventbus_mp.protocol.requests import REQUESTS, Request, WireType, fits
 
 __all__ = ["ClientDecoder", "ManagerDecoder", "encode_request"]
 
 REQUEST_BYTES_MAX = 1 << 20
 SETTLED_RANGE_MAX = 1 << 20
-"""More than an endpoint can hold: a larger number is nonsense."""
+"""As much as an endpoint can hold: a larger number is nonsense."""
 _OUTCOMES = frozenset(int(outcome) for outcome in Outcome)
+_WITH_BODY = (records.REPLIED, records.REFUSED, records.REPLY_PART)
+"""What the manager sends that has a body of `length` bytes."""
+
+# The columns of a table of records, as slices of it: every tenth of the 32-bit words, every fifth of the 64-bit ones.
+# The last two fields are the last two 64-bit words.
+_WORD_COLUMNS = [slice(field, None, RECORD_BYTES // 4) for field in (TOPIC, SEGMENT, OFFSET, LENGTH)]
+_SEQUENCE_COLUMN = slice(4, None, RECORD_BYTES // 8)
 
 
 class _Assembler:
-    """Joins pieces; a message that needs many is joined once, when it is whole."""
+    """Joins the pieces that a pipe gives, until they have at least one whole message.
+
+    What is left over after the last whole message is kept, with the number of bytes that would complete it. Further
+    pieces are only collected until there are as many: a reply of a megabyte is joined once, and not again with every
+    piece of 64 KiB.
+    """
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
@@ -45,7 +75,7 @@ class _Assembler:
         self._need = RECORD_BYTES
 
     def join(self, piece: bytes) -> bytes | None:
-        """Everything that waits, or None when it cannot hold a whole message yet."""
+        """Everything that is not decoded yet, or None if it cannot have a whole message."""
         if self._pieces:
             self._pieces.append(piece)
             self._have += len(piece)
@@ -60,7 +90,7 @@ class _Assembler:
         return piece
 
     def keep(self, rest: bytes, need: int) -> None:
-        """Put back what is not yet a message; it takes `need` bytes in all to make one."""
+        """Put back what is not yet a whole message, of which the first one will have `need` bytes."""
         self._need = need
         self._have = len(rest)
         if rest:
@@ -68,13 +98,22 @@ class _Assembler:
 
 
 class ManagerDecoder:
-    """What a process sends, as messages for the core. Anything that is not the protocol raises `ProtocolError`."""
+    """What a process sends, as messages for the core.
+
+    Args:
+        link: The number of the process's link, which every message gets.
+    """
 
     def __init__(self, link: int) -> None:
         self._link = link
         self._pieces = _Assembler()
 
     def feed(self, piece: bytes) -> list[Message]:
+        """The messages that are complete with this piece.
+
+        Raises:
+            ProtocolError: The bytes are not the protocol; the decoder cannot be used any more.
+        """
         data = self._pieces.join(piece)
         if data is None:
             return []
@@ -87,19 +126,19 @@ class ManagerDecoder:
                 messages += self._notified(data[position:end])
                 position = end
                 continue
-            found = RECORD.unpack_from(data, position)
-            if found[0] == records.SETTLED:
-                self._settled(found, messages)
-            elif found[0] == records.REQUEST:
-                need = RECORD_BYTES + _body_bytes(found[4])
+            kind, first, segment, offset, length, _, _, sequence = RECORD.unpack_from(data, position)
+            if kind == records.SETTLED:
+                self._settled(first, segment, offset, length, sequence, messages)
+            elif kind == records.REQUEST:
+                need = RECORD_BYTES + _body_bytes(length)
                 if size - position < need:
                     break
-                body = data[position + RECORD_BYTES : position + RECORD_BYTES + found[4]]
-                messages.append(decode_request(self._link, found[1], found[7], body))
+                body = data[position + RECORD_BYTES : position + RECORD_BYTES + length]
+                messages.append(decode_request(self._link, first, sequence, body))
                 position += need - RECORD_BYTES
                 need = RECORD_BYTES
             else:
-                messages.append(self._message(found))
+                messages.append(self._message(kind, first, segment, offset, length, sequence))
             position += RECORD_BYTES
         if position != size:
             self._pieces.keep(data[position:], need)
@@ -107,7 +146,11 @@ class ManagerDecoder:
 
     @staticmethod
     def _end_of_run(data: bytes, position: int) -> int:
-        """Where the notified records that begin at `position` end."""
+        """Where the run of notified records that begins at `position` ends.
+
+        The kind of a record is one byte, so one slice has the kinds of all records that may follow, and `lstrip` finds
+        the first that is no notified one: two calls for any number of records.
+        """
         if len(data) - position < 2 * RECORD_BYTES:
             return position + RECORD_BYTES
         stop = len(data) - (len(data) - position) % RECORD_BYTES
@@ -116,10 +159,18 @@ class ManagerDecoder:
         return position + (len(kinds) - len(others)) * RECORD_BYTES
 
     def _notified(self, packed: bytes) -> list[Message]:
-        """Notified records as one message; those whose sequence numbers do not follow each other one by one."""
+        """A run of notified records, as one message.
+
+        The records are read by column and not by row. A record is ten 32-bit words or five 64-bit ones, so every tenth
+        word is the topic of the next event, and every fifth long word its sequence: a slice of a memoryview gives a
+        column in one call, which costs a tenth of unpacking the records. It is also the form that the core wants: it
+        compares and sums whole columns.
+
+        If the sequence numbers do not follow each other, each event is a message of its own, and the core judges them.
+        """
         if len(packed) == RECORD_BYTES:
             return [self._notified_alone(packed)]
-        numbers = memoryview(packed).cast("Q")[4::5].tolist()
+        numbers = memoryview(packed).cast("Q")[_SEQUENCE_COLUMN].tolist()
         if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
             singles = [packed[start : start + RECORD_BYTES] for start in range(0, len(packed), RECORD_BYTES)]
             return [self._notified_alone(single) for single in singles]
@@ -128,22 +179,23 @@ class ManagerDecoder:
         deadlines, awaited = {}, 0
         if kinds.count(NOTIFIED) != len(kinds):
             for index, kind in enumerate(kinds):
-                awaited |= (kind - NOTIFIED & AWAITED) << index
-                if kind - NOTIFIED & TIMED:
-                    deadlines[index] = RECORD.unpack_from(packed, index * RECORD_BYTES)[6]
-        topics, segments, offsets, lengths = (words[column::10].tolist() for column in range(1, 5))
+                awaited |= (kind - NOTIFIED & FLAG_AWAITED) << index
+                if kind - NOTIFIED & FLAG_TIMED:
+                    deadlines[index] = RECORD.unpack_from(packed, index * RECORD_BYTES)[DEADLINE_NS]
+        topics, segments, offsets, lengths = (words[column].tolist() for column in _WORD_COLUMNS)
         return [EventsNotified(self._link, numbers[0], packed, topics, segments, offsets, lengths, deadlines, awaited)]
 
     def _notified_alone(self, raw: bytes) -> EventsNotified:
-        """One notified record, in a third of the time that the columns of a batch take."""
+        """A run of one record, in a third of the time that columns take."""
         kind, topic, segment, offset, length, _, deadline_ns, sequence = RECORD.unpack(raw)
-        deadlines = {0: deadline_ns} if kind - NOTIFIED & TIMED else {}
-        awaited = kind - NOTIFIED & AWAITED
+        deadlines = {0: deadline_ns} if kind - NOTIFIED & FLAG_TIMED else {}
+        awaited = kind - NOTIFIED & FLAG_AWAITED
         return EventsNotified(self._link, sequence, raw, [topic], [segment], [offset], [length], deadlines, awaited)
 
-    def _settled(self, fields: tuple[int, ...], messages: list[Message]) -> None:
-        """Add a settled range to the message before, if that settles for the same subscriber in the same way."""
-        _, outcome, subscriber, cost_ns, count, _, _, first = fields
+    def _settled(
+        self, outcome: int, subscriber: int, cost_ns: int, count: int, first: int, messages: list[Message]
+    ) -> None:
+        """Add a settled range to the message before it, if that one settles for the same subscriber in the same way."""
         if outcome not in _OUTCOMES:
             raise ProtocolError(f"outcome {outcome} does not exist")
         if not 0 < count <= SETTLED_RANGE_MAX:
@@ -154,8 +206,7 @@ class ManagerDecoder:
         else:
             messages.append(DeliveriesSettled(self._link, subscriber, outcome, [(first, count)], cost_ns))
 
-    def _message(self, fields: tuple[int, ...]) -> Message:
-        kind, first, segment, offset, length, _, _, sequence = fields
+    def _message(self, kind: int, first: int, segment: int, offset: int, length: int, sequence: int) -> Message:
         if kind == records.SPAN_WANTED:
             return SpanWanted(self._link, length, first)
         if kind == records.SPAN_SEALED:
@@ -183,7 +234,7 @@ def encode_request(message: Request) -> bytes:
     kind = type(message)
     values = {name: getattr(message, name) for name in _wire_names(kind)}
     for (name, value), expected in zip(values.items(), kind.WIRE, strict=True):
-        if not isinstance(value, expected):
+        if not fits(value, expected):
             given = f"{name}={value!r:.80} is a {type(value).__name__}"
             raise UsageError(f"{kind.__name__}: {given}; give a {_said(expected)}")
     try:
@@ -195,7 +246,10 @@ def encode_request(message: Request) -> bytes:
     return records.pack_request(REQUESTS.index(kind), message.request, body)
 
 
-def _said(expected: type | tuple[type, ...]) -> str:
+def _said(expected: WireType) -> str:
+    """The type as a text for an error."""
+    if isinstance(expected, GenericAlias):
+        return str(expected)
     kinds = expected if isinstance(expected, tuple) else (expected,)
     return " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
 
@@ -216,8 +270,8 @@ def decode_request(link: int, kind: int, number: int, body: bytes) -> Request:
     if not isinstance(values, list) or len(values) != len(wanted.WIRE):
         raise ProtocolError(f"a {wanted.__name__} has {len(wanted.WIRE)} fields")
     for value, expected in zip(values, wanted.WIRE, strict=True):
-        if not isinstance(value, expected):
-            raise ProtocolError(f"a {wanted.__name__} has a {type(value).__name__} where {expected} belongs")
+        if not fits(value, expected):
+            raise ProtocolError(f"a {wanted.__name__} has a {type(value).__name__} where {_said(expected)} belongs")
     return wanted(link, number, *values)
 
 
@@ -226,7 +280,7 @@ def _wire_names(kind: type[Request]) -> list[str]:
 
 
 class ClientDecoder:
-    """What the manager sends, for a process."""
+    """What the manager sends, for a process. A long reply comes in parts, between which there may be other messages."""
 
     def __init__(self) -> None:
         self._pieces = _Assembler()
@@ -234,6 +288,11 @@ class ClientDecoder:
         """Request number -> the reply so far."""
 
     def feed(self, piece: bytes) -> list[ClientEvent]:
+        """The messages that are complete with this piece.
+
+        Raises:
+            ProtocolError: The bytes are not the protocol.
+        """
         data = self._pieces.join(piece)
         if data is None:
             return []
@@ -241,36 +300,30 @@ class ClientDecoder:
         position, size = 0, len(data)
         need = RECORD_BYTES
         while size - position >= RECORD_BYTES:
-            found = RECORD.unpack_from(data, position)
-            need = RECORD_BYTES + self._body_bytes(found)
+            kind, first, segment, offset, length, _, _, sequence = RECORD.unpack_from(data, position)
+            if kind == records.DELIVERED:
+                need = RECORD_BYTES + offset * RECORD_BYTES
+            elif kind in _WITH_BODY:
+                need = RECORD_BYTES + length + -length % RECORD_BYTES
             if size - position < need:
                 break
             body = data[position + RECORD_BYTES : position + need]
             position += need
             need = RECORD_BYTES
-            if found[0] == records.DELIVERED:
-                messages.append(Delivered(found[2], found[1], body))
-            elif found[0] == records.REPLY_PART:
-                self._parts.setdefault(found[7], []).append(body)
+            if kind == records.DELIVERED:
+                messages.append(Delivered(segment, first, body))
+            elif kind == records.REPLY_PART:
+                self._parts.setdefault(sequence, []).append(body)
+            elif kind in _WITH_BODY:
+                parts = self._parts.pop(sequence, []) if self._parts else []
+                messages.append(Replied(sequence, kind == records.REFUSED, b"".join([*parts, body[:length]])))
             else:
-                messages.append(self._message(found, body))
+                messages.append(self._message(kind, first, segment, offset, length))
         if position != size:
             self._pieces.keep(data[position:], need)
         return messages
 
-    @staticmethod
-    def _body_bytes(fields: tuple[int, ...]) -> int:
-        if fields[0] == records.DELIVERED:
-            return fields[3] * RECORD_BYTES
-        if fields[0] in (records.REPLIED, records.REFUSED, records.REPLY_PART):
-            return fields[4] + -fields[4] % RECORD_BYTES
-        return 0
-
-    def _message(self, fields: tuple[int, ...], body: bytes) -> ClientEvent:
-        kind, first, segment, offset, length, _, _, sequence = fields
-        if kind in (records.REPLIED, records.REFUSED):
-            parts = self._parts.pop(sequence, []) if self._parts else []
-            return Replied(sequence, kind == records.REFUSED, b"".join([*parts, body[:length]]))
+    def _message(self, kind: int, first: int, segment: int, offset: int, length: int) -> ClientEvent:
         if kind == records.SPAN_GRANTED:
             return SpanGranted(segment, offset, length, bool(first))
         if kind == records.TOPIC_STALE:

@@ -1,8 +1,9 @@
-"""Everything that crosses a process boundary or enters the core.
+"""Messages: everything that enters the core.
 
-Messages say what happened, in the past tense, or ask for something. On the data
-path there is one object per batch, not per event: a batch carries its events as packed records ("raws", opaque to the
-core) beside their fields, one list a field.
+A message says what happened, in the past tense, or is a request. Most come from processes (protocol/decoders.py makes
+them of bytes), some from the manager itself. On the data path there is one object for each batch, not for each event:
+it carries the events as packed records, which the core passes on without looking into them, and beside them their
+fields, as one list for each field.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Outcome(IntEnum):
     RETURNED = 3
     """Handed back untouched (an orderly stop): no attempt is counted."""
     FAILED = 4
-    """Skipped because the listener raised; goes to the dead letter topic too."""
+    """Skipped because the listener raised; the dead letter topic gets the event."""
 
 
 # --- messages: the data path -------------------------------------------------------------------------------------
@@ -37,7 +38,7 @@ class Outcome(IntEnum):
 class EventsNotified:
     """A producer wrote these events into its spans. Their sequence numbers follow each other, from `first` on.
 
-    The lists have one number an event.
+    The lists have one number for each event.
     """
 
     link: int
@@ -48,22 +49,22 @@ class EventsNotified:
     offsets: list[int]
     lengths: list[int]
     deadlines: dict[int, int]
-    """Index of an event with a ttl -> when it is over, in nanoseconds of the monotonic clock."""
+    """Index of an event with a ttl -> when that is over, in nanoseconds of the monotonic clock."""
     awaited: int
     """Mask of the events whose producer waits for the final watcher."""
 
 
 @dataclass(slots=True)
 class DeliveriesSettled:
-    """A process disposed of deliveries of one subscriber, all in the same way."""
+    """A process disposed of deliveries of one subscriber, all of them in the same way."""
 
     link: int
     subscriber: int
     outcome: int
     ranges: list[tuple[int, int]]
-    """(first sequence, how many that follow each other, itself included)"""
+    """(first sequence, how many sequences that follow each other, the first included)"""
     cost_ns: int = 0
-    """What one of them took its process; 0: it does not know."""
+    """How long one of them took in its process; 0: not known."""
 
 
 @dataclass(slots=True)
@@ -76,7 +77,7 @@ class SpanWanted:
 
 
 SPAN_AHEAD, SPAN_NEEDED, SPAN_RESERVE, SPAN_CANCELLED = range(4)
-"""For later; waited for; waited for inside a listener (may use the reserve); no longer waited for."""
+"""To have it later; waited for; waited for inside a listener, which may use the reserve; no longer waited for."""
 
 
 @dataclass(slots=True)
@@ -113,13 +114,15 @@ class SpanReleased:
 
 @dataclass(slots=True)
 class LinkOpened:
+    """A process connected."""
+
     link: int
     pid: int
 
 
 @dataclass(slots=True)
 class LinkLost:
-    """The process closed its link, or died; `crashed` tells which."""
+    """A process closed its link without a goodbye (`crashed`), or was cut off."""
 
     link: int
     crashed: bool
@@ -127,12 +130,12 @@ class LinkLost:
 
 @dataclass(slots=True)
 class TimePassed:
-    """Nothing but time: the core does what is due."""
+    """Nothing happened but time: the core does what is due."""
 
 
 @dataclass(slots=True)
 class ManagerReplaced:
-    """Another manager goes on with this core: what the one before had sent may not have arrived (see `Compare`)."""
+    """Another manager goes on with this core. What the one before had sent may not have arrived (see `ReportState`)."""
 
     pid: int
 
@@ -144,9 +147,6 @@ class SkipNamed:
     subscriber: int
     event_id: str
     reason: str
-
-
-# --- requests: messages that travel as frames, most of them answered ----------------------------------------------
 
 
 Message = (

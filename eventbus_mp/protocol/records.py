@@ -5,9 +5,9 @@
     | kind | topic | segment | offset | length | 0    | deadline_ns | sequence |
     +------+-------+---------+--------+--------+------+-------------+----------+
 
-A notified event is one record, and travels on, unchanged, as the shadow. Other kinds use the same fields for their own
-numbers, as the functions here name them. Some are followed by more bytes, padded with zeros to whole records, so that
-a record always begins at a multiple of 40: what a pipe holds can be split without parsing it, and a batch of records is
+A notified event is one record, which travels on unchanged as the shadow. Other kinds use the same fields for their own
+numbers, as the docstrings of the kinds say. Some are followed by more bytes, padded with zeros to whole records. So a
+record always begins at a multiple of 40: what a pipe holds can be split without parsing it, and a batch of records is
 a table of 32-bit and of 64-bit numbers, whose columns are slices.
 """
 
@@ -22,21 +22,23 @@ __all__ = ["KIND_BYTE", "RECORD", "RECORD_BYTES", "padded"]
 
 RECORD = struct.Struct("=6I2Q")
 assert RECORD.size == RECORD_BYTES
+KIND, TOPIC, SEGMENT, OFFSET, LENGTH, RESERVED, DEADLINE_NS, SEQUENCE = range(8)
+"""Where each field is in an unpacked record."""
 U32_MAX = (1 << 32) - 1
 KIND_BYTE = 0 if sys.byteorder == "little" else 3
-"""The byte of a record that tells its kind, which is a small number."""
+"""The byte of a record that has its kind, which is a small number."""
 
 # From a process to the manager.
 NOTIFIED = 1
-"""An event; two flags may be added."""
-AWAITED = 1
-"""Its producer waits for the final watcher."""
-TIMED = 2
-"""It has a deadline."""
-NOTIFIED_KINDS = bytes(range(NOTIFIED, NOTIFIED + AWAITED + TIMED + 1))
+"""An event. Its kind is NOTIFIED plus the flags below, which are no kinds of their own."""
+FLAG_AWAITED = 1
+"""The producer waits for the final watcher."""
+FLAG_TIMED = 2
+"""The event has a deadline."""
+NOTIFIED_KINDS = bytes(range(NOTIFIED, NOTIFIED + FLAG_AWAITED + FLAG_TIMED + 1))
 SETTLED = 5
-"""topic: outcome; segment: subscriber; offset: what a delivery took, in ns, 0: unknown; length: how many sequences that
-follow each other; sequence: the first."""
+"""topic: outcome; segment: subscriber; offset: how long a delivery took, in ns, 0: unknown; length: how many sequences
+that follow each other; sequence: the first of them."""
 REQUEST = 6
 """topic: index in REQUESTS; length: bytes of msgpack that follow; sequence: request number."""
 SPAN_WANTED = 7
@@ -58,12 +60,13 @@ SPAN_GRANTED = 20
 TOPIC_STALE = 21
 """topic; length: how many events were dropped."""
 REPLY_PART = 22
-"""length: bytes of a reply that follow, whole records; sequence: request number. The rest comes."""
+"""length: bytes of a reply that follow, whole records; sequence: request number. More of it comes."""
 MANAGER_REPLACED = 23
-"""length: pid of the new one. Tell it what has arrived from the one before (`Compare`)."""
+"""length: pid of the new one, which wants to know what has arrived from the one before (`ReportState`)."""
 
 FRAME_BODY_BYTES = 4096 // RECORD_BYTES * RECORD_BYTES - RECORD_BYTES
-"""A frame from the manager, its record and what follows, is at most `PIPE_BUF`: it is written whole or not at all."""
+"""A frame from the manager, the record and what follows it, has at most `PIPE_BUF` bytes: it is written whole or not
+at all."""
 
 
 def padded(data: bytes) -> bytes:
@@ -74,7 +77,7 @@ def padded(data: bytes) -> bytes:
 def pack_notified(
     topic: int, segment: int, offset: int, length: int, deadline_ns: int, sequence: int, awaited: bool
 ) -> bytes:
-    kind = NOTIFIED + AWAITED * awaited + TIMED * (deadline_ns > 0)
+    kind = NOTIFIED + FLAG_AWAITED * awaited + FLAG_TIMED * (deadline_ns > 0)
     return RECORD.pack(kind, topic, segment, offset, length, 0, deadline_ns, sequence)
 
 
@@ -103,7 +106,7 @@ def pack_span_released(sequence: int) -> bytes:
 
 
 def pack_delivered(subscriber: int, attempt: int, packed: bytes) -> list[bytes]:
-    """Notified records, in as many frames as it takes."""
+    """Shadows, in as many frames as they need."""
     if len(packed) <= FRAME_BODY_BYTES:
         return [RECORD.pack(DELIVERED, attempt, subscriber, len(packed) // RECORD_BYTES, 0, 0, 0, 0) + packed]
     parts = _parts(packed)
@@ -111,7 +114,7 @@ def pack_delivered(subscriber: int, attempt: int, packed: bytes) -> list[bytes]:
 
 
 def pack_replied(kind: int, number: int, body: bytes) -> list[bytes]:
-    """A reply, in as many frames as it takes: all but the last are `REPLY_PART`."""
+    """A reply, in as many frames as it needs: all but the last are a `REPLY_PART`."""
     *parts, last = _parts(body)
     frames = [RECORD.pack(REPLY_PART, 0, 0, 0, len(part), 0, 0, number) + part for part in parts]
     return [*frames, RECORD.pack(kind, 0, 0, 0, len(last), 0, 0, number) + padded(last)]

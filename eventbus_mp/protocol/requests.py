@@ -1,8 +1,14 @@
-"""Requests: what a process asks of the manager, as frames; most are answered."""
+"""Requests: what a process asks of the manager or gives notice of, as frames.
+
+To add one, write its class here and append it to `REQUESTS`, whose order is on the wire; write its handler in
+`core/requests/` and add that to the table there; raise `runtime.handshake.VERSION`.
+tests/protocol/test_wire_version.py says so if something is missing.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import GenericAlias
 from typing import Any, ClassVar
 
 __all__ = [
@@ -18,7 +24,9 @@ __all__ = [
     "ListTopics",
     "MarkEvent",
     "NameTopic",
+    "Notice",
     "RegisterTopic",
+    "RegisterTopics",
     "ReportState",
     "Request",
     "REQUESTS",
@@ -29,34 +37,72 @@ __all__ = [
     "UnregisterTopic",
     "Unsubscribe",
     "WatchEvent",
+    "WireType",
+    "fits",
 ]
+
+
+WireType = type | tuple[type, ...] | GenericAlias
+"""The type of a field that travels: a type, one of several, or `list[T]`, of which each element is checked."""
+
+
+def fits(value: object, expected: WireType) -> bool:
+    """Whether a value is of the type that a field must have."""
+    if isinstance(expected, GenericAlias):
+        (element,) = expected.__args__
+        return isinstance(value, list) and all(isinstance(item, element) for item in value)
+    return isinstance(value, expected)
 
 
 @dataclass(slots=True)
 class Request:
-    """`link` and `request` are filled in by the receiving side; the other fields travel."""
+    """Something that a process asks, and that is answered once: with a reply, or with an error by `Refuse`.
+
+    `link` and `request` are filled in by the receiving side; the other fields travel.
+    """
 
     link: int
     request: int
-    WIRE: ClassVar[tuple[type | tuple[type, ...], ...]] = ()
+    WIRE: ClassVar[tuple[WireType, ...]] = ()
     """The types of the fields that travel; the decoder refuses anything else."""
+    ANSWERED: ClassVar[bool] = True
+    """Whether there is ever an answer; if not, nobody must wait for one."""
+
+
+@dataclass(slots=True)
+class Notice(Request):
+    """Something that a process says, and that is never answered, whatever comes of it."""
+
+    ANSWERED: ClassVar[bool] = False
 
 
 @dataclass(slots=True)
 class RegisterTopic(Request):
+    """Have a topic of this name -> whether it is new"""
+
     name: str
     WIRE = (str,)
 
 
 @dataclass(slots=True)
+class RegisterTopics(Request):
+    """Have topics of all these names or, if one of them cannot name a topic, of none -> the names that are new"""
+
+    names: list[str]
+    WIRE = (list[str],)
+
+
+@dataclass(slots=True)
 class UnregisterTopic(Request):
+    """Forget the topic; its events that wait are skipped -> whether it was there"""
+
     name: str
     WIRE = (str,)
 
 
 @dataclass(slots=True)
 class ListTopics(Request):
-    pass
+    """-> the names of all topics, sorted"""
 
 
 @dataclass(slots=True)
@@ -77,20 +123,21 @@ class NameTopic(Request):
 
 @dataclass(slots=True)
 class Subscribe(Request):
-    """Host a subscriber in this process, with its patterns replaced -> subscriber number."""
+    """Host a subscriber in this process, with its patterns replaced -> subscriber number"""
 
     name: str
     config: bytes
     patterns: list[str]
     credit: int
-    """Shadows; 0: as many as make some milliseconds of work (core/dispatcher.py)."""
+    """How many unsettled shadows it may have; 0: as many as make some milliseconds of work
+    (`core.entities.Endpoint`)."""
     broadcast: bool
     WIRE = (str, bytes, list, int, bool)
 
 
 @dataclass(slots=True)
 class Unsubscribe(Request):
-    """Take the subscriber away from every process -> whether it was there."""
+    """Take the subscriber away from every process -> whether it was there"""
 
     name: str
     config: bytes
@@ -99,7 +146,7 @@ class Unsubscribe(Request):
 
 @dataclass(slots=True)
 class StopHosting(Request):
-    """This process no longer serves the subscriber; what it holds comes back -> whether it did."""
+    """This process no longer serves the subscriber, and what it holds comes back -> whether it hosted it"""
 
     subscriber: int
     WIRE = (int,)
@@ -107,7 +154,7 @@ class StopHosting(Request):
 
 @dataclass(slots=True)
 class ListSubscribers(Request):
-    """-> [[name, config, patterns, pids]], of one topic or (None) of all"""
+    """-> [{name, config, patterns, pids}] of the subscribers that get the topic's events, or (None) of all"""
 
     topic: str | None
     WIRE = ((str, type(None)),)
@@ -115,7 +162,7 @@ class ListSubscribers(Request):
 
 @dataclass(slots=True)
 class MarkEvent(Request):
-    """Settle a delivery that this process may not hold -> None."""
+    """Settle a delivery that this process need not hold -> None"""
 
     topic: int
     sequence: int
@@ -126,8 +173,8 @@ class MarkEvent(Request):
 
 
 @dataclass(slots=True)
-class ExplainSkip(Request):
-    """Why this process will skip, or has skipped, a delivery; not answered."""
+class ExplainSkip(Notice):
+    """Why this process will skip, or has skipped, a delivery."""
 
     subscriber: int
     event_id: str
@@ -137,7 +184,7 @@ class ExplainSkip(Request):
 
 @dataclass(slots=True)
 class WatchEvent(Request):
-    """-> watcher or None when settled"""
+    """-> watcher, {subscribers, completers, skippers: [[name, config]]}, or None if the event is settled"""
 
     topic: int
     sequence: int
@@ -146,7 +193,8 @@ class WatchEvent(Request):
 
 @dataclass(slots=True)
 class ListEvents(Request):
-    """Every unsettled event of a topic, oldest first -> [[raw, watcher]] or, without watchers, joined raws"""
+    """Every unsettled event of a topic, the oldest first -> [{record, watcher}] or, without watchers, the joined
+    records"""
 
     topic: str
     watchers: bool
@@ -155,7 +203,7 @@ class ListEvents(Request):
 
 @dataclass(slots=True)
 class LeaseEvent(Request):
-    """Keep an unsettled event's payload readable for this process -> whether it is there."""
+    """Keep an unsettled event's payload readable for this process -> whether it is there"""
 
     topic: int
     offset: int
@@ -166,7 +214,8 @@ class LeaseEvent(Request):
 
 @dataclass(slots=True)
 class GetStatistics(Request):
-    pass
+    """-> a dictionary with the fields of `statistics.BusStatistics`; `subscribers` are dictionaries with the fields of
+    `SubscriberStatistics`"""
 
 
 @dataclass(slots=True)
@@ -178,8 +227,8 @@ class Drain(Request):
 
 
 @dataclass(slots=True)
-class CancelWait(Request):
-    """Forget an earlier `Drain` or awaited event of this link, by its request number; not answered."""
+class CancelWait(Notice):
+    """Forget an earlier `Drain` or awaited event of this link, by its request number."""
 
     waiting: int
     WIRE = (int,)
@@ -194,13 +243,13 @@ class GetHistory(Request):
 
 
 @dataclass(slots=True)
-class ReportState(Request):
-    """What has arrived here from a manager that died; what has not is sent again. Not answered."""
+class ReportState(Notice):
+    """What has arrived here from a manager that died; what has not is sent again."""
 
     manager: int
-    """The pid of the one that asked: it may be dead by now, and its successor asks again."""
+    """The pid of the manager that asked: it may be dead by now, and its successor asks again."""
     held: list[list[Any]]
-    """[subscriber, [first sequence, count, first sequence, count, ...]] of what is not told to be settled."""
+    """[subscriber, [first sequence, count, first sequence, count, ...]] of what is not yet reported as settled."""
     spans: list[list[int]]
     """[segment, offset] of the spans that this process may still write."""
     WIRE = (int, list, list)
@@ -212,8 +261,8 @@ class ShutDown(Request):
 
 
 @dataclass(slots=True)
-class Goodbye(Request):
-    """This process leaves in good order; its end of file is not a crash. Not answered."""
+class Goodbye(Notice):
+    """This process leaves in good order; its end of file is not a crash."""
 
 
 REQUESTS: tuple[type[Request], ...] = (
@@ -238,5 +287,6 @@ REQUESTS: tuple[type[Request], ...] = (
     ShutDown,
     Goodbye,
     ReportState,
+    RegisterTopics,
 )
-"""Their order is their number on the wire."""
+"""Their order is their number on the wire: append only."""

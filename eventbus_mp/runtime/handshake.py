@@ -24,7 +24,8 @@ from eventbus_mp.errors import EventBusError, ProtocolError
 __all__ = ["VERSION", "Welcome", "hello", "listen", "peer", "receive_welcome", "refuse", "welcome"]
 
 MAGIC = "eventbus_mp"
-VERSION = 1
+VERSION = 2
+"""Of all that travels; tests/protocol/test_wire_version.py holds it and the wire together."""
 MESSAGE_BYTES_MAX = 4096
 BACKLOG = 512
 _LENGTH = struct.Struct("<I")

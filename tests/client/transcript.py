@@ -167,7 +167,13 @@ class Play:
         if kind == "reply":
             return b"".join(records.pack_replied(records.REPLIED, int(rest[0]), msgpack.packb(eval(rest[1]))))
         if kind == "watcher":
-            return b"".join(records.pack_replied(records.REPLIED, self.sequence(rest[0]), msgpack.packb([[], [], []])))
+            return b"".join(
+                records.pack_replied(
+                    records.REPLIED,
+                    self.sequence(rest[0]),
+                    msgpack.packb({"subscribers": [], "completers": [], "skippers": []}),
+                )
+            )
         if kind == "refuse":
             return b"".join(records.pack_replied(records.REFUSED, int(rest[0]), msgpack.packb(["UsageError", rest[1]])))
         if kind == "grant":

@@ -1,13 +1,15 @@
-"""Credit: fixed, learned, shared; suspects alone."""
+"""Credit: fixed, measured, shared; quarantined events are sent alone."""
 
 import pytest
 
-from eventbus_mp.core.batches import SEQUENCE_BUCKET_EVENTS, EventBatch
-from eventbus_mp.core.dispatcher import Endpoint, dispatch
-from eventbus_mp.core.event_log import EventLog
-from eventbus_mp.core.registry import Route, SubscriberState, Topic
-from eventbus_mp.core.spans import Span
-from eventbus_mp.core.state import BusState
+from eventbus_mp import BusConfig
+from eventbus_mp.core.allocator.spans import Span
+from eventbus_mp.core.dispatcher import dispatch
+from eventbus_mp.core.entities import Endpoint, EventBatch, Route, SubscriberState, Topic
+from eventbus_mp.core.ingest import append_batch
+from eventbus_mp.core.masks import SEQUENCE_BUCKET_EVENTS
+from eventbus_mp.core.settlement import settle_waiting
+from eventbus_mp.core.state import BusState, Step
 from eventbus_mp.geometry import CHUNK_BYTES, RECORD_BYTES
 from eventbus_mp.protocol.effects import Deliver
 from eventbus_mp.protocol.messages import Outcome
@@ -24,28 +26,29 @@ def packed_record(*numbers):
     return b"".join(b"%*d" % (RECORD_BYTES, number) for number in numbers)
 
 
-class EffectExecutor:
-    """A ledger with one topic and one subscriber."""
+class Queue:
+    """A state with one topic and one subscriber."""
 
     def __init__(self, subscriber):
-        self.state, self.topic, self.subscriber = BusState(1 << 20, 3, None), Topic(1, "a"), subscriber
+        self.state = BusState(BusConfig(memory_bytes_max=1 << 20), 0)
+        self.topic, self.subscriber = Topic(1, "a"), subscriber
         self.route = Route((subscriber,))
         self.span = Span(1, 0, CHUNK_BYTES, 1, backed=True)
         self.first = SEQUENCE_BUCKET_EVENTS
 
     def queue(self, count):
-        """A run of `count` events that wait; their records tell their number."""
+        """A batch of `count` events that wait; their records are their numbers."""
         batch = EventBatch(self.first, self.route, self.span)
         numbers = range(self.first - SEQUENCE_BUCKET_EVENTS, self.first - SEQUENCE_BUCKET_EVENTS + count)
-        self.state.append_batch(batch, packed_record(*numbers), [self.topic], count)
+        append_batch(self.step(), batch, packed_record(*numbers), [self.topic], count)
         self.first += count
         return batch
 
     def settle_waiting(self, batch, mask):
-        self.state.settle_waiting(batch, mask, self.subscriber, Outcome.SKIPPED, [])
+        settle_waiting(self.step(), batch, mask, self.subscriber, Outcome.SKIPPED)
 
     def quarantined(self, batch, count):
-        """The oldest `count` events of the run have crashed a process."""
+        """The oldest `count` events of the batch have crashed a process."""
         batch.waiting[0] &= ~((1 << count) - 1)
         self.subscriber.queued -= count
         for index in range(count):
@@ -53,9 +56,12 @@ class EffectExecutor:
             self.subscriber.attempts[batch.first + index] = 1
 
     def sent(self):
-        effects = []
-        dispatch(self.subscriber, EventLog(), 0, effects)
-        return effects
+        step = self.step()
+        dispatch(step, self.subscriber)
+        return step.effects
+
+    def step(self):
+        return Step(self.state, 0, [])
 
 
 def counts(effects):
@@ -63,69 +69,69 @@ def counts(effects):
 
 
 def test_as_many_as_the_credit_allows():
-    desk = EffectExecutor(subscriber_with(2))
-    desk.queue(3)
-    assert desk.sent() == [Deliver(1, 1, 1, packed_record(0, 1))]
-    assert desk.sent() == []
+    waiting = Queue(subscriber_with(2))
+    waiting.queue(3)
+    assert waiting.sent() == [Deliver(1, 1, 1, packed_record(0, 1))]
+    assert waiting.sent() == []
 
 
 def test_everything_when_there_is_more_credit():
-    desk = EffectExecutor(subscriber_with(10))
-    desk.queue(3)
-    assert desk.sent() == [Deliver(1, 1, 1, packed_record(0, 1, 2))]
+    waiting = Queue(subscriber_with(10))
+    waiting.queue(3)
+    assert waiting.sent() == [Deliver(1, 1, 1, packed_record(0, 1, 2))]
 
 
-def test_credit_reaches_over_runs():
-    desk = EffectExecutor(subscriber_with(4))
-    desk.queue(3)
-    desk.queue(3)
-    assert desk.sent() == [Deliver(1, 1, 1, packed_record(0, 1, 2, 3))]
+def test_credit_reaches_over_batches():
+    waiting = Queue(subscriber_with(4))
+    waiting.queue(3)
+    waiting.queue(3)
+    assert waiting.sent() == [Deliver(1, 1, 1, packed_record(0, 1, 2, 3))]
 
 
 def test_endpoints_share_evenly():
-    desk = EffectExecutor(subscriber_with(4, 4))
-    desk.queue(4)
-    assert counts(desk.sent()) == [(1, 2), (2, 2)]
+    waiting = Queue(subscriber_with(4, 4))
+    waiting.queue(4)
+    assert counts(waiting.sent()) == [(1, 2), (2, 2)]
 
 
 def test_the_one_with_more_free_credit_gets_the_odd_one():
-    desk = EffectExecutor(subscriber_with(1, 4))
-    desk.queue(3)
-    assert counts(desk.sent()) == [(2, 2), (1, 1)]
+    waiting = Queue(subscriber_with(1, 4))
+    waiting.queue(3)
+    assert counts(waiting.sent()) == [(2, 2), (1, 1)]
 
 
-def test_a_suspect_is_sent_alone_and_nothing_beside_it():
-    desk = EffectExecutor(subscriber_with(4, 4))
-    desk.quarantined(desk.queue(5), 1)
-    assert desk.sent() == [Deliver(1, 1, 2, packed_record(0)), Deliver(2, 1, 1, packed_record(1, 2, 3, 4))]
-    desk.queue(4)
-    assert desk.sent() == []
+def test_a_quarantined_event_is_sent_alone_and_nothing_beside_it():
+    waiting = Queue(subscriber_with(4, 4))
+    waiting.quarantined(waiting.queue(5), 1)
+    assert waiting.sent() == [Deliver(1, 1, 2, packed_record(0)), Deliver(2, 1, 1, packed_record(1, 2, 3, 4))]
+    waiting.queue(4)
+    assert waiting.sent() == []
 
 
-def test_fresh_events_wait_for_waiting_suspects():
-    desk = EffectExecutor(subscriber_with(4))
-    batch = desk.queue(3)
-    desk.quarantined(batch, 2)
-    assert desk.sent() == [Deliver(1, 1, 2, packed_record(0))]
-    assert desk.subscriber.endpoints[0].release_in_flight(batch, 1) == 1
-    del desk.subscriber.attempts[batch.first]
-    assert desk.sent() == [Deliver(1, 1, 2, packed_record(1))]
+def test_fresh_events_wait_for_those_in_quarantine():
+    waiting = Queue(subscriber_with(4))
+    batch = waiting.queue(3)
+    waiting.quarantined(batch, 2)
+    assert waiting.sent() == [Deliver(1, 1, 2, packed_record(0))]
+    assert waiting.subscriber.endpoints[0].release_in_flight(batch, 1) == 1
+    del waiting.subscriber.attempts[batch.first]
+    assert waiting.sent() == [Deliver(1, 1, 2, packed_record(1))]
 
 
 def test_events_settled_in_the_queue_are_passed_over():
-    desk = EffectExecutor(subscriber_with(2))
-    batch = desk.queue(5)
-    desk.settle_waiting(batch, 0b01011)
-    assert desk.sent() == [Deliver(1, 1, 1, packed_record(2, 4))]
+    waiting = Queue(subscriber_with(2))
+    batch = waiting.queue(5)
+    waiting.settle_waiting(batch, 0b01011)
+    assert waiting.sent() == [Deliver(1, 1, 1, packed_record(2, 4))]
 
 
 def test_a_queue_of_settled_events_does_not_grow():
-    desk = EffectExecutor(subscriber_with())
-    for batch in [desk.queue(2) for _ in range(10)]:
-        desk.settle_waiting(batch, 0b11)
-        assert len(desk.subscriber.queue) >= 2 * desk.subscriber.stale
-    assert not desk.subscriber.queue
-    assert not list(desk.state.batches)
+    waiting = Queue(subscriber_with())
+    for batch in [waiting.queue(2) for _ in range(10)]:
+        waiting.settle_waiting(batch, 0b11)
+        assert len(waiting.subscriber.queue) >= 2 * waiting.subscriber.stale
+    assert not waiting.subscriber.queue
+    assert not list(waiting.state.batches)
 
 
 def test_automatic_credit_follows_the_measured_cost():
@@ -151,11 +157,11 @@ def test_slow_tasks_get_eight_up_to_eight_milliseconds(cost_ns, credit):
 
 
 def test_what_is_not_worth_dividing_goes_to_the_one_with_the_most_credit():
-    desk = EffectExecutor(subscriber_with(3, 8, 5))
-    for endpoint in desk.subscriber.endpoints:
+    waiting = Queue(subscriber_with(3, 8, 5))
+    for endpoint in waiting.subscriber.endpoints:
         endpoint.cost_ns = 50_000  # five are worth a message
-    desk.queue(4)
-    assert counts(desk.sent()) == [(2, 4)]
+    waiting.queue(4)
+    assert counts(waiting.sent()) == [(2, 4)]
 
 
 def test_fixed_credit_stays():
@@ -165,7 +171,7 @@ def test_fixed_credit_stays():
 
 
 def test_what_one_cannot_take_goes_to_those_with_more_credit():
-    desk = EffectExecutor(subscriber_with(1, 8, 2))
-    desk.queue(9)
-    assert counts(desk.sent()) == [(2, 6), (3, 2), (1, 1)]
-    assert not desk.subscriber.queue
+    waiting = Queue(subscriber_with(1, 8, 2))
+    waiting.queue(9)
+    assert counts(waiting.sent()) == [(2, 6), (3, 2), (1, 1)]
+    assert not waiting.subscriber.queue

@@ -1,4 +1,4 @@
-"""The story is bounded and tells one event's lines in order."""
+"""The event log is bounded, and gives one event's lines in order."""
 
 from eventbus_mp.core.event_log import ENTRIES_MAX, EventLog
 

@@ -1,9 +1,8 @@
 """Expiry buckets: never early, little late, and nothing kept of what is settled."""
 
-from eventbus_mp.core.batches import EventBatch
+from eventbus_mp.core.allocator.spans import Span
+from eventbus_mp.core.entities import NOBODY, EventBatch
 from eventbus_mp.core.expiry import BUCKET_SHIFT, TIDY_ABOVE, Expiry
-from eventbus_mp.core.registry import NOBODY
-from eventbus_mp.core.spans import Span
 
 BUCKET_NS = 1 << BUCKET_SHIFT
 

@@ -1,4 +1,4 @@
-"""What a process tells a manager that went on for another: only what both mean is taken back."""
+"""What a process reports to a manager that went on for another: only what both know of is taken back."""
 
 from eventbus_mp import BusConfig
 from eventbus_mp.core.bus import BusCore
@@ -10,7 +10,7 @@ LINK, MANAGER = 1, 77
 
 
 def test_a_place_that_was_given_back_and_granted_again_is_kept() -> None:
-    """Found by chaos, seed 13: the process had not seen the second grant when it told what it has."""
+    """Found by chaos, seed 13: the process had not seen the second grant when it reported what it has."""
     core = BusCore(BusConfig(memory_bytes_max=1 << 20, check_invariants=True), 0)
     core.handle(LinkOpened(LINK, 4711), 0)
 

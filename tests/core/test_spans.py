@@ -1,10 +1,10 @@
-"""The buddy allocator: nothing overlaps, nothing is lost, warm before cold."""
+"""The span table: nothing overlaps, nothing is lost, warm before cold."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventbus_mp.core.spans import SpanTable
+from eventbus_mp.core.allocator.spans import SpanTable
 from eventbus_mp.geometry import CHUNK_BYTES, SEGMENT_BYTES, SHARED_SPAN_BYTES_MAX
 from eventbus_mp.protocol.effects import CreateSegment, FreePages, RemoveSegment
 

@@ -12,6 +12,7 @@ import random
 import sys
 import tempfile
 from pathlib import Path
+from types import GenericAlias
 
 import msgpack
 
@@ -73,6 +74,8 @@ class Mutator:
         pick = self._random.choice
         if self._random.random() < 0.15:
             return pick(VALUES)
+        if isinstance(expected, GenericAlias):
+            return pick(([], ["a"], ["b", "("], ["a", "c\n"], ["d", 5]))
         kinds = expected if isinstance(expected, tuple) else (expected,)
         fitting = [value for value in VALUES if type(value) in kinds]
         if list in kinds:

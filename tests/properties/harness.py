@@ -6,14 +6,14 @@ import re
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
 from eventbus_mp.config import BusConfig
+from eventbus_mp.core.allocator.spans import RESERVE_BYTES_MIN, RESERVE_DIVISOR
 from eventbus_mp.core.bus import BusCore
-from eventbus_mp.core.spans import RESERVE_BYTES_MIN, RESERVE_DIVISOR
 from eventbus_mp.core.transitions import QUEUED
 from eventbus_mp.geometry import CHUNK_BYTES, SEQUENCE_LINK_SHIFT
 from eventbus_mp.protocol.decoders import ManagerDecoder
 from eventbus_mp.protocol.effects import CloseLink, Deliver, GrantSpan, Refuse, Reply
 from eventbus_mp.protocol.messages import SPAN_AHEAD, SPAN_RESERVE, LinkLost, TimePassed
-from eventbus_mp.protocol.records import RECORD
+from eventbus_mp.protocol.records import RECORD, SEQUENCE
 from eventbus_mp.protocol.requests import ListEvents, WatchEvent
 from tests.properties.model import Model
 
@@ -35,7 +35,7 @@ class CoreHarness(RuleBasedStateMachine):
         self.calls = 0
         """Makes rules that tear down rarer than rules that build up."""
         self.core = BusCore(config, self.now_ns)
-        self.config, self.told = config, []
+        self.config, self.fed = config, []
         self.model = Model(CRASHES_MAX, ORPHAN_GRACE_NS, dead_letter_topic)
         self.requests = itertools.count(1)
         self.link_numbers = itertools.count(1)
@@ -46,24 +46,24 @@ class CoreHarness(RuleBasedStateMachine):
         self.origins = {}
         """sequence -> the topic number in its record."""
 
-    def tell(self, message):
+    def feed(self, message):
         """Hand a message to the core; the effects are checked by `settle_up`, once the model has had it too."""
         self.now_ns += 1
         self.calls += type(message) is not WatchEvent
         self.effects = self.core.handle(message, self.now_ns)
-        self.told.append((message, self.now_ns, self.effects))
+        self.fed.append((message, self.now_ns, self.effects))
         assert not [effect for effect in self.effects if type(effect) is CloseLink]
 
-    def tell_notified(self, link, packed):
+    def feed_notified(self, link, packed):
         """Hand over what one read brings; cut up, or as one."""
         (message,) = ManagerDecoder(link).feed(b"".join(packed))
-        self.tell(message)
+        self.feed(message)
 
     def ask(self, kind, *fields, link=None):
         """The answer to a request; None when it is not answered in the same step."""
         link = link or self.links[0]
         request = next(self.requests)
-        self.tell(kind(link, request, *fields))
+        self.feed(kind(link, request, *fields))
         answers = [item for item in self.effects if type(item) in (Reply, Refuse) and item.request == request]
         self.effects = [item for item in self.effects if item not in answers]
         assert len(answers) <= 1
@@ -107,8 +107,8 @@ class CoreHarness(RuleBasedStateMachine):
             assert delivery.state == QUEUED, "delivered twice at once"
             assert self.model.subscribers[delivery.subscriber.key] is delivery.subscriber
             assert effect.attempt == delivery.crashes + 1
-            assert not any(item.crashes and not item.settled for item in held), "beside a suspect"
-            assert not (delivery.crashes and held), "a suspect beside others"
+            assert not any(item.crashes and not item.settled for item in held), "beside a quarantined event"
+            assert not (delivery.crashes and held), "a quarantined event beside others"
             delivery.step("dispatched")
             held.append(delivery)
             if not delivery.returned and not delivery.event.dead_letter:
@@ -135,7 +135,7 @@ class CoreHarness(RuleBasedStateMachine):
         reserve_bytes = max(MEMORY_BYTES // RESERVE_DIVISOR, RESERVE_BYTES_MIN)
         reserve_wanted = any(urgency == SPAN_RESERVE for _, _, urgency in found)
         assert used <= MEMORY_BYTES + reserve_bytes * reserve_wanted, "over the memory bound"
-        # Which one it was is not told; a span to have ahead is answered at once, and one over the bound is reserve.
+        # Which one it was is not known; a span to have ahead is answered at once, and one over the bound is reserve.
         self.wanted.remove(max(found, key=lambda item: (item[2] == SPAN_AHEAD, used > MEMORY_BYTES and item[2])))
         self.spans.append([effect.link, (effect.segment, begin, end), begin])
 
@@ -153,8 +153,8 @@ class CoreHarness(RuleBasedStateMachine):
         return {span for _, span, _ in self.spans} | self.model.pinned_spans() | {span for _, span, _ in self.leases}
 
     @staticmethod
-    def check_watcher(told, expected):
-        assert [{tuple(key) for key in part} for part in told] == expected
+    def check_watcher(watcher, expected):
+        assert {part: {tuple(key) for key in keys} for part, keys in watcher.items()} == expected
 
     @property
     def last_watcher(self):
@@ -194,11 +194,14 @@ class CoreHarness(RuleBasedStateMachine):
     @invariant()
     def every_watcher_agrees(self):
         for topic in self.model.topics.values():
-            told = {RECORD.unpack(raw)[7]: watcher for raw, watcher in self.ask(ListEvents, topic.name, True)}
+            listed = {
+                RECORD.unpack(event["record"])[SEQUENCE]: event["watcher"]
+                for event in self.ask(ListEvents, topic.name, True)
+            }
             expected = {event.sequence: event for event in self.model.unsettled(topic)}
-            assert set(told) == set(expected)
+            assert set(listed) == set(expected)
             for sequence, event in expected.items():
-                self.check_watcher(told[sequence], event.watcher())
+                self.check_watcher(listed[sequence], event.watcher())
                 first = self.findable(sequence)[0]
                 self.check_watcher(self.ask(WatchEvent, self.origin(event), sequence), first.watcher())
 
@@ -206,11 +209,11 @@ class CoreHarness(RuleBasedStateMachine):
     def nobody_waits_beside_free_credit(self):
         for subscriber in self.model.subscribers.values():
             waiting = self.model.waiting(subscriber)
-            suspected = any(delivery.crashes for delivery in waiting)
+            quarantined = any(delivery.crashes for delivery in waiting)
             for link in subscriber.hosts if waiting else ():
                 held = self.model.held[link, subscriber.number]
-                if suspected:
-                    assert held, "a suspect waits beside an idle process"
+                if quarantined:
+                    assert held, "a quarantined event waits beside an idle process"
                 elif not any(delivery.crashes and not delivery.settled for delivery in held):
                     assert len(held) >= self.endpoint(link, subscriber.number).credit, "waits beside free credit"
 
@@ -224,7 +227,7 @@ class CoreHarness(RuleBasedStateMachine):
             return
         # What a standby stands on: the same messages have the same effects.
         twin = BusCore(self.config, 1)
-        for message, now_ns, effects in self.told:
+        for message, now_ns, effects in self.fed:
             assert twin.handle(message, now_ns) == effects
         for link in self.links:
             self.core.handle(LinkLost(link, crashed=False), self.now_ns)

@@ -18,7 +18,7 @@ class ModelDelivery:
         return self.state in (COMPLETED, SKIPPED)
 
     def step(self, what):
-        self.state = DELIVERY_TRANSITIONS[self.state][what]
+        self.state, _ = DELIVERY_TRANSITIONS[self.state][what]
 
 
 class ModelEvent:
@@ -36,7 +36,8 @@ class ModelEvent:
         def keys(*states):
             return {item.subscriber.key for item in self.deliveries if item.state in states}
 
-        return [keys(QUEUED, SENT, COMPLETED, SKIPPED), keys(COMPLETED), keys(SKIPPED)]
+        everybody = keys(QUEUED, SENT, COMPLETED, SKIPPED)
+        return {"subscribers": everybody, "completers": keys(COMPLETED), "skippers": keys(SKIPPED)}
 
 
 class ModelTopic:
@@ -60,7 +61,7 @@ class Model:
         self.subscribers = {}
         self.events = []
         self.held = {}
-        """(link, subscriber) -> deliveries in that process's hands, settled by others or not."""
+        """(link, subscriber) -> deliveries that the process holds, whether others settled them or not."""
         self.orphans = {}
 
     # --- what to look through ---
@@ -69,7 +70,7 @@ class Model:
         return [event for event in self.events if not event.settled and topic in (None, event.topic)]
 
     def delivery(self, sequence, number):
-        """A sequence is told to a subscriber once: as the event, or as its dead letter."""
+        """A subscriber gets a sequence once: as the event, or as its dead letter."""
         for event in self.events:
             for delivery in event.deliveries:
                 if (event.sequence, delivery.subscriber.number) == (sequence, number):
@@ -98,8 +99,8 @@ class Model:
         topic = self.topics.get(self.dead_letter_topic)
         if topic is None or event.dead_letter or event.dead_lettered or event.topic is topic:
             return
-        told = [item.subscriber for item in event.deliveries]
-        others = [item for item in self.route(topic) if item not in told]
+        receivers = [item.subscriber for item in event.deliveries]
+        others = [item for item in self.route(topic) if item not in receivers]
         if others:
             event.dead_lettered = True
             self.events.append(ModelEvent(event.sequence, topic, others, event.span, dead_letter=True))

@@ -90,7 +90,7 @@ class CoreMachine(CoreHarness):
     @precondition(lambda self: len(self.links) < 4)
     def open_link(self):
         number = next(self.link_numbers)
-        self.tell(LinkOpened(number, 1000 + number))
+        self.feed(LinkOpened(number, 1000 + number))
         self.links.append(number)
         self.sequences[number] = number << SEQUENCE_LINK_SHIFT
 
@@ -100,7 +100,7 @@ class CoreMachine(CoreHarness):
         link = self.links[which % len(self.links)]
         if goodbye:
             self.ask(Goodbye, link=link)
-        self.tell(LinkLost(link, crashed))
+        self.feed(LinkLost(link, crashed))
         self.links.remove(link)
         self.spans = [item for item in self.spans if item[0] != link]
         self.leases = [item for item in self.leases if item[0] != link]
@@ -202,21 +202,21 @@ class CoreMachine(CoreHarness):
     def want_span(self, which, blocks, urgency):
         link = self.links[which % len(self.links)]
         self.wanted.append((link, blocks * CHUNK_BYTES, urgency))
-        self.tell(SpanWanted(link, blocks * CHUNK_BYTES, urgency))
+        self.feed(SpanWanted(link, blocks * CHUNK_BYTES, urgency))
         self.settle_up()
 
     @rule(which=pick, blocks=st.sampled_from((1, 2, 3, 5)))
     def cancel_span(self, which, blocks):
         link = self.links[which % len(self.links)]
         self.wanted = [item for item in self.wanted if item[:2] != (link, blocks * CHUNK_BYTES)]
-        self.tell(SpanWanted(link, blocks * CHUNK_BYTES, SPAN_CANCELLED))
+        self.feed(SpanWanted(link, blocks * CHUNK_BYTES, SPAN_CANCELLED))
         self.settle_up()
 
     @rule(which=pick)
     @precondition(lambda self: self.spans)
     def seal(self, which):
         link, (segment, begin, _), _ = found = self.spans[which % len(self.spans)]
-        self.tell(SpanSealed(link, segment, begin))
+        self.feed(SpanSealed(link, segment, begin))
         self.spans.remove(found)
         self.settle_up()
 
@@ -239,7 +239,7 @@ class CoreMachine(CoreHarness):
     @precondition(lambda self: self.leases)
     def release(self, which):
         link, _, sequence = self.leases.pop(which % len(self.leases))
-        self.tell(SpanReleased(link, sequence))
+        self.feed(SpanReleased(link, sequence))
         self.settle_up()
 
     # --- events ---
@@ -269,7 +269,7 @@ class CoreMachine(CoreHarness):
             notified.append((event, awaited))
         if not packed:
             return
-        self.tell_notified(link, packed)
+        self.feed_notified(link, packed)
         for event, awaited in notified:
             self.model.events.append(event)
             if awaited:
@@ -290,7 +290,7 @@ class CoreMachine(CoreHarness):
             item.event.sequence for item in foreign if item.event.sequence not in [d.event.sequence for d in held]
         ]
         numbers.append(7)
-        self.tell(DeliveriesSettled(key[0], key[1], outcome, ranges(numbers)))
+        self.feed(DeliveriesSettled(key[0], key[1], outcome, ranges(numbers)))
         subscriber = self.by_number[key[1]]
         for delivery in chosen:
             held.remove(delivery)
@@ -332,7 +332,7 @@ class CoreMachine(CoreHarness):
     def drain(self, which, pattern):
         link, request = self.links[which % len(self.links)], next(self.requests)
         self.drains.append((link, request, pattern))
-        self.tell(Drain(link, request, pattern))
+        self.feed(Drain(link, request, pattern))
         self.settle_up()
 
     @rule(which=pick)
@@ -349,7 +349,7 @@ class CoreMachine(CoreHarness):
     @rule(buckets=st.integers(1, 100))
     def pass_time(self, buckets):
         self.now_ns += buckets << BUCKET_SHIFT
-        self.tell(TimePassed())
+        self.feed(TimePassed())
         self.model.expire(self.now_ns)
         self.settle_up()
 

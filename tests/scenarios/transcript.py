@@ -1,7 +1,7 @@
 """The language of the transcripts: lines that become messages to the core, and effects that become lines.
 
 Processes, subscribers and events go by name; an event is `topic/name` when it is notified and `name` from then on.
-A line that begins with `memory` is no effect: it tells that the memory in use changed, in chunks of 256 KiB.
+A line that begins with `memory` is no effect: it says that the memory in use changed, in chunks of 256 KiB.
 """
 
 import itertools
@@ -84,7 +84,7 @@ class Play:
         self.used_bytes = 0
 
     def perform(self, line):
-        """Do what a line says; the lines that tell what came of it."""
+        """Do what a line says: the lines for what came of it."""
         if line.startswith("#"):
             return []
         command, *words = line.split()
@@ -95,7 +95,7 @@ class Play:
             self.core = BusCore(BusConfig(**self.settings(options), check_invariants=True), 0)
             return []
         effects = getattr(self, "do_" + command.replace("-", "_"))(*words, **options)
-        lines = [told for effect in effects if (told := self.tell(effect)) is not None]
+        lines = [self.line_of(effect) for effect in effects]
         used_bytes, self.used_bytes = self.used_bytes, self.core.state.spans.used_bytes
         if used_bytes != self.used_bytes:
             lines.append(f"memory {used_bytes // CHUNK_BYTES} -> {self.used_bytes // CHUNK_BYTES}")
@@ -231,8 +231,8 @@ class Play:
 
     # --- effects ---
 
-    def tell(self, effect):
-        return self._TOLD[type(effect)](self, effect)
+    def line_of(self, effect):
+        return self._LINES[type(effect)](self, effect)
 
     def _link(self, number):
         return next(name for name, found in self.links.items() if found == number)
@@ -245,32 +245,32 @@ class Play:
         names = {f"{sequence:#x}": name for name, sequence in self.events.items()}
         return re.sub("0x[0-9a-f]+", lambda found: names.get(found[0], found[0]), text)
 
-    def _tell_deliver(self, effect):
+    def _line_of_deliver(self, effect):
         names = {sequence: name for name, sequence in self.events.items()}
         events = " ".join(names[sequence] for *_, sequence in RECORD.iter_unpack(effect.packed))
         attempt = f" attempt={effect.attempt}" if effect.attempt > 1 else ""
         return f"deliver {self._link(effect.link)} {self._subscriber(effect.subscriber)} {events}{attempt}"
 
-    def _tell_reply(self, effect):
+    def _line_of_reply(self, effect):
         names = {sequence: name for name, sequence in self.events.items()}
         about = f" {names[effect.request]}" if effect.request in names else ""
         value = effect.value
-        if isinstance(value, list):
-            parts = zip(("subscribers", "completed", "skipped"), value, strict=True)
-            value = " ".join(f"{what}={','.join(key[0] for key in part) or '-'}" for what, part in parts)
+        if isinstance(value, dict):
+            parts = {"subscribers": "subscribers", "completers": "completed", "skippers": "skipped"}
+            value = " ".join(f"{parts[part]}={','.join(key[0] for key in keys) or '-'}" for part, keys in value.items())
         return f"reply {self._link(effect.link)}{about}: {value}"
 
-    def _tell_grant(self, effect):
+    def _line_of_grant(self, effect):
         link = self._link(effect.link)
         if not effect.segment:
             return f"grant {link} nothing: {'it never fits' if effect.backed else 'not now'}"
         self.spans.setdefault(link, []).append([effect.segment, effect.offset, 0])
         return f"grant {link} {effect.length // CHUNK_BYTES} {'warm' if effect.backed else 'cold'}"
 
-    _TOLD = {  # noqa: RUF012
-        Deliver: _tell_deliver,
-        Reply: _tell_reply,
-        GrantSpan: _tell_grant,
+    _LINES = {  # noqa: RUF012
+        Deliver: _line_of_deliver,
+        Reply: _line_of_reply,
+        GrantSpan: _line_of_grant,
         Refuse: lambda self, fx: f"refuse {self._link(fx.link)} {fx.error}: {self._named(fx.text)}",
         TellTopicStale: lambda self, fx: f"tell {self._link(fx.link)} topic {fx.topic} is stale",
         CloseLink: lambda self, fx: f"close {self._link(fx.link)}: {self._named(fx.reason)}",
