@@ -15,7 +15,8 @@ import multiprocess
 import pytest
 
 from eventbus_mp import Event, EventBus, EventBusError, Inbox, Skip, SubscriberKey, UsageError, WorkerPool
-from eventbus_mp.worker.worker import HandlerSpec, WorkerLimits, run_worker
+from eventbus_mp.client.handler_spec import HandlerSpec
+from eventbus_mp.worker.worker import WorkerLimits, run_worker
 
 Make = Callable[..., EventBus]
 
@@ -233,7 +234,7 @@ def test_a_worker_that_is_ready_when_the_pool_was_stopped(bus: EventBus, capfd: 
     """`stop` does not wait for a replacement that starts; the worker leaves without a word."""
     ready, says_ready = multiprocess.Pipe(duplex=False)
     ready.close()
-    spec = HandlerSpec(print, SubscriberKey("printer"), ("a",), 1, 0)
+    spec = HandlerSpec.from_function(print, ["a"], name="printer", credit=1)
     worker = multiprocess.get_context("fork").Process(
         target=run_worker, args=((bus, [spec]), WorkerLimits(None, None), says_ready)
     )
