@@ -164,7 +164,7 @@ class BusConfig:
         None,
         whole_number(0, 1 << 62, optional=True),
         "How long the events of an `EventSource` may be delivered, in `time_unit`, counted from `occurred_at`.",
-        default_doc="for ever",
+        default_doc="no limit",
     )
     time_unit: str = setting(
         "microsecond", TIME_UNIT, "The unit of `initialized_at`, `occurred_at`, `ttl` and `duration`."
@@ -233,7 +233,7 @@ class BusConfig:
     dead_letter_topic: str | None = setting(
         None,
         TOPIC,
-        "Where a delivery goes that is given up, that its handler failed, or whose subscriber is gone.",
+        "The topic to which events go that were given up, that a handler failed on, or whose subscriber has gone.",
         bus_wide=True,
         default_doc="none",
     )

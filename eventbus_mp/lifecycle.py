@@ -61,7 +61,7 @@ _ready_pid = 0
 
 
 def after_fork_in_child(stage: ForkStage, hook: Hook) -> None:
-    """Call `hook` in every child that this process forks, before the child's own code goes on; never blocks.
+    """Call `hook` in every child that this process forks, before the child's own code runs; never blocks.
 
     If a hook raises, the others run all the same, and Python reports the error of the last one on standard error, with
     those before it as its context.
@@ -70,7 +70,7 @@ def after_fork_in_child(stage: ForkStage, hook: Hook) -> None:
 
 
 def at_exit(stage: ExitStage, hook: Hook) -> None:
-    """Call `hook` when this process ends, also at the end of a child of multiprocessing; never blocks.
+    """Call `hook` when this process ends, even if it is a child of multiprocessing; never blocks.
 
     Within a stage, what was registered last runs first. A hook must be harmless when there is nothing left to end: it
     may run twice, and a forked child has a copy of it although what it ends is the parent's.
@@ -123,7 +123,7 @@ def _run_exit_hooks(last_stage: ExitStage) -> None:
 
 
 def _run_all(hooks: Iterator[Hook]) -> None:
-    """Run every hook, also those after one that raises: the errors of several are chained by their contexts."""
+    """Run every hook, even if one before it raises; several errors are chained by their contexts."""
     for hook in hooks:
         try:
             hook()

@@ -24,7 +24,7 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
     parser.add_argument("--kill", action="store_true", help="kill a worker in mid-run; the totals must not change")
     parser.add_argument("--check", action="store_true", help="compare with the loop, and exit 1 on any difference")
     parser.add_argument("--json", action="store_true", help="print the result as JSON and nothing else")
-    parser.add_argument("--no-baseline", action="store_true", help="do not run the loop to tell the speed-up")
+    parser.add_argument("--no-baseline", action="store_true", help="do not run the loop to show the speed-up")
     return parser
 
 

@@ -69,7 +69,7 @@ def _name(thing: Any) -> str:
     module = "__main__" if inner.__module__ == "__mp_main__" else inner.__module__
     name = f"{module}.{inner.__qualname__}"
     code = getattr(inner, "__code__", None)
-    # Lambdas of one function share a qualified name. Their line tells them apart, and is the same in every process.
+    # Lambdas of one function share a qualified name. Their lines differ, and are the same in every process.
     return f"{name}:{code.co_firstlineno}" if code is not None and name.endswith("<lambda>") else name
 
 

@@ -157,7 +157,7 @@ def test_max_rss_recycles_workers(bus: EventBus, out: Inbox) -> None:
         assert len(set(take(bus, out, 3))) == 3
 
 
-def test_sigterm_finishes_what_is_in_hand_and_hands_back_the_rest(bus: EventBus, out: Inbox, tmp_path: Path) -> None:
+def test_sigterm_finishes_one_event_and_returns_the_rest(bus: EventBus, out: Inbox, tmp_path: Path) -> None:
     fifo = str(tmp_path / "go on")
     os.mkfifo(fifo)
     pool = WorkerPool(bus, 1)
@@ -166,8 +166,8 @@ def test_sigterm_finishes_what_is_in_hand_and_hands_back_the_rest(bus: EventBus,
     def wait_once(event: Event) -> None:
         bus.notify(Event(event.id, "b", [event.data, os.getpid()]))
         if event.data == 0:
-            with open(fifo) as told:
-                told.read()
+            with open(fifo) as file:
+                file.read()
 
     with pool:
         shadows = bus.notify_many(events(5))
@@ -272,7 +272,7 @@ def test_a_pool_tries_again_when_the_kernel_has_no_process_for_it(
     assert caplog.text.count("a worker cannot be replaced: [Errno 11]") == 2
 
 
-def test_whoever_asks_for_pids_does_not_disturb_the_pool(bus: EventBus, caplog: pytest.LogCaptureFixture) -> None:
+def test_asking_for_pids_does_not_disturb_the_pool(bus: EventBus, caplog: pytest.LogCaptureFixture) -> None:
     pool = WorkerPool(bus, 2, max_events=1)
     pool.on("a", name="one")(lambda event: None)
     with pool:
