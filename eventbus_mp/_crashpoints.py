@@ -1,10 +1,10 @@
-"""Crash points: have this process killed between two steps of the bus, for tests of what survives it.
+"""Crash points: kill this process between two steps of the bus, to test what survives it.
 
     die_at("between commit and notify", nth=3)
 
-From then on the third time this process is about to do that step is its last: it kills itself with SIGKILL, so no
-`finally`, no `atexit` and no goodbye runs. The bus has no hooks for this: `die_at` puts a wrapper round the function in
-question, in this process only, so whoever does not call it pays nothing.
+When this process then comes to that step for the third time, it kills itself with SIGKILL: no `finally`, no exit hook
+and no goodbye runs. The bus has no hooks for this. `die_at` wraps the function in question, in this process only, so a
+process that does not call it pays nothing.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ __all__ = ["CRASH_POINTS", "die_at"]
 
 class _Point(NamedTuple):
     where: str
-    """module:function or module:class.method"""
+    """The function, as module:function or module:class.method."""
     after: bool
-    """Whether the function is called first."""
+    """Whether the process dies after the function's call, and not before it."""
     counts: Callable[[tuple[Any, ...], Any], bool] = lambda arguments, result: True
-    """Whether this call, with this result (None: before the call), is one of the point's steps."""
-    last_words: Callable[..., None] = lambda *arguments: None
-    """What the process still does, with the call's arguments: half of a step."""
+    """Whether a call with these arguments and this result (None: before the call) counts as the step."""
+    half_step: Callable[..., None] = lambda *arguments: None
+    """What the process still does before it dies, with the call's arguments."""
 
 
 def _sends(*kinds: int) -> Callable[[tuple[Any, ...], Any], bool]:
@@ -62,12 +62,12 @@ _SEND = "eventbus_mp.client.transport:PipeTransport.write"
 _FETCHER = "eventbus_mp.client.fetcher:EventFetcher"
 _HANDSHAKE = "eventbus_mp.runtime.handshake"
 _PUBLISHER = "eventbus_mp.client.publisher"
-_JOINING = "eventbus_mp.client.connect"
+_CONNECT = "eventbus_mp.client.connect"
 
 _POINTS = {
     # A producer.
     "between allocate and commit": _Point(f"{_PUBLISHER}:write_payload", False),
-    "inside a payload": _Point(f"{_PUBLISHER}:write_payload", False, last_words=_write_half_a_payload),
+    "inside a payload": _Point(f"{_PUBLISHER}:write_payload", False, half_step=_write_half_a_payload),
     "between commit and notify": _Point(_SEND, False, _NOTIFIED),
     "inside a record": _Point(_SEND, False, _NOTIFIED, _write_half_a_record),
     "after notify": _Point(_SEND, True, _NOTIFIED),
@@ -84,14 +84,14 @@ _POINTS = {
     "inside a lease": _Point("eventbus_mp.memory.leases:LeaseBook.view", True),
     "between settle and release": _Point(_SEND, False, _sends(records.SPAN_RELEASED)),
     "after release": _Point(_SEND, True, _sends(records.SPAN_RELEASED)),
-    # Whoever connects.
+    # A process that connects.
     "before hello": _Point(f"{_HANDSHAKE}:hello", False),
     "between hello and welcome": _Point(f"{_HANDSHAKE}:receive_welcome", False),
     "after welcome": _Point(f"{_HANDSHAKE}:receive_welcome", True),
-    "before the manager is started": _Point(f"{_JOINING}:start_manager", False),
+    "before the manager is started": _Point(f"{_CONNECT}:start_manager", False),
     "while the manager starts": _Point("eventbus_mp.runtime.launch:_await_ready", False),
-    "after the manager is started": _Point(f"{_JOINING}:start_manager", True),
-    # The manager; to be called in its process.
+    "after the manager is started": _Point(f"{_CONNECT}:start_manager", True),
+    # The manager; `die_at` is to be called in its process.
     "manager: between read and decide": _Point("eventbus_mp.manager.journal:Journal.read", True, _result_is_something),
     "manager: between decide and perform": _Point("eventbus_mp.core.bus:BusCore.handle", True),
     "manager: before a write": _Point("eventbus_mp.runtime.pipe:PipeEnds.flush", False),
@@ -104,13 +104,13 @@ _POINTS = {
 }
 
 CRASH_POINTS = tuple(_POINTS)
-"""Every name that `die_at` takes."""
+"""The names that `die_at` takes."""
 
 
 def die_at(point: str, *, nth: int = 1) -> None:
     """Kill this process with SIGKILL when it comes to `point` for the `nth` time from now on.
 
-    A process that is forked from this one is not concerned.
+    A process that is forked from this one lives on.
 
     Args:
         point: One of `CRASH_POINTS`.
@@ -139,7 +139,7 @@ def _mortal(function: Callable[..., Any], point: _Point, nth: int) -> Callable[.
             return
         left -= 1
         if not left:
-            point.last_words(*arguments)
+            point.half_step(*arguments)
             os.kill(pid, signal.SIGKILL)
 
     @functools.wraps(function)

@@ -1,7 +1,7 @@
-"""The one place that imports rich, the optional library for what people see on a terminal.
+"""The only module that imports rich, the optional library for output on a terminal.
 
-Only the command line and the demo import this module. Without rich it fails here, at once and in one
-sentence, and not later with a name that is None.
+Only the command line and the demo import this module. If rich is not installed, the import ends the program with one
+sentence that says what to install.
 """
 
 try:

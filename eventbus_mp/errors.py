@@ -3,18 +3,20 @@
 - :exc:`EventBusError`
     - :exc:`UsageError` (also a `ValueError`): the call was wrong; nothing was stored
         - :exc:`UnknownTopic`: the topic is not registered (and `BusConfig.strict` is set)
-        - :exc:`InvalidTopic`: a topic name of no, or too many, or control characters
-        - :exc:`InvalidPattern`: a subscription pattern that does not compile
-        - :exc:`NotSubscribed`: a listener that does not have this event to settle
-        - :exc:`EventTooLarge`: an event over `BusConfig.event_bytes_max`
-        - :exc:`EncodeError`: data that msgpack cannot carry
-    - :exc:`DecodeError`: an event's data holds a type that this process cannot make
+        - :exc:`InvalidTopic`: a topic's name is empty, too long, or has a control character
+        - :exc:`InvalidPattern`: a subscription pattern does not compile
+        - :exc:`NotSubscribed`: the event was not delivered to this listener
+        - :exc:`EventTooLarge`: an event is larger than `BusConfig.event_bytes_max` or the bus's memory
+        - :exc:`EncodeError`: an event's data cannot travel
+    - :exc:`DecodeError`: an event's data holds a type that this process has not registered
     - :exc:`BusFull`: no memory became free within `BusConfig.notify_timeout_s`
-    - :exc:`WaitTimeout` (also a `TimeoutError`): a wait with a `timeout_s` ran out
-    - :exc:`BusClosed`: you closed this handle
-    - :exc:`ManagerLost`: the manager died, or could not be started
-    - :exc:`ProtocolError`: the other side sent something that is not the protocol
-    - :exc:`InternalError`: a bug of ours, with the story of the event it happened to
+    - :exc:`WaitTimeout` (also a `TimeoutError`): what was waited for did not happen within its `timeout_s`
+    - :exc:`BusClosed`: the handle or the inbox was closed
+    - :exc:`ManagerLost`: the manager died together with its standby, or could not be started
+    - :exc:`ProtocolError`: the other side of a link sent bytes that are not the protocol
+    - :exc:`InternalError`: a bug of eventbus_mp
+
+:exc:`Skip` is no error of the bus: handlers raise it.
 
 The layout follows trio and h11: the type says whose fault it is, the text says which value and what to do.
 """
@@ -42,19 +44,19 @@ __all__ = [
 
 
 class EventBusError(Exception):
-    """The root of everything the bus raises."""
+    """The root of all exceptions that the bus raises."""
 
 
 class UsageError(EventBusError, ValueError):
-    """The caller's mistake. Nothing was stored and nothing was sent."""
+    """The call was wrong. Nothing was stored and nothing was sent; the text says which argument, and what to do."""
 
 
 class UnknownTopic(UsageError):
-    """The topic is not registered."""
+    """The topic is not registered. Raised only if `BusConfig.strict` is set."""
 
 
 class InvalidTopic(UsageError):
-    """A topic name is 1 to 255 characters without control characters."""
+    """A topic's name is not 1 to 255 characters, or has a control character."""
 
 
 class InvalidPattern(UsageError):
@@ -62,38 +64,43 @@ class InvalidPattern(UsageError):
 
 
 class NotSubscribed(UsageError):
-    """The listener does not have this event to settle."""
+    """The event was not delivered to this listener, so the listener cannot settle it."""
 
 
 class EventTooLarge(UsageError):
-    """The encoded event is over `BusConfig.event_bytes_max`."""
+    """The encoded event is larger than `BusConfig.event_bytes_max`, or than the bus's memory can ever hold."""
 
 
 class EncodeError(UsageError):
-    """The data holds a value that msgpack cannot carry; the text names the path to it."""
+    """The data holds a value that cannot travel; the text names the path to it."""
 
 
 class DecodeError(EventBusError):
-    """An event's data holds a type that this process does not know: register it, or install its package.
+    """An event's data holds a type that this process has not registered, or whose package is not installed.
 
-    Also: something wrote over the event's memory, which only a program that maps the bus's segments itself can do.
+    It is also raised if another program wrote over the event's memory, which it can do only by mapping the bus's
+    segments itself.
     """
 
 
 class BusFull(EventBusError):
-    """The bus's memory is in use, and nothing became free in time; the text says who holds it."""
+    """The bus's memory is full, and none became free in time; the text names the processes that hold it."""
 
 
 class WaitTimeout(EventBusError, TimeoutError):
-    """A wait ran out of its `timeout_s`. What was waited for goes on."""
+    """What was waited for did not happen within its `timeout_s`. It may still happen later."""
 
 
 class BusClosed(EventBusError):
-    """You closed this handle; open another one."""
+    """The handle or the inbox was closed; open another one."""
 
 
 class ManagerLost(EventBusError):
-    """The manager process died, was shut down, or could not be started; the text carries its last words."""
+    """The manager and its standby died, the bus was shut down, or the manager could not be started or did not answer.
+
+    If it could not be started, the text has the tail of the manager's log. All later calls of a handle that has lost
+    its manager raise this as well; open another handle.
+    """
 
 
 class ProtocolError(EventBusError):
@@ -101,11 +108,11 @@ class ProtocolError(EventBusError):
 
 
 class InternalError(EventBusError):
-    """A bug of eventbus_mp. Please report it with the text, which carries the event's story."""
+    """A bug of eventbus_mp. Please report it with its text."""
 
 
 class Skip(Exception):
     """Raise it in a handler to skip the event instead of completing it.
 
-    The text is the reason, kept by the manager and shown in `statistics()`.
+    Its text is the reason, which `EventBus.statistics` shows.
     """

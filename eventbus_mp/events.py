@@ -1,4 +1,4 @@
-"""The nouns that users hold: Event, EventShadow, SubscriberKey, Subscriber, Watcher, the statistics."""
+"""Event and EventShadow: what users publish, and what their listeners get."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 
 from eventbus_mp.errors import InvalidTopic, UsageError
 
-__all__ = ["Event", "EventShadow", "check_topic"]
+__all__ = ["Event", "EventShadow", "check_topic", "fetched_event"]
+
+new_object = object.__new__
+"""Makes an object without calling its class, which takes twice as long."""
 
 TOPIC_LENGTH_MAX = 255
 ID_BYTES_MAX = 1024
@@ -17,10 +20,10 @@ ENVELOPE_FIELDS = ("transaction_id", "initialized_at", "occurred_at", "source", 
 
 
 def check_topic(topic: str) -> str:
-    """`topic`, when it can name a topic.
+    """Return `topic` if it can name a topic.
 
     Raises:
-        InvalidTopic: It is not 1 to 255 characters, or has a control character.
+        InvalidTopic: It is not a str of 1 to 255 characters, has a control character, or is not valid unicode.
     """
     if not isinstance(topic, str):
         raise InvalidTopic(f"topic {topic!r} is a {type(topic).__name__}, not a str")
@@ -38,29 +41,29 @@ def check_topic(topic: str) -> str:
 class Event:
     """What happened: an id, a topic, the data, and where and when it came from.
 
-    Times are integers in the bus's `time_unit`. An event that was fetched decodes its data on first use of `data`.
-    An event is a value: its fields cannot be set.
-
-    `raw` is, of a fetched event, its data as it was encoded: the msgpack, read-only, without the memory of arrays and
-    memoryviews, which lies beside it. It is None of an event that was made here.
+    An event is a value: its fields cannot be set, and events with equal fields are equal. Making one only checks the
+    types of its fields; `EventBus.notify` encodes it. A fetched event decodes each field when it is first used.
 
     Args:
         id: Names the event within its topic; 1 to 1024 bytes of UTF-8.
         topic: A registered topic.
-        data: Anything that msgpack and the bus's ext types carry; not None.
+        data: Anything that msgpack and the bus's ext types can carry, except None.
         transaction_id: Ties together the events of one piece of work.
-        initialized_at: When the work began.
-        occurred_at: When it was done.
-        source: Who made it.
-        ttl: How long after `occurred_at` it is worth delivering.
+        initialized_at: When the work began, in the bus's `time_unit`.
+        occurred_at: When it was done, in the bus's `time_unit`.
+        source: Who made the event.
+        ttl: How long after `occurred_at` the event may still be delivered, in the bus's `time_unit`; None: for ever.
 
     Raises:
-        UsageError: id, topic or data is missing or of the wrong type, or `ttl` comes without `occurred_at`.
+        UsageError: `id`, `topic` or `data` is missing or has the wrong type; or `ttl` is given without `occurred_at`,
+            or one of these two is not an int.
+        DecodeError: From reading a field of a fetched event: its type is not registered in this process, or another
+            program wrote over the event's memory.
     """
 
-    __slots__ = ("_data", "_envelope", "_id", "_load", "_marks", "_payload", "topic")
-    # Of a fetched event: its bytes, where their parts begin, and what takes a field out of them. Fields that nobody
-    # asked for yet are `NOT_READ`.
+    __slots__ = ("_data", "_envelope", "_id", "_load", "_marks", "_payload", "_topic")
+    # These three belong to a fetched event: its bytes, where their parts begin, and the function that decodes one
+    # field of them. A field that nobody has used yet is `NOT_READ`.
     _payload: memoryview | bytes | None
     _marks: tuple[int, int, int, int]
     _load: Callable[[Event, str], Any]
@@ -80,7 +83,7 @@ class Event:
         if type(id) is not str or not id or type(topic) is not str or not topic or data is None:
             raise UsageError(_what_is_missing(id, topic))
         self._id = id
-        self.topic = topic
+        self._topic = topic
         self._data = data
         self._payload = None
         self._envelope: Any = None
@@ -100,6 +103,10 @@ class Event:
         return value
 
     @property
+    def topic(self) -> str:
+        return self._topic
+
+    @property
     def data(self) -> Any:
         value = self._data
         if value is NOT_READ:
@@ -108,6 +115,10 @@ class Event:
 
     @property
     def raw(self) -> memoryview | None:
+        """The encoded data of a fetched event, read-only; None for an event that was made in this process.
+
+        It is the msgpack without the memory of arrays and memoryviews, which lies beside it.
+        """
         return memoryview(self._load(self, "raw")) if self._payload is not None else None
 
     def _field(self, index: int) -> Any:
@@ -138,25 +149,20 @@ class Event:
 
     @property
     def duration(self) -> int:
-        """`occurred_at - initialized_at` in the bus's time unit; 0 when either is missing."""
+        """`occurred_at - initialized_at`, in the bus's `time_unit`; 0 if either is missing."""
         if self.initialized_at is None or self.occurred_at is None:
             return 0
         return self.occurred_at - self.initialized_at
 
     def copy(self) -> Event:
-        """The same event, detached from the bus's memory: it pins nothing and outlives everything.
+        """The same event, detached from the bus's memory: it keeps no memory of the bus in use.
 
-        Its arrays and memoryviews are decoded anew, over memory of its own. An event that was not fetched has none of
-        the bus's; its copy shares the data.
+        The copy of a fetched event decodes its arrays and memoryviews again, over memory of its own. An event that was
+        made in this process uses none of the bus's memory; its copy shares the data.
         """
         if self._payload is None:
             return self._made_here()
-        event = Event.__new__(Event)
-        event.topic = self.topic
-        event._payload = bytes(self._payload)
-        event._marks, event._load = self._marks, self._load
-        event._id = event._data = event._envelope = NOT_READ
-        return event
+        return fetched_event(self._topic, bytes(self._payload), self._marks, self._load)
 
     def _made_here(self) -> Event:
         """The same fields as an event that was not fetched."""
@@ -165,7 +171,7 @@ class Event:
     def _key(self) -> tuple[Any, ...]:
         return (
             self.id,
-            self.topic,
+            self._topic,
             self.data,
             self.transaction_id,
             self.initialized_at,
@@ -178,7 +184,7 @@ class Event:
         return isinstance(other, Event) and self._key() == other._key()
 
     def __hash__(self) -> int:
-        return hash((self.topic, self.id))
+        return hash((self._topic, self.id))
 
     def __repr__(self) -> str:
         return (
@@ -188,6 +194,22 @@ class Event:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild_event, (*self._key(),)
+
+
+def fetched_event(
+    topic: str,
+    payload: memoryview | bytes,
+    marks: tuple[int, int, int, int],
+    load: Callable[[Event, str], Any],
+) -> Event:
+    """An event over its encoded bytes; `load` decodes the field that it is asked for. Nothing is decoded here."""
+    event = new_object(Event)
+    event._topic = topic
+    event._payload = payload
+    event._marks = marks
+    event._load = load
+    event._id = event._data = event._envelope = NOT_READ
+    return event
 
 
 def _what_is_missing(id: Any, topic: Any) -> str:
@@ -208,49 +230,57 @@ def _short(value: Any, length: int = 60) -> str:
 
 
 class EventShadow:
-    """(topic, id) of an event, with the place of its payload hidden inside; what listeners get.
+    """The pair (topic, id) of an event, with the place of its payload hidden inside; this is what listeners get.
 
-    It unpacks and compares as the pair: `topic, id = shadow`. A shadow outlives its event: fetching a settled one
-    gives None.
+    It unpacks, compares and hashes as the pair: `topic, id = shadow`. It is a value: its fields cannot be set. A shadow
+    outlives its event: fetching a settled event gives None.
     """
 
-    __slots__ = ("_at", "id", "topic")
+    __slots__ = ("_at", "_id", "_topic")
     _at: tuple[int, int, int, int, int] | None
     """The fields of its `Place`; a plain tuple costs a fifth of a named one."""
 
     def __init__(self, topic: str, id: str, place: Place | None = None) -> None:
-        self.topic = topic
-        self.id = id
+        self._topic = topic
+        self._id = id
         self._at = place
+
+    @property
+    def topic(self) -> str:
+        return self._topic
+
+    @property
+    def id(self) -> str:
+        return self._id
 
     @property
     def _place(self) -> Place | None:
         return Place(*self._at) if self._at is not None else None
 
     def __iter__(self) -> Iterator[str]:
-        yield self.topic
-        yield self.id
+        yield self._topic
+        yield self._id
 
     def __len__(self) -> int:
         return 2
 
     def __getitem__(self, index: int) -> str:
-        return (self.topic, self.id)[index]
+        return (self._topic, self._id)[index]
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, EventShadow):
-            return self.topic == other.topic and self.id == other.id
-        return (self.topic, self.id) == other
+            return self._topic == other._topic and self._id == other._id
+        return (self._topic, self._id) == other
 
     def __hash__(self) -> int:
-        return hash((self.topic, self.id))
+        return hash((self._topic, self._id))
 
     def __repr__(self) -> str:
-        return f"EventShadow({self.topic!r}, {self.id!r})"
+        return f"EventShadow({self._topic!r}, {self._id!r})"
 
 
 class Place(NamedTuple):
-    """Where a payload lies: hidden in a shadow."""
+    """Where a payload lies; hidden in a shadow."""
 
     topic: int
     segment: int

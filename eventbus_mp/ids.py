@@ -1,7 +1,7 @@
-"""Event ids: base62 of time + node + random, as the original's `Base62.unique_id`.
+"""Event ids: base62 of time, node and serial number.
 
-An id sorts by the time it was made (to the microsecond), and two processes never make the same one: the node part
-comes from the machine and the process, the last part from the operating system's random numbers and a counter.
+Ids sort by the time at which they were made, to the microsecond. Two processes never make the same one: the node part
+comes from the machine, the process and the operating system's random numbers, and the serial number begins at random.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import os
 import time
 import uuid
 
+from eventbus_mp.lifecycle import ForkStage, after_fork_in_child
+
 __all__ = ["base62", "unique_id"]
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -19,7 +21,7 @@ _RANDOM_SPACE = 62**4
 
 
 def base62(number: int) -> str:
-    """`number`, which is not negative, in digits `0-9A-Za-z`."""
+    """A number that is 0 or more, in the digits `0-9A-Za-z`."""
     digits = []
     while number:
         number, digit = divmod(number, 62)
@@ -28,7 +30,7 @@ def base62(number: int) -> str:
 
 
 class _Generator:
-    """The state behind `unique_id`, made anew in a forked child."""
+    """The state behind `unique_id`; a forked child makes a new one."""
 
     def __init__(self) -> None:
         node = hash((uuid.getnode(), os.getpid(), os.urandom(8))) % _NODE_SPACE
@@ -37,7 +39,8 @@ class _Generator:
 
     def __call__(self) -> str:
         now = base62(time.time_ns() // 1_000)
-        # The counter makes ids of one process differ within a microsecond; its random start does so across forks.
+        # The counter makes the ids of one microsecond differ within this process; its random start makes them differ
+        # from those of other processes.
         return now + self._node + base62(next(self._serial) % _RANDOM_SPACE).rjust(4, "0")
 
 
@@ -45,7 +48,7 @@ _generator = _Generator()
 
 
 def unique_id() -> str:
-    """A new id of some 19 letters and digits; safe to call from any thread and after a fork."""
+    """A new id of 19 letters and digits; safe to call from any thread, from a signal's handler, and after a fork."""
     return _generator()
 
 
@@ -54,4 +57,4 @@ def _after_fork() -> None:
     _generator = _Generator()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+after_fork_in_child(ForkStage.IDS, _after_fork)

@@ -10,10 +10,10 @@ __all__ = ["compile_pattern"]
 
 
 def compile_pattern(pattern: object) -> re.Pattern[str]:
-    """A topic pattern with the original's prefix semantics: `^(pattern)`, as `re.match` does it.
+    """Compile a topic pattern; its `match` says whether it matches a topic.
 
     Raises:
-        InvalidPattern: It is not a regular expression; the text names the pattern and the place.
+        InvalidPattern: It is not a str, or not a regular expression; the text names the pattern and the place.
     """
     if not isinstance(pattern, str):
         raise InvalidPattern(f"pattern {pattern!r} is a {type(pattern).__name__}, not a str")

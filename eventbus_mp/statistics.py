@@ -1,4 +1,4 @@
-"""What users ask of the bus: Subscriber, Watcher, the statistics."""
+"""The answers to users' questions about the bus: Subscriber, Watcher, the statistics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["BusStatistics", "Subscriber", "SubscriberKey", "SubscriberStatistics
 
 
 class SubscriberKey(NamedTuple):
-    """What tells two subscribers apart: the listener's name and its config."""
+    """A subscriber's identity: the listener's name and its config."""
 
     name: str
     config: Any = None
@@ -17,7 +17,7 @@ class SubscriberKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Subscriber:
-    """One subscriber, as the manager knows it; `pids` are the processes that host it now."""
+    """One subscriber, as the manager knows it; `pids` are the processes that host it at the moment."""
 
     name: str
     config: Any
@@ -26,12 +26,13 @@ class Subscriber:
 
     @property
     def key(self) -> SubscriberKey:
+        """Its name and its config."""
         return SubscriberKey(self.name, self.config)
 
 
 @dataclass(frozen=True, slots=True)
 class Watcher:
-    """Who was told of an event, and who has settled it."""
+    """The subscribers that an event was delivered to, and those that have settled it."""
 
     subscribers: tuple[SubscriberKey, ...] = ()
     completers: tuple[SubscriberKey, ...] = ()
@@ -46,7 +47,10 @@ class Watcher:
 
 @dataclass(frozen=True, slots=True)
 class SubscriberStatistics:
-    """One subscriber's deliveries: counts since it subscribed, and its latest skips with their reasons."""
+    """One subscriber's deliveries: counts since it subscribed, and its latest skips with their reasons.
+
+    `queued` and `sent` are unsettled deliveries: those that wait for a process, and those that a process holds.
+    """
 
     name: str
     config: Any
@@ -56,12 +60,12 @@ class SubscriberStatistics:
     skipped: int
     redelivered: int
     recent_skips: tuple[tuple[str, str], ...] = ()
-    """(event id, reason), the newest last; bounded."""
+    """(event id, reason), the newest last; at most 100."""
 
 
 @dataclass(frozen=True, slots=True)
 class BusStatistics:
-    """A snapshot of the bus, for logs, the CLI and tests; a few microseconds old when you read it."""
+    """A snapshot of the bus, taken when the manager answered."""
 
     topics: int
     subscribers: tuple[SubscriberStatistics, ...]
@@ -69,17 +73,17 @@ class BusStatistics:
     """Connected processes."""
     manager_pid: int
     events_notified: int
-    """Events that arrived since the manager started."""
+    """Events that have arrived since the manager started."""
     events_dropped: int
-    """Those of them that had no subscriber, or whose topic was gone, when they arrived."""
+    """Those of them that had no subscriber, or whose topic was unregistered, when they arrived."""
     events_unsettled: int
     memory_bytes_max: int
     memory_bytes_used: int
-    """Bytes of spans that are leased to processes or hold unsettled events."""
+    """Bytes of spans that are granted to processes or hold unsettled events."""
     memory_bytes_leased: int
-    """Bytes of spans kept from recycling by views."""
+    """Bytes of spans that cannot be recycled because a process has a view into them."""
     segments: int
     span_holders: dict[int, int] = field(default_factory=dict)
-    """pid -> bytes of spans it writes or wrote that are still in use."""
+    """pid -> bytes of the spans that it writes, or has written and that are still in use."""
     lease_holders: dict[int, int] = field(default_factory=dict)
-    """pid -> bytes of settled or foreign events that it has views into."""
+    """pid -> bytes of the events that it has views into and holds no delivery of."""

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from eventbus_mp import EventBus
+import eventbus_mp
+from eventbus_mp import EventBus, cli
 from eventbus_mp.runtime import handshake
 from eventbus_mp.runtime.rundir import RunDir
 
@@ -36,7 +37,7 @@ def run_dir(tmp_path: Path) -> Path:
 
 def run(run_dir: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "EVENTBUS_MP_RUN_DIR": str(run_dir)}
-    command = [sys.executable, "-m", "eventbus_mp.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "eventbus_mp", *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -125,6 +126,51 @@ def test_a_killed_bus_is_not_running(tmp_path: Path) -> None:
     assert "no bus is running" in run(tmp_path, "status").stdout
     assert run(tmp_path, "status", "dead").returncode == 1
     assert list(left.path.iterdir()) == [left.socket]
+
+
+def test_the_version(run_dir: Path) -> None:
+    done = run(run_dir, "--version")
+    assert (done.returncode, done.stdout) == (0, f"eventbus-mp {eventbus_mp.__version__}\n")
+
+
+def test_help_names_every_command(run_dir: Path) -> None:
+    done = run(run_dir, "--help")
+    assert done.returncode == 0
+    for command in ("demo", "status", "clean"):
+        assert f"\n    {command} " in done.stdout
+
+
+GREET = """
+def add_parser(commands):
+    parser = commands.add_parser("greet", help="greet somebody")
+    parser.add_argument("name")
+    return parser
+
+
+def run(options):
+    print("good day,", options.name)
+    return 3
+"""
+
+
+def test_a_command_is_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "greet.py").write_text(GREET)
+    (tmp_path / "_helper.py").write_text("raise AssertionError('this is no command')")
+    monkeypatch.setattr(cli, "__path__", [*cli.__path__, str(tmp_path)])
+    try:
+        assert cli.main(["greet", "Ada"]) == 3
+    finally:
+        sys.modules.pop("eventbus_mp.cli.greet", None)
+    assert capsys.readouterr().out == "good day, Ada\n"
+
+
+def test_the_command_line_is_there_before_any_worker_is_needed() -> None:
+    """What takes long to import is imported by the command that uses it."""
+    code = "import sys; from eventbus_mp.cli import _parser; _parser(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert not {name.partition(".")[0] for name in done.stdout.split()} & {"dill", "multiprocess", "rich"}
 
 
 def test_an_unknown_command_is_explained(run_dir: Path) -> None:

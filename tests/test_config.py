@@ -1,9 +1,16 @@
 """Settings: ranges, variables, and what an argument wins over."""
 
+import os
+from dataclasses import fields
+from pathlib import Path
+
 import pytest
 
-from eventbus_mp.config import TIME_UNITS_NS, BusConfig, check_bus_name
+from eventbus_mp import EventBus
+from eventbus_mp.config import TIME_UNITS_NS, BusConfig, Setting, check_bus_name, settings_table
 from eventbus_mp.errors import InvalidTopic, UsageError
+
+SETTINGS_PAGE = Path(__file__).parent.parent / "docs" / "reference" / "settings.md"
 
 
 @pytest.mark.parametrize(
@@ -21,6 +28,7 @@ from eventbus_mp.errors import InvalidTopic, UsageError
         ("event_bytes_max", 1 << 32),
         ("ttl", -1),
         ("time_unit", "fortnight"),
+        ("time_unit", []),
         ("id_generator", 5),
         ("topics", "user_created"),
     ],
@@ -71,6 +79,59 @@ def test_a_variable_that_is_no_value_is_named(name, text):
 def test_the_real_environment_is_the_default(monkeypatch):
     monkeypatch.setenv("EVENTBUS_MP_CRASHES_MAX", "7")
     assert BusConfig.from_environment().crashes_max == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("linger_s", "manager_idle_s"), ("credits_max", "credit_max"), ("nonsense", "orphan_grace_s")]
+)
+def test_an_unknown_setting_is_named_with_the_nearest_one(name, nearest):
+    with pytest.raises(UsageError, match=f"there is no setting '{name}'; the nearest name is '{nearest}'"):
+        EventBus("never-used", **{name: 1})
+    with pytest.raises(TypeError, match=name):
+        BusConfig(**{name: 1})
+
+
+def test_every_field_is_declared_as_a_setting():
+    for item in fields(BusConfig):
+        declared = item.metadata["setting"]
+        assert isinstance(declared, Setting)
+        assert declared.doc.endswith(".")
+        # A default is a value that its own check lets pass, and that a variable can be read into.
+        assert declared.kind.check(item.name, item.default) == item.default
+        assert declared.kind.parse is not None or item.name == "id_generator"
+
+
+def test_what_is_bus_wide():
+    assert set(BusConfig().bus_wide()) == {
+        "memory_bytes_max",
+        "credit_max",
+        "crashes_max",
+        "orphan_grace_s",
+        "manager_idle_s",
+        "lease_warning_s",
+        "dead_letter_topic",
+        "check_invariants",
+    }
+
+
+def test_the_page_of_settings_has_this_table():
+    """`EVENTBUS_REWRITE=1 pytest tests/test_config.py` writes it anew."""
+    text, table = SETTINGS_PAGE.read_text(), settings_table()
+    begin = text.index("| setting |")
+    end = text.rindex("|\n") + 2
+    if os.environ.get("EVENTBUS_REWRITE"):
+        SETTINGS_PAGE.write_text(text[:begin] + table + text[end:])
+    else:
+        assert text[begin:end] == table
+
+
+def test_the_table_shows_defaults_and_ranges():
+    rows = {line.split("`")[1]: line for line in settings_table().splitlines()[2:]}
+    assert list(rows) == [item.name for item in fields(BusConfig)]
+    assert "| `EVENTBUS_MP_CREDIT_MAX` | 4,096 | 1 to 2^20 | the bus |" in rows["credit_max"]
+    assert "| none | 19 characters that sort by time |" in rows["id_generator"]
+    assert "| `false` | `true` or `false` | the process |" in rows["strict"]
+    assert "| 30 | 0.001 to 86,400 |" in rows["request_timeout_s"]
 
 
 def test_what_the_manager_lives_by_makes_the_same_config():

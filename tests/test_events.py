@@ -77,6 +77,23 @@ def test_an_event_has_no_other_fields():
         _ = Event("1", "a", 1).colour
 
 
+@pytest.mark.parametrize("field", ["topic", "id", "data", "transaction_id", "ttl", "source"])
+def test_no_field_of_an_event_can_be_set(field):
+    event = Event("1", "a", 1)
+    with pytest.raises(AttributeError):
+        setattr(event, field, "b")
+    assert event == Event("1", "a", 1)
+
+
+@pytest.mark.parametrize("field", ["topic", "id"])
+def test_no_field_of_a_shadow_can_be_set(field):
+    """They are hashed: a shadow in a set would not be found any more."""
+    shadow = EventShadow("a", "1")
+    with pytest.raises(AttributeError):
+        setattr(shadow, field, "b")
+    assert shadow in {("a", "1")}
+
+
 def test_a_long_payload_is_cut_in_the_repr():
     assert len(repr(Event("1", "a", "x" * 10_000))) < 300
 

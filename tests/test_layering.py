@@ -24,7 +24,7 @@ FLOORS = (
     ("config",),
     ("events", "statistics", "patterns"),
     ("ids", "locking", "geometry"),
-    ("errors",),
+    ("errors", "lifecycle"),
 )
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 

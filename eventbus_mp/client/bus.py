@@ -7,15 +7,17 @@ from functools import partial
 from typing import Any, TypeVar
 
 from eventbus_mp.client import sessions
+from eventbus_mp.client.handler_spec import HandlerSpec, handler_decorator
 from eventbus_mp.client.inbox import Inbox
 from eventbus_mp.client.listeners import broadcast_key, listener_of, pack_config, unpack_config, watcher_of
 from eventbus_mp.client.loan import Loan, make_loan
 from eventbus_mp.client.session import Session
-from eventbus_mp.client.validation import check_credit, check_patterns, check_retries, check_timeout
+from eventbus_mp.client.validation import check_credit, check_name, check_patterns, check_timeout
 from eventbus_mp.config import BusConfig, check_bus_name
 from eventbus_mp.errors import BusClosed, UsageError, WaitTimeout
 from eventbus_mp.events import Event, EventShadow, check_topic
 from eventbus_mp.ids import unique_id
+from eventbus_mp.lifecycle import imports_program
 from eventbus_mp.locking import NonReentrantLock
 from eventbus_mp.memory.registered import register_type
 from eventbus_mp.protocol import requests
@@ -29,20 +31,24 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class EventBus:
-    """A handle of one bus. Cheap: it connects on first use, and starts the manager if there is none.
+    """A handle of one bus. Making it is cheap: it connects on first use, and starts the manager if none is running.
 
-    It can be pickled, used from several threads, and is safe across a fork: the child connects anew on its first use.
-    What the parent subscribed stays the parent's.
+    It can be pickled, used from several threads, and survives a fork: the child connects again on its first use. What
+    the parent has subscribed stays the parent's.
+
+    The first call of any method connects, which blocks for at most `connect_timeout_s`. Other calls that need an answer
+    of the manager block for at most `request_timeout_s`.
 
     Args:
-        name: The bus; every process of this user that names it shares it.
-        topics: Registered on connecting, besides `config.topics`.
+        name: The bus; all processes of this user that name it share it.
+        topics: Topics that are registered on connecting, in addition to `config.topics`.
         config: The settings; None: from `EVENTBUS_MP_*` variables.
-        settings: Single fields of `BusConfig`, over the variables.
+        settings: Single fields of `BusConfig`, which win over the variables.
 
     Raises:
-        UsageError: The name or a setting is not valid. Every method may also raise `ManagerLost` (the manager died or
-            cannot be started) and `BusClosed` (after `close`).
+        UsageError: The name, a topic or a setting is not valid, or there is no such setting.
+        ManagerLost: From every method: the manager died together with its standby, or could not be started.
+        BusClosed: From every method after `close`.
     """
 
     def __init__(
@@ -52,7 +58,7 @@ class EventBus:
         if config is not None and settings:
             raise UsageError(f"give either config or single settings ({', '.join(settings)}), not both")
         self.config = config if config is not None else BusConfig.from_environment(**settings)
-        self._topics = tuple(check_topic(topic) for topic in (*self.config.topics, *topics))
+        self._topics = tuple(dict.fromkeys(check_topic(topic) for topic in (*self.config.topics, *topics)))
         self._session: Session | None = None
         self._closed = False
         self._lock = NonReentrantLock()
@@ -60,23 +66,36 @@ class EventBus:
     # --- topics ---
 
     def register_topic(self, name: str) -> bool:
-        """Make the topic known to everybody; returns when it is. False when it was known already.
+        """Register the topic for all processes of the bus; False if it was registered already.
+
+        Blocks for one round trip. When it returns, every process can publish and subscribe to the topic.
 
         Raises:
-            InvalidTopic: The name is empty, over 255 characters, or has control characters.
+            InvalidTopic: The name is empty, longer than 255 characters, or has a control character.
         """
         return bool(self._ask(requests.RegisterTopic, check_topic(name)))
 
     def unregister_topic(self, name: str) -> bool:
-        """Forget the topic and drop its unsettled events; False when it was not known."""
+        """Remove the topic for all processes and drop its unsettled events; False if it was not registered.
+
+        Blocks for one round trip.
+
+        Raises:
+            InvalidTopic: The name cannot name a topic.
+        """
         self._live().publisher.forget_topic(name)
         return bool(self._ask(requests.UnregisterTopic, check_topic(name)))
 
     def topic_exists(self, name: str) -> bool:
+        """Whether the topic is registered. Blocks for one round trip.
+
+        Raises:
+            InvalidTopic: The name cannot name a topic.
+        """
         return bool(self._ask(requests.ResolveTopic, check_topic(name))[0])
 
     def topics(self) -> list[str]:
-        """All topic names, sorted."""
+        """The names of all registered topics, sorted. Blocks for one round trip."""
         return list(self._ask(requests.ListTopics))
 
     # --- subscribers ---
@@ -84,35 +103,34 @@ class EventBus:
     def subscribe(
         self, listener: Any, patterns: Iterable[str], *, broadcast: bool = False, credit: int | str = "auto"
     ) -> SubscriberKey:
-        """Have `listener` called with the shadow of each event whose topic a pattern matches; returns when that holds.
+        """Call `listener` with the shadow of each event whose topic a pattern matches.
 
-        The listener settles the event with `mark_as_completed` or `mark_as_skipped`, now or later; when it raises,
-        the error is logged and the event is skipped. It runs on one background thread of this process. Subscribing
-        again replaces the patterns. Processes that subscribe the same listener (name and config) share its events.
-        A child of multiprocessing that imports the program does not subscribe again what stands at its module's level.
+        The listener settles the event with `mark_as_completed` or `mark_as_skipped`, in the call or later. If it
+        raises, the error is logged and the event is skipped. It runs on one background thread of this process.
+
+        Blocks for one round trip; events that are published after it returns are delivered. Subscribing again replaces
+        the patterns. Processes that subscribe the same listener (name and config) share its events. When a child of
+        multiprocessing imports the program again, a subscription at the level of its module does nothing.
 
         Args:
             listener: A callable, or an object, class or module with `process(shadow)`; or (listener, config), which is
                 called with (shadow, config).
             patterns: Regular expressions that match from the beginning of a topic's name (`re.match`).
-            broadcast: This process gets every event itself instead of sharing: its pid becomes part of the config.
-            credit: How many unsettled shadows this process may hold; "auto": some milliseconds of work,
-                which is one at a time for a listener that takes over 10 ms, also where it settles later. Give a number
-                to have more in hand at once.
+            broadcast: This process gets every event instead of sharing them: its pid becomes part of the config.
+            credit: How many unsettled events this process may hold for the listener. "auto": some milliseconds of work,
+                which is one event for a listener that takes longer than 10 ms, even if it settles later. Give a number
+                to hold more at once.
+
+        Returns:
+            The subscriber, whom `mark_as_completed` and its siblings take as well.
 
         Raises:
             InvalidPattern: A pattern does not compile; nothing was changed.
-            UsageError: The listener cannot be called.
+            UsageError: The listener cannot be called, or another argument is not valid.
         """
-        parts = listener_of(listener)
-        if parts.call is None:
-            raise UsageError(
-                f"listener {listener!r} cannot be called; give a callable or something with process(shadow)"
-            )
-        key = broadcast_key(parts.key) if broadcast else parts.key
-        hosting = key, check_patterns(patterns), check_credit(credit), broadcast
-        self._listen(lambda session, host: session.shadow_handler(host, parts), *hosting)
-        return key
+        spec = HandlerSpec.from_listener(listener, patterns, broadcast=broadcast, credit=credit)
+        self._host(spec)
+        return spec.subscriber
 
     def on(
         self,
@@ -122,45 +140,64 @@ class EventBus:
         broadcast: bool = False,
         credit: int | str = "auto",
     ) -> Callable[[Function], Function]:
-        """Decorate a function to be called with each event whose topic matches; it settles by itself.
+        """Decorate a function that is called with each event whose topic a pattern matches.
 
-        Returning completes the event, raising `Skip` skips it, raising anything else calls it again up to `retries`
-        times, then skips the event and logs the error. The function stays as it is.
+        The function settles the event by how it ends. If it returns, the event is completed; if it raises `Skip`, the
+        event is skipped; if it raises anything else, it is called again up to `retries` times, and then the error is
+        logged and the event is skipped. The function itself is not changed. Decorating blocks for one round trip.
+
+        Args:
+            patterns: As in `subscribe`; at least one.
+            retries: How often it is called again after an exception; 0: not at all.
+            name: The subscriber's name; None: the function's module and qualified name.
+            broadcast: As in `subscribe`.
+            credit: As in `subscribe`.
+
+        Raises:
+            InvalidPattern: A pattern does not compile.
+            UsageError: There is no pattern, what is decorated cannot be called, or another argument is not valid.
         """
+        return handler_decorator(self._host, patterns, retries=retries, name=name, broadcast=broadcast, credit=credit)
 
-        wanted, times = check_patterns(patterns), check_retries(retries)
-        if not wanted:
-            raise UsageError("on() needs a pattern: @bus.on('order_.*')")
-
-        def subscribe(function: Function) -> Function:
-            key = SubscriberKey(name) if name is not None else listener_of(function).key
-            key = broadcast_key(key) if broadcast else key
-            hosting = key, wanted, check_credit(credit), broadcast
-            self._listen(lambda session, host: session.event_handler(host, function, times), *hosting)
-            return function
-
-        return subscribe
-
-    def _listen(self, handler_for: Callable[..., Any], *hosting: Any) -> None:
-        if not sessions.imports_program():
-            session = self._live()
-            session.listen(handler_for(session, session.host(*hosting)))
+    def _host(self, spec: HandlerSpec) -> None:
+        if not imports_program():
+            spec.host(self._live())
 
     def inbox(
         self, name: str, patterns: Iterable[str], *, broadcast: bool = False, credit: int | str = "auto"
     ) -> Inbox:
-        """A mailbox called `name`: take shadows from it when you want. See `Inbox`."""
+        """Subscribe a mailbox called `name`, from which you take shadows when you want them: see `Inbox`.
+
+        Blocks for one round trip. The arguments are those of `subscribe`.
+
+        Raises:
+            InvalidPattern: A pattern does not compile; nothing was changed.
+            UsageError: The name is empty, or another argument is not valid.
+        """
+        key = SubscriberKey(check_name(name))
+        key = broadcast_key(key) if broadcast else key
+        wanted, shadows = check_patterns(patterns), check_credit(credit)
         session = self._live()
-        key = broadcast_key(SubscriberKey(name)) if broadcast else SubscriberKey(name)
-        return Inbox(session, session.host(key, check_patterns(patterns), check_credit(credit), broadcast), key)
+        return Inbox(session, session.host(key, wanted, shadows, broadcast), key)
 
     def subscribed(self, listener: Any, patterns: Iterable[str]) -> bool:
-        """Whether the listener is subscribed, by any process, with exactly these patterns."""
-        key = listener_of(listener).key
-        return any(item.key == key and list(item.patterns) == check_patterns(patterns) for item in self.subscribers())
+        """Whether any process has subscribed the listener with exactly these patterns. Blocks for one round trip.
+
+        Raises:
+            UsageError: The listener or the patterns are not valid.
+        """
+        key, wanted = listener_of(listener).key, check_patterns(patterns)
+        return any(item.key == key and list(item.patterns) == wanted for item in self.subscribers())
 
     def unsubscribe(self, listener: Any) -> bool:
-        """Take the listener off the bus, in every process; what is queued for it is skipped. False: nobody was."""
+        """Unsubscribe the listener in every process; False if no process had subscribed it.
+
+        Its queued deliveries are skipped. Blocks for two round trips, and does not wait for a call of the listener that
+        is under way.
+
+        Raises:
+            UsageError: It is not a listener.
+        """
         key = listener_of(listener).key
         session = self._live()
         known = session.find(key) or session.find(broadcast_key(key))
@@ -173,7 +210,7 @@ class EventBus:
         return gone
 
     def subscribers(self, topic: str | None = None) -> list[Subscriber]:
-        """Everybody who is subscribed, or who gets this topic's events, in the order they came."""
+        """All subscribers, or those that get this topic's events, oldest first. Blocks for one round trip."""
         return [
             Subscriber(row["name"], unpack_config(row["config"]), tuple(row["patterns"]), tuple(row["pids"]))
             for row in self._ask(requests.ListSubscribers, topic)
@@ -182,25 +219,33 @@ class EventBus:
     # --- events ---
 
     def notify(self, event: Event) -> EventShadow:
-        """Publish the event to every subscriber of its topic; does not wait for them.
+        """Publish the event to every subscriber of its topic, and return without waiting for them.
 
-        Encodes, copies once into shared memory, and writes one record. When it has returned, the event will be
-        delivered even if this process dies. Blocks while the bus's memory is full or the manager is behind.
-        Either the event is published whole, or an error is raised and nothing was stored. An event that nobody is
-        subscribed to is dropped with a warning, once a minute a topic; its shadow fetches None.
+        It encodes the event, copies it once into shared memory, and writes one record. When it has returned, the event
+        will be delivered even if this process dies. If it raises, nothing was published. It blocks while the bus's
+        memory is full (up to `notify_timeout_s`), or while the manager is behind.
+
+        An event of a topic without a subscriber is dropped with a warning, at most once a minute for each topic;
+        fetching its shadow gives None.
 
         Raises:
-            UnknownTopic: The topic is not registered and `strict` is set; else that is a warning, too.
+            UnknownTopic: The topic is not registered and `strict` is set. Without `strict` that is a warning as well.
             EncodeError: The data holds something that cannot travel; the text names the path to it.
-            EventTooLarge: It is over `event_bytes_max`, or over what the bus's memory can ever hold.
-            BusFull: No memory became free within `notify_timeout_s`; the text says who holds it.
+            EventTooLarge: The event is larger than `event_bytes_max`, or than the bus's memory can ever hold.
+            BusFull: No memory became free within `notify_timeout_s`; the text names the processes that hold it.
+            UsageError: It is not an `Event`; or a signal's handler publishes in the middle of a call of its thread.
         """
         return (self._session or self._live()).publisher.notify(event)
 
     def notify_many(self, events: Iterable[Event]) -> list[EventShadow]:
-        """Publish in order, with one write for many. All are encoded before the first is published.
+        """Publish events in their order, with one write for many of them; the shadows, in the same order.
 
-        Arrays and buffers of events that come from a generator are copied once more, because it may reuse them.
+        Blocks and raises like `notify`. All events are encoded before the first one is published, so an event that
+        cannot be encoded publishes none. After `BusFull`, the first events of the list may have been published.
+
+        Args:
+            events: A list or a tuple. From any other iterable, arrays and buffers are copied once more, because a
+                generator may fill them again for its next event.
         """
         return self._live().publisher.notify_many(events)
 
@@ -209,23 +254,50 @@ class EventBus:
     ) -> Loan:
         """Shared memory to fill in place in a `with` block, whose end publishes it without a copy: see `Loan`.
 
-        The event's data is a memoryview of `nbytes` or, with `shape` and `dtype`, an ndarray; `fields` are the other
-        ones of `Event`. Entering the block blocks and raises like `notify`; in it no lock is held.
+        Entering the block blocks and raises like `notify`. No lock is held inside it.
+
+        Args:
+            topic: The event's topic.
+            nbytes: The size of the memory; the event's data is then a memoryview.
+            shape: The shape of an array; the event's data is then an ndarray of this shape and `dtype`.
+            dtype: The type of its elements, as numpy names it.
+            fields: Other fields of `Event`, except `data`. Without `id`, the event gets a new one.
 
         Raises:
-            UsageError: A size, shape or field is not valid, or numpy is not installed.
+            UsageError: A size, shape or field is not valid, or numpy is needed and not installed.
         """
         if "id" not in fields:
             fields["id"] = (self.config.id_generator or unique_id)()
         return make_loan(self, self._live().publisher, topic, nbytes, shape, dtype, fields)
 
-    register_type = staticmethod(register_type)
+    @staticmethod
+    def register_type(
+        cls: Any,  # noqa: PLW0211  (the class to register, as the function of the same name calls it)
+        encode: Callable[[Any], Any] | None = None,
+        decode: Callable[[Any], Any] | None = None,
+        *,
+        name: str | None = None,
+    ) -> Any:
+        """Register a class whose values may travel: `eventbus_mp.register_type`, and not only for this bus.
 
-    def notify_and_wait(self, event: Event, timeout_s: float | None = None) -> Watcher:
-        """Publish and wait until everybody has settled the event: its final watcher. See `drain` for handlers.
+        The registry belongs to the process: a type that is registered here can travel on every bus of this process, and
+        each process that reads such values has to register the type as well. Never blocks.
+        """
+        return register_type(cls, encode, decode, name=name)
+
+    def notify_and_wait(self, event: Event, *, timeout_s: float | None = None) -> Watcher:
+        """Publish the event, and block until all its deliveries are settled; the event's final watcher.
+
+        Publishing blocks and raises like `notify`. A handler must not wait for its own event, nor for events that its
+        own thread handles.
+
+        Args:
+            event: The event.
+            timeout_s: How long to wait, in seconds; None: for ever.
 
         Raises:
-            WaitTimeout: `timeout_s` was over first. The event goes on.
+            WaitTimeout: The event is not settled after `timeout_s`. It stays published, and may be settled later.
+            UsageError: `timeout_s` is not a number.
         """
         check_timeout(timeout_s)
         session = self._live()
@@ -241,37 +313,62 @@ class EventBus:
         return watcher_of(protocol.take_reply(sequence))
 
     def fetch_event(self, shadow: EventShadow | tuple[str, str]) -> Event | None:
-        """The event, its data decoded on first use; None when it is settled, or was never stored.
+        """The event of a shadow; None if it is settled, or was dropped because it had no subscriber.
 
-        At once for a delivery that this process holds; one round trip otherwise. A bare (topic, id) is searched among
-        the topic's unsettled events, the newest first. A large event is read in place: it keeps its memory as long as
-        it, or a view into it, lives; `Event.copy` detaches it.
+        Does not block for a delivery that this process holds; blocks for one round trip otherwise. The event's data is
+        decoded when it is first used. An event larger than 16 KiB is read in place: its memory stays in use as long as
+        the event, or a view into it, exists. `Event.copy` detaches it.
+
+        Args:
+            shadow: A shadow; or a pair (topic, id), for which the topic's unsettled events are searched. If two of them
+                share the id, the newest is fetched.
+
+        Raises:
+            UsageError: It is neither a shadow nor a pair.
         """
         session = self._live()
         place = session.place_of(shadow)
         return session.fetcher.fetch(place) if place is not None else None
 
     def fetch_event_data(self, shadow: EventShadow | tuple[str, str]) -> Any:
-        """The event's data; None when the event is settled."""
+        """The data of `fetch_event`; None if that is None.
+
+        Raises:
+            DecodeError: The data holds a type that is not registered in this process.
+            UsageError: It is neither a shadow nor a pair.
+        """
         event = self.fetch_event(shadow)
         return event.data if event is not None else None
 
     def mark_as_completed(self, listener: Any, shadow: EventShadow | tuple[str, str]) -> None:
-        """Settle the event for this listener. Repeated, or late, it changes nothing.
+        """Settle the event for this listener as completed. If it is settled already, this changes nothing.
+
+        Does not block if this process holds the delivery; blocks for one round trip otherwise.
+
+        Args:
+            listener: What was subscribed; or the subscriber that `subscribe` returned, or its name, or an inbox.
+            shadow: A shadow, or a pair (topic, id) as for `fetch_event`.
 
         Raises:
-            NotSubscribed: The listener was not told of this event.
+            NotSubscribed: The event was not delivered to this listener.
+            UsageError: It is not a listener, or neither a shadow nor a pair.
         """
         self._mark(listener, shadow, Outcome.COMPLETED)
 
     def mark_as_skipped(self, listener: Any, shadow: EventShadow | tuple[str, str]) -> None:
-        """Settle the event for this listener as skipped; else like `mark_as_completed`."""
+        """Settle the event for this listener as skipped; otherwise like `mark_as_completed`."""
         self._mark(listener, shadow, Outcome.SKIPPED)
 
     # --- watching ---
 
     def watcher(self, shadow: EventShadow | tuple[str, str]) -> Watcher | None:
-        """Who was told of the event and who has settled it, this process just now, too; None when all have."""
+        """Which subscribers the event was delivered to, and which have settled it; None if all have.
+
+        Includes what this process has settled until now. Blocks for one round trip.
+
+        Raises:
+            UsageError: It is neither a shadow nor a pair.
+        """
         session = self._live()
         session.reporter.flush_all()
         place = session.place_of(shadow)
@@ -279,27 +376,44 @@ class EventBus:
         return watcher_of(reported) if reported is not None else None
 
     def watchers(self, topic: str) -> dict[str, Watcher]:
-        """id -> watcher of every unsettled event of the topic; of two with one id, the newest."""
+        """The watchers of the topic's unsettled events, by id. Blocks for one round trip.
+
+        If two events share an id, the newest one's watcher is given.
+        """
         session = self._live()
         session.reporter.flush_all()
         return {event_id: watcher_of(reported) for event_id, reported in session.fetcher.watched(topic)}
 
     def statistics(self) -> BusStatistics:
-        """A snapshot of the whole bus."""
+        """A snapshot of the whole bus. Blocks for one round trip."""
         return self._live().statistics()
 
     def story(self, shadow: EventShadow | tuple[str, str]) -> list[str]:
-        """What the manager remembers of the event, oldest first: bounded, so an old event's is empty."""
+        """What the manager's log still holds of the event, oldest first, a line for each step.
+
+        The log is bounded, so the story of an old event is empty, and so is that of a pair (topic, id) whose event is
+        settled. Blocks for one round trip.
+
+        Raises:
+            UsageError: It is neither a shadow nor a pair.
+        """
         place = self._live().place_of(shadow)
         return list(self._ask(requests.GetHistory, place.sequence)) if place is not None else []
 
     def drain(self, pattern: str = "", *, timeout_s: float | None = None) -> None:
-        """Wait until no topic that the pattern matches has an unsettled event; what this process notified counts.
+        """Block until no topic that the pattern matches has an unsettled event.
 
-        A handler must not wait for its own event, nor for others that its thread handles.
+        Everything that this process has published before counts. A handler must not wait for its own event, nor for
+        events that its own thread handles.
+
+        Args:
+            pattern: A regular expression that matches from the beginning of a topic's name; "": all topics.
+            timeout_s: How long to wait, in seconds; None: for ever.
 
         Raises:
-            WaitTimeout: `timeout_s` was over first; the text says what is left.
+            WaitTimeout: There are unsettled events after `timeout_s`; the text says which processes hold them.
+            InvalidPattern: The pattern does not compile.
+            UsageError: `timeout_s` is not a number.
         """
         check_timeout(timeout_s)
         self._live().drain(pattern, timeout_s)
@@ -307,9 +421,11 @@ class EventBus:
     # --- the end ---
 
     def close(self) -> None:
-        """Leave: listeners stop, what is in hand goes to other processes. The handle is of no use any more.
+        """Leave the bus: listeners stop, and unsettled deliveries go to other processes. Repeated, it does nothing.
 
-        A signal's handler may call it while its thread waits (for an inbox, say), not while that publishes or connects.
+        Blocks until the listener that is running has returned. Afterwards every call of this handle raises `BusClosed`.
+        A signal's handler may call it while its thread waits, for example for an inbox, and gets `UsageError` while its
+        thread publishes or connects.
         """
         if self._session is not None:
             self._session.connection.transport.lock.refuse_reentry()
@@ -319,20 +435,20 @@ class EventBus:
             sessions.close_session(session)
 
     def shutdown(self) -> None:
-        """Stop the manager for everybody, unsettled events included, and close this handle.
+        """Stop the manager for all processes, drop all unsettled events, and close this handle.
 
-        Returns when the manager has left and taken its files and its shared memory with it.
+        Blocks until the manager has ended and has removed its files and its shared memory.
 
         Raises:
-            WaitTimeout: It did not leave within `request_timeout_s`.
+            WaitTimeout: The manager did not end within `request_timeout_s`.
         """
-        manager_pid = self.statistics().manager_pid  # asked for: what we know may be one that died
+        manager_pid = self.statistics().manager_pid  # Asked for: the one that this handle knows may have died.
         with manager_end(manager_pid) as has_ended:
             self._live().stop_listening()
             self._ask(requests.ShutDown)
             self.close()
             if not has_ended(self.config.request_timeout_s):
-                raise WaitTimeout(f"the manager of bus {self.name!r}, process {manager_pid}, does not leave")
+                raise WaitTimeout(f"the manager of bus {self.name!r}, process {manager_pid}, does not end")
 
     def __enter__(self) -> EventBus:
         return self
@@ -349,16 +465,6 @@ class EventBus:
 
     # --- inside ---
 
-    def become_worker(self) -> Session:
-        """Connect this process as a worker: it runs listeners itself, and all its handles of this bus are one.
-
-        For `WorkerPool`. A handler's own handle must be the connection that holds the delivery it settles.
-        """
-        session = Session.open(self.name, self.config, threaded=False)
-        session.register_topics(self._topics)
-        sessions.become_worker(session)
-        return session
-
     def _live(self) -> Session:
         session = self._session
         if session is not None:
@@ -372,6 +478,7 @@ class EventBus:
                 )
                 sessions.keep_session(self, session)
                 try:
+                    # The config's topics are among them; a worker's session is shared, so its handle's own may be new.
                     session.register_topics(self._topics)
                 except BaseException:
                     sessions.close_session(session)
@@ -385,7 +492,7 @@ class EventBus:
     def _mark(self, listener: Any, shadow: EventShadow | tuple[str, str], outcome: int) -> None:
         self._live().settle(listener_of(listener).key, shadow, outcome)
 
-    def abandon(self) -> None:
-        """In a forked child: begin again on next use. Called by itself."""
+    def _abandon(self) -> None:
+        """In a forked child: start again on the next use. `sessions` calls it."""
         self._lock = NonReentrantLock()
         self._session = None

@@ -1,8 +1,8 @@
 """Running listeners: the loop of a process's listener thread, and of a worker's main thread.
 
-A listener is whatever the user gave; a `Handler` makes it a function from a record to an outcome. The loop takes
-deliveries one by one, runs the handler, and tells outcomes in batches: when nothing is left, or two milliseconds
-after the last time (four, of slow ones).
+A listener is what the user subscribed. A `Handler` turns it into a function from a record to an outcome. The loop takes
+deliveries one by one, runs the handler, and reports outcomes in batches: when no delivery is left, or two milliseconds
+after the last report (up to four, if the handler is slow).
 """
 
 from __future__ import annotations
@@ -25,30 +25,31 @@ __all__ = ["EventHandler", "Handler", "HandlerLoop", "ShadowHandler", "current_l
 log = logging.getLogger("eventbus_mp")
 
 FLUSH_INTERVAL_NS, FLUSH_INTERVAL_SLOW_NS = 2_000_000, 4_000_000
-"""Telling an outcome wakes the manager. For tasks of 1 ms on two cores, telling each one cost 5 % of the throughput,
-and every second one still 1.5 %; so of slow ones four are told at once, if they take no longer than the second."""
+"""A report of outcomes wakes the manager. For tasks of 1 ms on two cores, reporting each outcome alone cost 5 % of the
+throughput, and reporting two together still cost 1.5 %. So slow handlers report FLUSHED_SLOW together, if these take no
+longer than the second interval."""
 FLUSHED_SLOW = 4
 CROWD = 64
-"""When so many are pending, the handler is a fast one: the time is looked at after every eighth delivery only."""
+"""With more pending deliveries than this the handler is a fast one, and the clock is read after every eighth only."""
 COMPLETED = int(Outcome.COMPLETED)
 
 _local = threading.local()
 
 
 def current_loop() -> HandlerLoop | None:
-    """The loop whose listener the calling thread is running, if it is."""
+    """The loop whose listener the calling thread is running; None if it runs none."""
     return getattr(_local, "loop", None)
 
 
 def _text_of(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception as cause:  # It is the user's code, too.
+    except Exception as cause:  # `__str__` is the user's code as well.
         return f"(its text cannot be had: {type(cause).__name__})"
 
 
 class Handler:
-    """One subscription and the user's code behind it."""
+    """One endpoint of this process and the user's code that handles its deliveries."""
 
     def __init__(
         self, endpoint: ClientEndpoint, fetcher: EventFetcher, reporter: Reporter, call: Callable[..., Any]
@@ -60,9 +61,12 @@ class Handler:
         """The user's code."""
 
     def run(self, record: Record) -> int:
-        """Handle one delivery: its outcome, or 0 when the listener settles it itself.
+        """Handle one delivery, and return its outcome; 0: the listener settles it itself.
 
-        Never raises what the user's code raises.
+        Exceptions of the user's code become outcomes and are not raised.
+
+        Raises:
+            BusClosed, ManagerLost: The connection ended while the user's code used it.
         """
         raise NotImplementedError
 
@@ -82,7 +86,7 @@ class Handler:
 
 
 class ShadowHandler(Handler):
-    """The original's way: the listener gets the shadow and settles the event itself, whenever it likes."""
+    """For `EventBus.subscribe`: the listener gets the shadow and settles the event itself, in the call or later."""
 
     def __init__(
         self,
@@ -111,12 +115,15 @@ class ShadowHandler(Handler):
                 return self._fail(record, "raised on", error)
             log.error("%s raised on %r, which it had settled", self.endpoint.key.name, shadow, exc_info=error)
         if self.endpoint.is_over and in_flight.pop(record[7], None) is not None:
-            return Outcome.RETURNED  # It was unsubscribed just as the listener began.
+            return Outcome.RETURNED  # It was unsubscribed just as the listener was called.
         return 0
 
 
 class EventHandler(Handler):
-    """The short way: the function gets the event; returning completes it, `Skip` skips it, raising tries again."""
+    """For `EventBus.on`: the function gets the event, and how it ends settles the event.
+
+    Returning completes it, raising `Skip` skips it, and any other exception has it called again, up to `retries` times.
+    """
 
     def __init__(
         self,
@@ -140,18 +147,18 @@ class EventHandler(Handler):
                 self.call(event)
                 return COMPLETED
             except BaseException as error:
-                # BaseException: `sys.exit()` in a listener is its failure, and not the end of the thread it runs on.
+                # BaseException: `sys.exit()` in a listener is the listener's failure. It does not end the thread.
                 attempts += 1
                 outcome = self._judge(record, error, attempts)
                 if outcome:
                     return outcome
 
     def _judge(self, record: Record, error: BaseException, attempts: int) -> int:
-        """What comes of an attempt that raised; 0: another one."""
+        """The outcome after an attempt that raised; 0: try again."""
         if isinstance(error, Skip):
             return self._skip(record, _text_of(error), Outcome.SKIPPED)
         if isinstance(error, (BusClosed, ManagerLost)) and self.reporter.lost:
-            raise error  # There is nobody to tell.
+            raise error  # The outcome cannot be reported to anybody.
         return self._fail(record, f"raised {attempts} times on", error) if attempts > self._retries else 0
 
 
@@ -166,14 +173,14 @@ class HandlerLoop:
         self._stopping = False
         self._flushed_ns = 0
         self.events_handled = 0
-        """Counted for who gives `after_each`."""
+        """Counted only if `run` was given `after_each`."""
 
     def add(self, handler: Handler) -> None:
-        """Run this handler from now on, in the place of the one that its subscriber had."""
+        """Run this handler from now on. It replaces the one that its subscriber had."""
         before = self._handlers.get(handler.endpoint.number)
         if before is not None and before.call != handler.call:
             log.warning(
-                "subscriber %r is subscribed again, with another function: that one takes the events from now on, and "
+                "subscriber %r is subscribed again, with another function: from now on that one gets the events, and "
                 "the new patterns hold; to have both, give them names (on(..., name=...))",
                 handler.endpoint.key.name,
             )
@@ -181,16 +188,19 @@ class HandlerLoop:
         self._connection.wake()
 
     def remove(self, number: int) -> None:
-        """Run this subscriber's handler no more; what has arrived for it is handed back by the caller."""
+        """Stop running this subscriber's handler. The caller returns the deliveries that have arrived for it."""
         self._handlers = {key: handler for key, handler in self._handlers.items() if key != number}
 
     def stop(self) -> None:
-        """Return from `run` after the delivery in hand; safe in a signal handler."""
+        """Return from `run` after the delivery that is being handled; safe in a signal handler."""
         self._stopping = True
         self._connection.wake()
 
     def run(self, after_each: Callable[[], None] | None = None) -> None:
-        """Run until `stop`, or until the connection ends.
+        """Run until `stop`, or until the connection ends. Blocks while there is nothing to do.
+
+        Args:
+            after_each: Called after every delivery.
 
         Raises:
             ManagerLost, BusClosed: The connection ended.
@@ -230,7 +240,7 @@ class HandlerLoop:
         pending, note_completed = endpoint.pending, endpoint.note_completed
         interval_ns = min(max(FLUSH_INTERVAL_NS, FLUSHED_SLOW * endpoint.cost_ns), FLUSH_INTERVAL_SLOW_NS)
         # hot path, with the event and its handler: 2.6 us a delivery.
-        # Not for ever: the others' deliveries wait in the pipe meanwhile.
+        # Only what is pending now: deliveries of other subscribers wait in the pipe meanwhile.
         now = self._now_ns
         began_ns, count = now(), len(pending)
         for left in range(count, 0, -1):
@@ -239,7 +249,7 @@ class HandlerLoop:
             try:
                 endpoint.current = record = pending.popleft()
             except IndexError:
-                break  # Another thread handed the rest back.
+                break  # Another thread returned the rest to the bus.
             # record[6] is its deadline; most have none.
             outcome = run(record) if not record[6] or record[6] > now() else handler.expire(record)
             if outcome == COMPLETED:
@@ -260,6 +270,6 @@ class HandlerLoop:
         self._reporter.release_ended()
 
     def flush(self) -> None:
-        """Tell what is settled, now."""
+        """Report all outcomes now."""
         for handler in tuple(self._handlers.values()):
             self._reporter.flush(handler.endpoint)

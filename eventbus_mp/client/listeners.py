@@ -1,4 +1,4 @@
-"""What a listener is called: its name and its config make the subscriber, the same one in every process."""
+"""The subscriber that a listener is: its name and its config, which are the same in every process."""
 
 from __future__ import annotations
 
@@ -15,16 +15,21 @@ __all__ = ["Listener", "broadcast_key", "listener_of", "pack_config", "unpack_co
 
 
 class Listener(NamedTuple):
-    """A listener taken apart: who it is, what to call, and with what besides the shadow."""
+    """A listener taken apart."""
 
     key: SubscriberKey
     call: Callable[..., Any] | None
+    """What is called with a shadow; None: only a subscriber was named."""
     arguments: tuple[Any, ...]
+    """What it is called with after the shadow."""
 
 
 def listener_of(listener: Any) -> Listener:
-    """Take apart what the user subscribes: a callable, or an object, class or module with `process`; a pair of one
-    and its config; an inbox; or, to mark and ask only, a subscriber's name or key.
+    """Take apart what the user subscribes, or names in order to settle an event or to ask.
+
+    Args:
+        listener: A callable; an object, class or module with `process(shadow)`; a pair of one of these and its config;
+            or, to name a subscriber, an inbox, a subscriber's name, a pair of a name and a config, or a key.
 
     Raises:
         UsageError: It is none of these.
@@ -60,28 +65,28 @@ def _name(thing: Any) -> str:
         inner = inner.func
     if not hasattr(inner, "__qualname__"):
         inner = type(inner)
-    # A child that multiprocessing has spawned knows its parent's `__main__` as `__mp_main__`.
+    # In a child that multiprocessing has spawned, the parent's `__main__` is called `__mp_main__`.
     module = "__main__" if inner.__module__ == "__mp_main__" else inner.__module__
     name = f"{module}.{inner.__qualname__}"
     code = getattr(inner, "__code__", None)
-    # Lambdas of one function share a qualified name; the line tells them apart, in every process alike.
+    # Lambdas of one function share a qualified name. Their lines differ, and are the same in every process.
     return f"{name}:{code.co_firstlineno}" if code is not None and name.endswith("<lambda>") else name
 
 
 def pack_config(config: Any) -> bytes:
-    """The config as bytes that are equal for equal configs: dictionaries are sorted.
+    """The config as bytes, which are equal for equal configs because dictionaries are sorted.
 
     Raises:
-        UsageError: It cannot travel.
+        UsageError: The config holds something that cannot travel; the text names it.
     """
     try:
         return codec.encode(_sorted(config))
     except EncodeError as cause:
-        raise UsageError(f"a listener's config must be something that can travel: {cause}") from cause
+        raise UsageError(f"a listener's config cannot travel to the manager: {cause}") from cause
 
 
 def unpack_config(data: bytes) -> Any:
-    """The config; its bytes when they are not one, or of a type that this process does not know."""
+    """The config; its bytes if they cannot be decoded, or hold a type that this process has not registered."""
     try:
         return codec.decode(data)
     except Exception:
@@ -89,7 +94,7 @@ def unpack_config(data: bytes) -> Any:
 
 
 def watcher_of(reported: dict[str, list[list[Any]]]) -> Watcher:
-    """A watcher as it travels, with its configs unpacked."""
+    """A `Watcher` from the form in which it travels, with its configs unpacked."""
     return Watcher(
         **{
             part: tuple(SubscriberKey(name, unpack_config(config)) for name, config in keys)
@@ -107,5 +112,5 @@ def _sorted(value: Any) -> Any:
 
 
 def broadcast_key(key: SubscriberKey) -> SubscriberKey:
-    """The subscriber that a broadcasting process is: the process is part of its config."""
+    """The subscriber that this process is when it broadcasts: its pid is part of the config."""
     return SubscriberKey(key.name, {"config": key.config, "process": os.getpid()})

@@ -75,7 +75,7 @@ class Publisher:
         length = encoded[4]
         if length > self._event_bytes_max:
             self._check_size(event, encoded)
-        topic_name = event.topic
+        topic_name = event._topic
         topic = self._topics.get(topic_name) or self._resolve(topic_name)
         if not topic:
             return EventShadow(topic_name, event.id)
@@ -104,7 +104,7 @@ class Publisher:
             prepared = [(event, self._encode(event)) for event in events]
         else:
             prepared = [(event, _detached(self._encode(event))) for event in events]
-        names = {event.topic for event, _ in prepared}
+        names = {event._topic for event, _ in prepared}
         topics = {name: self._topics.get(name) or self._resolve(name) for name in names}
         unheard = [EventShadow(event.topic, event.id) for event, _ in prepared] if not all(topics.values()) else []
         if unheard:
@@ -142,14 +142,14 @@ class Publisher:
         last = None
         try:
             for event, encoded in prepared[len(shadows) :]:
-                written = self._write(arena, encoded, topics[event.topic], event, awaited=False)
+                written = self._write(arena, encoded, topics[event._topic], event, awaited=False)
                 if written is None:
                     break
                 data, place, filled = written
                 parts.append(data)
                 if filled is not None:
                     last = filled.length, encoded[4]
-                shadows.append(shadow_at(event.topic, event.id, place))
+                shadows.append(shadow_at(event._topic, event.id, place))
         finally:
             if parts:
                 self._transport.write(b"".join(parts))
@@ -298,8 +298,8 @@ class Publisher:
 def shadow_at(topic: str, event_id: str, at: tuple[int, int, int, int, int]) -> EventShadow:
     """An `EventShadow`, in half the time that calling its class takes."""
     shadow = new_object(EventShadow)
-    shadow.topic = topic
-    shadow.id = event_id
+    shadow._topic = topic
+    shadow._id = event_id
     shadow._at = at
     return shadow
 

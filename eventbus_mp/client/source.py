@@ -1,15 +1,14 @@
-"""EventSource: the block builder. Times, ids, transaction ids, source and ttl fill themselves.
+"""EventSource: a block of code becomes an event, whose times, ids, source and ttl fill themselves in.
 
-The original's `EventSource.build` and `EventSource.notify` blocks, as a context manager, a call and a decorator.
+The block is a context manager (`notify`), a call (`build`) or a decorator (`emits`).
 """
 
 from __future__ import annotations
 
 import functools
-import os
-import threading
 import time
 from collections.abc import Callable
+from heapq import heappushpop
 from typing import Any, ParamSpec, TypeVar
 
 from eventbus_mp.client.bus import EventBus
@@ -23,30 +22,29 @@ __all__ = ["EventBlock", "EventSource"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_clock_lock = threading.Lock()
-_latest_ns = 0
-
-
-def _new_clock_lock() -> None:
-    global _clock_lock  # a forked child's: another thread of the parent may hold the one it got
-    _clock_lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_new_clock_lock)
+_latest_ns = [0]
+"""The latest time that was given out; a heap of one."""
 
 
 def _now_ns() -> int:
     """Wall-clock time that never goes backwards within this process."""
-    global _latest_ns
-    with _clock_lock:
-        _latest_ns = max(_latest_ns, time.time_ns())
-        return _latest_ns
+    # Of the two, the heap gives back the smaller one and keeps the larger one: `latest = max(latest, now)` in one step
+    # of the interpreter, between which and the next no other thread and no signal's handler can run. A lock would make
+    # a handler wait for the thread that it interrupts.
+    heappushpop(_latest_ns, time.time_ns())
+    return _latest_ns[0]
 
 
 class EventBlock:
     """One piece of work that becomes an event: the context manager that `EventSource.notify` returns.
 
-    Set `data`, or `error` for the error topic; every other field has its default and may be set, too.
+    Set `data` in the block, or `error` to publish to the error topic instead. Every other field has its default, and
+    may be set as well. The end of the block publishes the event like `EventBus.notify`: it blocks like that and raises
+    the same errors. If the block ends by an exception and there is no error topic, nothing is published.
+
+    Raises:
+        UsageError: There is no such field; or, at the end of the block, neither `data` nor `error` was set, or `error`
+            was set and the source has no error topic.
     """
 
     def __init__(self, source: EventSource, fields: dict[str, Any]) -> None:
@@ -62,7 +60,7 @@ class EventBlock:
         self.data: Any = None
         self.error: Any = None
         self.shadow: EventShadow | None = None
-        """Of the event that was published; None before."""
+        """The shadow of the event that was published; None before."""
         if fields:
             raise UsageError(f"an event has no field {', '.join(sorted(fields))}")
 
@@ -75,16 +73,18 @@ class EventBlock:
         if isinstance(error, Exception):
             self.error = {"type": type(error).__name__, "message": str(error)}
             if self.error_topic is None:
-                return  # There is nowhere to tell it but the caller, who gets it anyway.
+                return  # Nothing is published. The caller gets the exception in either case.
         elif error is not None:
             return
         self.shadow = self._source.bus.notify(self.event())
 
     def event(self) -> Event:
-        """The event as the block stands now; `error`, when set, goes to the error topic.
+        """The event with the fields that the block has now, not published.
+
+        If `error` is set, it is the event of the error topic.
 
         Raises:
-            UsageError: Neither `data` nor `error` was set, or `error` was and there is no error topic.
+            UsageError: Neither `data` nor `error` was set, or `error` was set and there is no error topic.
         """
         topic, data = self.topic, self.data
         if self.error is not None:
@@ -106,17 +106,17 @@ class EventBlock:
 
 
 class EventSource:
-    """Makes the events of one topic.
+    """Makes the events of one topic. Making a source neither connects nor blocks.
 
     Args:
-        bus: Where they go.
+        bus: Where the events are published.
         topic: The events' topic.
-        error_topic: Where an error goes instead; None: an error is only raised.
-        source: Names who makes them.
-        ttl: How long they are worth delivering, in the bus's `time_unit`; None: the config's.
+        error_topic: The topic that an error is published to instead; None: an error is raised and not published.
+        source: The `source` of the events: who makes them.
+        ttl: How long the events may be delivered, in the bus's `time_unit`; None: `BusConfig.ttl`.
 
     Raises:
-        InvalidTopic: A topic name is not valid.
+        InvalidTopic: A topic's name is not valid.
     """
 
     def __init__(
@@ -136,25 +136,39 @@ class EventSource:
         self._unit_ns = TIME_UNITS_NS[bus.config.time_unit]
 
     def new_id(self) -> str:
-        """An id from the config's generator."""
+        """A new id, from `BusConfig.id_generator` if there is one. Never blocks."""
         return (self.bus.config.id_generator or unique_id)()
 
     def now(self) -> int:
-        """The time in the bus's unit; it never goes backwards within a process."""
+        """The wall-clock time in the bus's `time_unit`; it never goes backwards within a process.
+
+        Never blocks, and may be called from any thread and from a signal's handler.
+        """
         return _now_ns() // self._unit_ns
 
     def notify(self, **fields: Any) -> EventBlock:
-        """A block whose event is published when it ends; `fields` are those of `Event`, without data.
+        """A block whose event is published at its end: see `EventBlock`.
 
-        An exception in the block publishes to the error topic, if there is one, and is raised on.
+        An exception in the block is published to the error topic, if there is one, and then continues to the caller.
+
+        Args:
+            fields: Fields of `Event` except `data`, and `error_topic`.
+
+        Raises:
+            UsageError: There is no such field.
         """
         return EventBlock(self, fields)
 
     def build(self, work: Callable[[], Any] | Any, **fields: Any) -> Event:
-        """The event of one piece of work, not published. `work` is called; what is not callable is the data itself.
+        """The event of one piece of work, not published; blocks as long as `work` does.
+
+        Args:
+            work: Called for the event's data. A value that cannot be called is the data itself.
+            fields: Fields of `Event` except `data`, and `error_topic`.
 
         Raises:
-            Exception: What `work` raised, when there is no error topic; else it becomes the event's data.
+            UsageError: There is no such field, or the data is None.
+            Exception: `work` raised it, and there is no error topic. If there is one, the error becomes the event.
         """
         block = EventBlock(self, fields)
         with _Unpublished(block):
@@ -162,7 +176,10 @@ class EventSource:
         return block.event()
 
     def emits(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Decorate a function: each call's result becomes an event and is returned; an exception becomes an error."""
+        """Decorate a function: each result is published as an event and returned, like a `notify` block's data.
+
+        An exception is published to the error topic, if there is one, and then continues to the caller.
+        """
 
         @functools.wraps(function)
         def emitting(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -174,16 +191,16 @@ class EventSource:
 
 
 class _Unpublished:
-    """A block that only keeps the time and the error."""
+    """Notes the times and the error of a block, and publishes nothing."""
 
     def __init__(self, block: EventBlock) -> None:
-        self._payload = block
+        self._block = block
 
     def __enter__(self) -> None:
-        self._payload.__enter__()
+        self._block.__enter__()
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
-        if not isinstance(error, Exception) or self._payload.error_topic is None:
+        if not isinstance(error, Exception) or self._block.error_topic is None:
             return False
-        self._payload.error = {"type": type(error).__name__, "message": str(error)}
+        self._block.error = {"type": type(error).__name__, "message": str(error)}
         return True

@@ -1,11 +1,11 @@
-"""The work that the demo spreads over processes: what one Python file holds.
+"""The work that the demo spreads over processes: measuring one Python file.
 
-Three plain functions, with nothing of the bus in them: `python_files` finds the input, `measure` and
-`count_tokens` each do one subscriber's work on one file. The demo calls the same two functions in a loop to
-prove that the bus changed nothing, so both depend on the file's bytes alone.
+Three plain functions that know nothing of the bus: `python_files` finds the files, `measure` and `count_tokens` each
+do one subscriber's work on one file. The demo calls the same two functions in a loop to prove that the bus changed
+nothing, so both depend on nothing but the file's bytes.
 
-A file that cannot be measured is not an accident in a source tree (templates, files for another Python, tests
-of the parser itself), so there is one exception for it, `Unmeasurable`, with a reason that fits on one line.
+Source trees have files that cannot be measured (templates, files for another Python, tests of the parser itself). For
+these there is one exception, `Unmeasurable`, with a reason that fits on one line.
 
 The cyclomatic complexity (McCabe) of a function is 1 plus its branches:
 
@@ -31,9 +31,9 @@ from typing import Any, TypedDict
 SKIPPED_DIRECTORIES = frozenset({"__pycache__", "site-packages"})
 REASON_CHARACTERS_MAX = 120
 
-# All that a file's bytes were seen to cause, on 3.10 to 3.13, under a fuzzer. ValueError: null bytes, or
-# bytes that are not of the declared encoding. LookupError: that encoding is not one of text. MemoryError: the
-# parser's own stack is full. SystemError: the tokenizer of 3.12 fails while it builds its own SyntaxError.
+# Everything that a file's bytes caused under a fuzzer, on 3.10 to 3.13. ValueError: null bytes, or bytes that do not
+# fit the declared encoding. LookupError: that encoding is not one of text. MemoryError: the parser's own stack is full.
+# SystemError: the tokenizer of 3.12 fails while it builds its own SyntaxError.
 _REFUSALS = (
     SyntaxError,
     tokenize.TokenError,
@@ -50,7 +50,7 @@ _BRANCHES = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.If
 
 
 class Unmeasurable(Exception):
-    """This file cannot be read, parsed or tokenized; nothing else is wrong.
+    """This file cannot be read, parsed or tokenized. It can be skipped; nothing else is wrong.
 
     `reason` is one short line for people: ``SyntaxError: invalid syntax (line 3)``.
     """
@@ -61,7 +61,7 @@ class Unmeasurable(Exception):
 
 
 class Measurement(TypedDict):
-    """What `measure` found in one file; lists and numbers only, so that it travels as plain msgpack."""
+    """What `measure` found in one file: only lists, numbers and texts, which travel as plain msgpack."""
 
     path: str
     lines: int
@@ -74,15 +74,15 @@ class Measurement(TypedDict):
 def python_files(root: Path) -> Iterator[Path]:
     """Yield every `.py` file below `root`, always in the same order: files first, then directories, by name.
 
-    Left out are `__pycache__` and `site-packages` below the root, directories that may not be listed, and
-    links to directories (so there are no loops). Links to files are followed.
+    `__pycache__` and `site-packages` below the root are left out, as are directories that may not be listed, and links
+    to directories (so there are no loops). Links to files are followed.
 
     Raises:
-        OSError: `root` does not exist, is not a directory, or may not be listed. Raised by the first `next`.
+        OSError: From the first `next`: `root` does not exist, is not a directory, or may not be listed.
     """
     os.scandir(root).close()
     for folder, directories, files in os.walk(root):
-        # In place: os.walk goes down into what this list holds, in its order.
+        # In place: os.walk descends into the directories of this list, in its order.
         directories[:] = sorted(set(directories) - SKIPPED_DIRECTORIES)
         for name in sorted(files):
             path = Path(folder, name)
@@ -139,7 +139,7 @@ class _Scope:
 def _scopes(tree: ast.Module) -> list[_Scope]:
     """Every class and function of `tree`, in no order.
 
-    A stack instead of recursion: generated code nests deeper than Python's own stack goes.
+    It uses a list as its stack, because generated code can be nested deeper than Python's own stack allows.
     """
     found: list[_Scope] = []
     todo: list[tuple[ast.AST, _Scope]] = [(tree, _Scope("", 0, is_function=False))]
@@ -150,7 +150,7 @@ def _scopes(tree: ast.Module) -> list[_Scope]:
         if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
             inner = scope.enter(node)
             found.append(inner)
-            # Only the body runs inside; decorators, defaults, bases and annotations are the outer scope's.
+            # Only the body runs inside; decorators, defaults, bases and annotations belong to the outer scope.
             todo.extend((child, inner if isinstance(child, ast.stmt) else scope) for child in children)
         else:
             todo.extend((child, scope) for child in children)
@@ -188,7 +188,7 @@ def _reason(error: Exception) -> str:
 
 def _message_and_line(error: Exception) -> tuple[object, int | None]:
     if isinstance(error, (RecursionError, MemoryError)):
-        # Python's text differs with the depth of the caller's stack; the reason must not.
+        # Python's text depends on the depth of the caller's stack; the reason must not.
         return "nested too deeply", None
     if isinstance(error, SyntaxError):
         return error.msg, error.lineno

@@ -4,8 +4,8 @@
     walks the tree ------------> measure (ast)      -----+
                             \\--> tokens (tokenize)  -----+--> collector: an inbox
 
-Results carry the transaction id of their file. A worker that is killed after it published and before it settled makes
-the bus deliver its file again; `Totals` counts a result once, so the sums are exact all the same.
+Results carry the transaction id of their file. If a worker is killed after it published and before it settled, the bus
+delivers its file again. `Totals` counts a repeated result once, so the sums are still exact.
 """
 
 import os
@@ -30,13 +30,13 @@ __all__ = ["run_in_loop", "run_on_bus"]
 
 TOPICS = ("file_found", "file_measured", "file_tokenized", "file_skipped")
 SILENCE_S_MAX = 120.0
-"""No result for so long means that something is broken, and not that a file is large."""
+"""If there is no result for this long, something is broken; no file takes this long."""
 
 OnProgress = Callable[[int], None]
 
 
 def run_in_loop(root: Path, files: list[Path], on_progress: OnProgress) -> DemoResult:
-    """The same functions, called one after the other in this process: what the bus is compared with."""
+    """Call the same functions one after the other in this process: the run that the bus is compared with."""
     totals, started = Totals(), time.perf_counter()
     for path in map(str, files):
         try:
@@ -59,14 +59,17 @@ def run_on_bus(
     on_progress: OnProgress,
     on_kill: Callable[[int], None] | None,
 ) -> DemoResult:
-    """The pipeline on a bus of its own.
+    """Run the pipeline on a bus of its own; blocks until every file has its results.
 
     Args:
-        root: What was walked, for the report.
+        root: The directory in which the files were found, for the report.
         files: The files.
         processes: How many workers.
         on_progress: Called with the number of results so far.
-        on_kill: Kill one worker in mid-run and call this with its pid; None: kill nobody.
+        on_kill: Kill one worker in mid-run and call this with its pid; None: kill no worker.
+
+    Raises:
+        EventBusError: There was no result for two minutes, or the bus ended.
     """
     with _own_bus() as bus:
         pool = WorkerPool(bus, processes)
@@ -120,19 +123,22 @@ def _collect(
 def _take_results(bus: EventBus, inbox: Inbox, totals: Totals) -> None:
     shadows = inbox.get_many(256, SILENCE_S_MAX)
     if not shadows:
-        raise EventBusError(f"no result for {SILENCE_S_MAX:g} s, and {totals.outcomes} so far")
+        raise EventBusError(
+            f"no result for {SILENCE_S_MAX:g} s after the first {totals.outcomes}; "
+            "a worker hangs, or none can be started"
+        )
     for shadow in shadows:
         event = bus.fetch_event(shadow)
-        assert event is not None, f"{shadow} is in hand and cannot be fetched"
+        assert event is not None, f"{shadow} is not settled and cannot be fetched"
         _add(totals, event)
         inbox.complete(shadow)
 
 
 def _take_repeats(bus: EventBus, inbox: Inbox, totals: Totals) -> None:
-    """Take and settle what comes twice, and changes nothing.
+    """Take and settle the results that come twice, which change nothing.
 
-    A worker that is killed after it published a result, and before it settled the file, has another one publish it
-    again: perhaps after the last one that was missing.
+    If a worker is killed after it published a result and before it settled the file, another one publishes the result
+    again, and perhaps as the last one of all.
     """
     bus.drain("file_found$", timeout_s=SILENCE_S_MAX)
     while bus.statistics().events_unsettled:
@@ -162,7 +168,7 @@ def _add(totals: Totals, event: Event) -> None:
 
 
 def _file_found(path: Path) -> Event:
-    # A file's name is bytes; not every one is text.
+    # A file's name is bytes, and not all of them are text.
     name = os.fsencode(path)
     event_id = f"{path.stem.encode(errors='replace').decode()[:80]}-{zlib.crc32(name):08x}"
     return Event(event_id, "file_found", {"path": name}, transaction_id=event_id, source="demo")
@@ -170,23 +176,23 @@ def _file_found(path: Path) -> Event:
 
 def _measure_file(bus: EventBus, event: Event) -> None:
     found = _work(bus, event, MEASURE, measure)
-    _tell(bus, event, "file_measured", {**found, "path": event.data["path"]})
+    _publish(bus, event, "file_measured", {**found, "path": event.data["path"]})
 
 
 def _tokenize_file(bus: EventBus, event: Event) -> None:
     tokens = _work(bus, event, TOKENS, count_tokens)
-    _tell(bus, event, "file_tokenized", {"path": event.data["path"], "tokens": tokens})
+    _publish(bus, event, "file_tokenized", {"path": event.data["path"], "tokens": tokens})
 
 
 def _work(bus: EventBus, event: Event, step: str, work: Callable[[str], Any]) -> Any:
-    """Do one step; a file that cannot be measured is told of, and skipped with the reason."""
+    """Do one step. If a file cannot be measured, publish that, and skip the event with the reason."""
     try:
         return work(os.fsdecode(event.data["path"]))
     except Unmeasurable as error:
-        _tell(bus, event, "file_skipped", {"path": event.data["path"], "step": step, "reason": error.reason})
+        _publish(bus, event, "file_skipped", {"path": event.data["path"], "step": step, "reason": error.reason})
         raise Skip(error.reason) from None
 
 
-def _tell(bus: EventBus, event: Event, topic: str, data: dict[str, Any]) -> None:
+def _publish(bus: EventBus, event: Event, topic: str, data: dict[str, Any]) -> None:
     assert event.transaction_id is not None
     bus.notify(Event(event.id, topic, data, transaction_id=event.transaction_id, source="demo"))

@@ -1,7 +1,7 @@
-"""All that the user sees of the demo: the progress while it runs, and the result.
+"""What the user sees of the demo: its progress while it runs, and its result.
 
-`progress` picks one of three: a bar on a terminal, a few plain lines in a pipe or a log file, nothing when
-the output is for a machine (`--json`). `render` prints a `DemoResult`; ``DemoResult.as_json`` is its twin.
+`progress` chooses one of three: a bar on a terminal, a few plain lines in a pipe or a log file, and nothing if the
+output is for a machine (`--json`). `render` prints a `DemoResult`; ``DemoResult.as_json`` is its twin for machines.
 """
 
 import time
@@ -29,7 +29,7 @@ BAR_INTERVAL_S = 0.1
 
 
 class Progress:
-    """How far the work is; this one shows nothing. Used as a context manager, from one thread."""
+    """Shows how much of the work is done; this one shows nothing. Use it as a context manager, from one thread."""
 
     def __enter__(self) -> "Progress":
         return self
@@ -40,13 +40,13 @@ class Progress:
         self.close(finished=kind is None)
 
     def update(self, done: int) -> None:
-        """Say how many of the total are done by now. Cheap enough to call for each result."""
+        """Say how many of the total are done. Cheap enough to be called for each result."""
 
     def note(self, text: str) -> None:
-        """Say what happened in between, on a line of its own (a worker was killed)."""
+        """Say on a line of its own what happened in between, for example that a worker was killed."""
 
     def close(self, *, finished: bool) -> None:
-        """Stop showing; `finished` is False when an exception ended the work."""
+        """Stop showing; `finished` is False if an exception ended the work."""
 
 
 def progress(
@@ -57,7 +57,7 @@ def progress(
     console: Console | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Progress:
-    """The progress that fits the output: a bar on a terminal, plain lines elsewhere, nothing when `quiet`."""
+    """The progress that fits the output: a bar on a terminal, plain lines elsewhere, nothing if `quiet`."""
     if quiet:
         return Progress()
     console = console or Console()
@@ -66,7 +66,7 @@ def progress(
 
 
 class _Lines(Progress):
-    """A line for each tenth of the work, but not more than one a second, and one at the end."""
+    """A line for each tenth of the work, at most one a second, and one at the end."""
 
     def __init__(self, total: int, unit: str, console: Console, clock: Callable[[], float]) -> None:
         self._total, self._unit, self._console, self._clock = total, unit, console, clock
@@ -99,7 +99,7 @@ class _Bar(Progress):
 
     def __init__(self, total: int, unit: str, console: Console, clock: Callable[[], float]) -> None:
         self._clock = clock
-        # Output is not redirected through the bar either: a forked worker would inherit that, lock and all.
+        # Output is not redirected through the bar either: a forked worker would inherit that with its lock.
         self._bar = RichProgress(
             TextColumn("{task.percentage:>3.0f}%"),
             BarColumn(bar_width=None),
@@ -189,7 +189,7 @@ def _subscribers(result: DemoResult, console: Console) -> Table:
 
 
 def _print_skipped(result: DemoResult, console: Console) -> None:
-    """A line each and no table: reasons are long, and people look for them with grep."""
+    """Print a line for each, and no table: reasons are long, and people search for them with grep."""
     skipped = result.totals.skipped
     for row in skipped[:SKIPPED_SHOWN_MAX]:
         _line(console, printable(f"{_below(row.path, result.path)} ({row.step}): {row.reason}", console))
@@ -198,7 +198,7 @@ def _print_skipped(result: DemoResult, console: Console) -> None:
 
 
 def _summary(result: DemoResult) -> Iterable[str]:
-    """The last lines, which stay in view: what was done, how fast, and what was survived."""
+    """The last lines, which stay in view: what was done, how fast, and which worker was killed."""
     files = f"{result.totals.files:,} file{'s' * (result.totals.files != 1)} of {result.path}"
     if result.processes == 0:
         yield f"{files} in {result.seconds:.2f} s, in a plain loop without the bus."
@@ -213,9 +213,9 @@ def _summary(result: DemoResult) -> Iterable[str]:
 
 
 def _table(*headings: str) -> Table:
-    """A table with these columns; one that ends in `>` holds numbers, which stay whole. Long texts fold.
+    """A table with these columns; a heading that ends in `>` is for numbers, which are not wrapped. Long texts fold.
 
-    Give it texts as `Text`: in a plain string rich would take square brackets for its markup.
+    Give it texts as `Text`, because rich takes square brackets in a plain string for its markup.
     """
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in headings:
@@ -235,5 +235,5 @@ def _below(path: str, root: str) -> str:
 
 
 def _line(console: Console, text: str) -> None:
-    """Exactly this text on one line: no markup, no colours found in it, no wrapping."""
+    """Print exactly this text on one line, without markup, colours or wrapping."""
     console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)

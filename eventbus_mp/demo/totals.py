@@ -1,9 +1,9 @@
-"""What the demo adds up, and the record of one run.
+"""The demo's sums, and the record of one run.
 
-A bus that redelivers may bring a result twice, and workers that race bring results in any order. So `Totals`
-keeps members, not counts: one outcome for each (step, path), the first that came, and every number is derived
-from those. The same files give equal totals however they arrived, which is what ``eventbus-mp demo --check``
-compares: the bus's run against a plain loop.
+A bus that redelivers may bring a result twice, and workers that race bring results in any order. `Totals` therefore
+keeps members and not counts: the first outcome for each (step, path), from which every number is derived. The same
+files give equal totals in whatever order they arrive, and ``eventbus-mp demo --check`` compares those of the bus with
+those of a plain loop.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ class FunctionRow(NamedTuple):
 
 
 class SkippedRow(NamedTuple):
-    """One step that could not be done for one file, and why."""
+    """One step that could not be done for one file, and the reason."""
 
     path: str
     step: str
@@ -43,7 +43,7 @@ class SkippedRow(NamedTuple):
 class Totals:
     """The sum over all files so far.
 
-    Every `add_*` returns whether the outcome was new for its step and path; a repeat changes nothing.
+    Each `add_*` returns whether the outcome was new for its step and path; a repeated one changes nothing.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Totals:
         self._skipped: dict[tuple[str, str], str] = {}
 
     def add_measured(self, result: Measurement) -> bool:
-        """Take what `measure` found in one file."""
+        """Add what `measure` found in one file."""
         path = result["path"]
         if self.has(MEASURE, path):
             return False
@@ -60,14 +60,14 @@ class Totals:
         return True
 
     def add_tokens(self, path: str, count: int) -> bool:
-        """Take the number of tokens of one file."""
+        """Add the number of tokens of one file."""
         if self.has(TOKENS, path):
             return False
         self._tokens[path] = count
         return True
 
     def add_skipped(self, step: str, path: str, reason: str) -> bool:
-        """Take note that `step` (one of `STEPS`) is not possible for this file."""
+        """Note that `step`, one of `STEPS`, cannot be done for this file."""
         if step not in STEPS:
             raise ValueError(f"unknown step {step!r}; the demo has {', '.join(STEPS)}")
         if self.has(step, path):
@@ -76,13 +76,13 @@ class Totals:
         return True
 
     def has(self, step: str, path: str) -> bool:
-        """Whether `step` has an outcome for this file, done or skipped."""
+        """Whether `step` was done or skipped for this file."""
         done = self._measured if step == MEASURE else self._tokens
         return path in done or (step, path) in self._skipped
 
     @property
     def outcomes(self) -> int:
-        """Steps that are over, skipped ones included: two for each file when all is done."""
+        """Steps that were done or skipped: two for each file in the end."""
         return len(self._measured) + len(self._tokens) + len(self._skipped)
 
     @property
@@ -113,18 +113,18 @@ class Totals:
 
     @property
     def skipped(self) -> list[SkippedRow]:
-        """What could not be done, by path and step."""
+        """The steps that could not be done, sorted by path and step."""
         return sorted(SkippedRow(path, step, reason) for (step, path), reason in self._skipped.items())
 
     def top(self, count: int = TOP_FUNCTIONS) -> list[FunctionRow]:
-        """The most complex functions, the worst first; equals are in the order of path and line."""
+        """The most complex functions, the worst first; equally complex ones are sorted by path and line."""
         return heapq.nsmallest(count, self._functions(), key=lambda row: (-row.complexity, row))
 
     def as_dict(self) -> dict[str, Any]:
-        """All totals, ready for JSON.
+        """All totals, for JSON.
 
-        Two runs over the same files are equal here exactly when each step of each file had the same outcome:
-        the sums alone could hide two errors that cancel out, the digest of all outcomes cannot.
+        Two runs over the same files are equal here exactly if each step of each file had the same outcome: the sums
+        alone could hide two errors that cancel out, but the digest of all outcomes cannot.
         """
         return {
             "files": self.files,
@@ -139,9 +139,9 @@ class Totals:
         }
 
     def differences(self, other: "Totals") -> list[str]:
-        """What is not the same in `other`, a line for people each; empty exactly when `as_dict` is equal.
+        """The differences from `other`, each as a line for people; empty exactly if `as_dict` is equal.
 
-        At most `DIFFERENCES_MAX` lines, then one that says how many more there are.
+        There are at most `DIFFERENCES_MAX` lines, and then one that says how many more there are.
         """
         mine, theirs = self._outcomes(), other._outcomes()
         lines = [
@@ -158,7 +158,7 @@ class Totals:
                 yield FunctionRow(path, line, name, complexity)
 
     def _outcomes(self) -> dict[tuple[str, str], Any]:
-        """(path, step) -> what came of it: a measurement, a count, or the reason it was skipped."""
+        """(path, step) -> its outcome: a measurement, a count, or the reason why it was skipped."""
         outcomes: dict[tuple[str, str], Any] = {(path, MEASURE): row for path, row in self._measured.items()}
         outcomes.update(((path, TOKENS), count) for path, count in self._tokens.items())
         outcomes.update(((path, step), reason) for (step, path), reason in self._skipped.items())
@@ -172,7 +172,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class SubscriberRow:
-    """What one subscriber did in a run; `redelivered` counts deliveries repeated after a worker was lost."""
+    """What one subscriber did in a run; `redelivered` counts the deliveries that were repeated after a worker died."""
 
     name: str
     completed: int
@@ -193,19 +193,19 @@ class DemoResult:
     totals: Totals
     subscribers: tuple[SubscriberRow, ...] = ()
     killed_pid: int | None = None
-    """The worker that `--kill` killed in mid-run."""
+    """The worker that was killed in mid-run; None: none was."""
     baseline_seconds: float | None = None
-    """How long the plain loop took over the same files; None when it was not measured."""
+    """How long the plain loop took for the same files; None if it was not measured."""
 
     @property
     def speed_up(self) -> float | None:
-        """How many times as fast as the plain loop, or None when that was not measured."""
+        """How many times as fast as the plain loop; None if that was not measured."""
         if self.baseline_seconds is None or self.seconds <= 0:
             return None
         return self.baseline_seconds / self.seconds
 
     def as_json(self) -> str:
-        """Everything as one JSON object. Non-ASCII is escaped, so any file name can be written anywhere."""
+        """Everything as one JSON object in ASCII, so that any file name can be written anywhere."""
         record: dict[str, Any] = {
             "path": self.path,
             "processes": self.processes,
@@ -229,7 +229,7 @@ def _difference(mine: Any, theirs: Any) -> str:
 
 
 def _shown(outcome: Any) -> str:
-    """One outcome, short: a measurement without its list of functions, which may hold hundreds."""
+    """One outcome in short: a measurement without its list of functions, of which there may be hundreds."""
     if outcome is None:
         return "missing"
     if not isinstance(outcome, dict):

@@ -8,7 +8,7 @@ from typing import Any
 from msgpack import UnpackException, unpackb
 
 from eventbus_mp.errors import DecodeError, EncodeError, UsageError
-from eventbus_mp.events import ENVELOPE_FIELDS, ID_BYTES_MAX, NOT_READ, Event
+from eventbus_mp.events import ENVELOPE_FIELDS, ID_BYTES_MAX, Event, fetched_event
 from eventbus_mp.memory import codec
 from eventbus_mp.memory.buffers import holds_buffers, wrap_buffers
 from eventbus_mp.memory.codec import Buffers, Encoder, decode_ext, idle_encoders, take_encoder
@@ -195,13 +195,7 @@ def read_event(payload: bytes | memoryview, sequence: int, topic: str) -> Event 
     end = data_at + data_bytes
     if magic != MAGIC or there != sequence or end > len(payload):
         return None
-    event = new_object(Event)
-    event.topic = topic
-    event._payload = payload
-    event._marks = envelope_at, data_at, end, raw_count
-    event._load = _load
-    event._id = event._data = event._envelope = NOT_READ
-    return event
+    return fetched_event(topic, payload, (envelope_at, data_at, end, raw_count), _load)
 
 
 def _load(event: Event, name: str) -> Any:

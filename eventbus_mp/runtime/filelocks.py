@@ -1,7 +1,7 @@
-"""The two file locks of a bus: one while a manager is started, one as long as it lives.
+"""The two file locks of a bus: one is held while a manager is started, the other as long as it lives.
 
-The first one is taken in users' processes, which may fork in many threads at once. filelock 4 refuses that to any
-process that has imported it. So it is imported by those only that take the second lock: managers, and `clean`.
+Users' processes take the first one, and may fork in many threads at once. filelock 4 refuses that to every process that
+has imported it, so only the processes that take the second lock import it: managers, and `eventbus-mp clean`.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
+from eventbus_mp.lifecycle import ForkStage, after_fork_in_child
 
-__all__ = ["held_for_life", "held_while_starting"]
+__all__ = ["LifeLock", "held_for_life", "held_while_starting"]
 
 RETRY_S = 0.02
-"""The kernel has no lock of a file that is waited for up to a time: whoever has to wait asks again."""
+"""The kernel cannot wait for a file's lock for a limited time, so a process that has to wait asks again and again."""
 
 _held: set[int] = set()
 
 
 @contextmanager
 def held_while_starting(path: Path, timeout_s: float) -> Iterator[None]:
-    """Hold the lock of this file, which is made if need be; blocks for at most `timeout_s`.
+    """Hold the lock of this file, which is created if it is not there; blocks for at most `timeout_s` seconds.
 
     Raises:
-        TimeoutError: Somebody else has had it all the time.
-        FileNotFoundError: There is no such directory.
+        TimeoutError: Another process held it all the time.
+        FileNotFoundError: The file's directory does not exist.
     """
     fd = _acquire(path, time.monotonic() + timeout_s)
     _held.add(fd)
@@ -40,7 +40,7 @@ def held_while_starting(path: Path, timeout_s: float) -> Iterator[None]:
         yield
     finally:
         _held.discard(fd)
-        # Closing alone would not do: a child that another thread forked meanwhile may have a copy.
+        # Closing alone would not release it: a child that another thread forked meanwhile may have a copy.
         fcntl.flock(fd, fcntl.LOCK_UN)
         os.close(fd)
 
@@ -52,12 +52,12 @@ def _acquire(path: Path, deadline: float) -> int:
             return fd
         os.close(fd)
         if time.monotonic() >= deadline:
-            raise TimeoutError(f"{path} has been locked all the time")
+            raise TimeoutError(f"{path} has been locked by another process all the time")
         select.select((), (), (), RETRY_S)
 
 
 def _is_ours(fd: int) -> bool:
-    """Whether it could be locked, and the file is still there: a lock on one that was removed counts for nothing."""
+    """Whether it could be locked and the file still exists: the lock of a file that was removed excludes nobody."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -65,18 +65,40 @@ def _is_ours(fd: int) -> bool:
     return os.fstat(fd).st_nlink > 0
 
 
-def _let_go_in_child() -> None:
-    """A forked child has copies, which would keep the locks of a parent that is killed."""
+def _close_in_child() -> None:
+    """Close a forked child's copies, which would keep the locks of a parent that is killed."""
     for fd in _held:
         os.close(fd)
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_let_go_in_child)
+after_fork_in_child(ForkStage.FILE_LOCKS, _close_in_child)
 
 
-def held_for_life(path: Path, timeout_s: float) -> BaseFileLock:
-    """The lock that says that a manager lives, to be acquired; `TimeoutError` then says that one does."""
+class LifeLock(Protocol):
+    """The lock that a manager holds for its life."""
+
+    def __enter__(self) -> object:
+        """Like `acquire`."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        """Like `release`."""
+
+    def acquire(self) -> object:
+        """Block until it is held, up to the timeout.
+
+        Raises:
+            TimeoutError: A manager lives.
+        """
+
+    def release(self) -> None:
+        """Give it up. The end of the process gives it up as well, however it comes."""
+
+
+def held_for_life(path: Path, timeout_s: float) -> LifeLock:
+    """The lock that proves that a manager lives, not acquired yet."""
     from filelock import FileLock
 
     return FileLock(path, timeout=timeout_s)

@@ -2,14 +2,14 @@
 
 <root>/<bus>/            0700
     start.lock           held by the process that starts the manager
-    manager.lock         held by the manager for its life: who gets it knows that no manager lives
+    manager.lock         held by the manager for its life: a process that gets it knows that no manager lives
     socket               where processes connect
-    manager.log          the manager's warnings and last words
+    manager.log          the manager's warnings, and its error if it ended with one
 /dev/shm/ebmp-<hash of the directory>-<token>-<number>    segments; the token is new for each manager
 /dev/shm/ebmp-<hash of the directory>-<token>-claim       locked (flock) as long as the manager or its standby lives
 
-So whoever finds a segment can tell whether its bus lives, also when the run directory is gone: the claim of a dead one
-is not locked, and the kernel unlocks it however they died.
+A process that finds a segment can thus see whether the segment's bus lives, even after the run directory was removed:
+the claim of a dead bus is not locked, because the kernel unlocks it however the manager and its standby died.
 """
 
 from __future__ import annotations
@@ -21,14 +21,10 @@ import stat
 import tempfile
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from eventbus_mp.errors import EventBusError
 from eventbus_mp.memory import shm
-from eventbus_mp.runtime.filelocks import held_for_life, held_while_starting
-
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
+from eventbus_mp.runtime.filelocks import LifeLock, held_for_life, held_while_starting
 
 __all__ = ["Claim", "RunDir", "clean_all", "clean_homeless", "default_root"]
 
@@ -39,7 +35,7 @@ _FILES = ("socket", "manager.log", "manager.lock", "start.lock")
 
 
 def default_root() -> Path:
-    """`$XDG_RUNTIME_DIR/eventbus_mp`, or a directory of this user's in the temporary directory."""
+    """`$XDG_RUNTIME_DIR/eventbus_mp`, or else `eventbus_mp-<uid>` in the temporary directory."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and os.path.isdir(runtime) and os.access(runtime, os.W_OK):
         return Path(runtime) / "eventbus_mp"
@@ -65,25 +61,25 @@ class RunDir:
 
     @property
     def segment_prefix(self) -> str:
-        """What the names of all segments of this bus begin with, whichever manager made them."""
+        """The beginning of the names of all segments of this bus, whichever manager made them."""
         identity = f"{os.getuid()}:{self.path.resolve()}"
         return f"{SEGMENT_PREFIX}{hashlib.sha256(identity.encode()).hexdigest()[:12]}-"
 
     def create(self) -> None:
-        """Make the directory, private to this user.
+        """Create the directory, and make it private to this user.
 
         Raises:
-            FileNotFoundError: A manager that left just now took it away again.
-            EventBusError: It exists and belongs to somebody else, or others may enter it.
+            FileNotFoundError: A manager that has just left removed it again.
+            EventBusError: It cannot be created, is not a directory, or belongs to another user.
         """
         try:
             for path in (self.root, self.path):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as cause:
             if isinstance(cause, FileExistsError) and not os.path.lexists(self.path):
-                raise FileNotFoundError(f"{self.path} was there, and is gone") from cause
+                raise FileNotFoundError(f"{self.path} was removed by a manager that has just left") from cause
             raise EventBusError(
-                f"the run directory {self.path} cannot be made: {cause}; set BusConfig.run_dir to another one"
+                f"the run directory {self.path} cannot be created: {cause}; set BusConfig.run_dir to another one"
             ) from cause
         status = os.lstat(self.path)
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
@@ -94,45 +90,54 @@ class RunDir:
             os.chmod(self.path, 0o700)
 
     def start_lock(self, timeout_s: float) -> AbstractContextManager[None]:
+        """The lock under which a manager is started: see `held_while_starting`."""
         return held_while_starting(self.path / "start.lock", timeout_s)
 
-    def manager_lock(self, timeout_s: float) -> BaseFileLock:
+    def manager_lock(self, timeout_s: float) -> LifeLock:
+        """The lock that a manager holds for its life: see `held_for_life`."""
         return held_for_life(self.path / "manager.lock", timeout_s)
 
     def log_tail(self, since: int = 0) -> str:
-        """The end of the manager's log, of what was written after its first `since` bytes; empty when there is none."""
+        """The end of the manager's log, without its first `since` bytes; empty if there is no log."""
         try:
             return self.log.read_bytes()[since:][-LOG_TAIL_BYTES:].decode(errors="replace").strip()
         except FileNotFoundError:
             return ""
 
     def claim_segments(self) -> Claim:
-        """Names for a new manager's segments. The claim lasts until it and every process forked meanwhile are gone."""
+        """Names for a new manager's segments.
+
+        The claim lasts until the manager, and every process that it forks, has ended.
+        """
         while True:
             claim = Claim(f"{self.segment_prefix}{os.urandom(4).hex()}-")
             if claim.is_ours():
                 return claim
-            claim.release()  # Somebody cleaned just between its making and its locking.
+            claim.release()  # Another process cleaned just after it was created and before it was locked.
 
     def remove_segments(self) -> list[str]:
-        """Unlink every segment that a dead manager of this bus left: their names. Only under the manager lock."""
+        """Unlink every segment that a dead manager of this bus left, and return their names.
+
+        Only for a process that holds the manager lock.
+        """
         return _remove_dead(self.segment_prefix, unclaimed=True)
 
     def remove_files(self) -> None:
-        """Remove the directory, unless somebody is starting this bus at this moment. Only under the manager lock.
+        """Remove the directory, unless another process is starting this bus at this moment.
 
-        Both locks are held while their files go, so nobody is left with a lock on a file that is no more.
+        Only for a process that holds the manager lock. Both locks are held while their files are removed, so no process
+        is left with the lock of a file that no longer exists.
         """
         try:
             with self.start_lock(0):
                 for name in _FILES:
                     (self.path / name).unlink(missing_ok=True)
                 self.path.rmdir()
-        except OSError:  # A TimeoutError, too.
-            return  # It is theirs.
+        except OSError:  # Which a TimeoutError is as well.
+            return  # The directory belongs to the process that is starting the bus.
 
     def clean(self) -> list[str] | None:
-        """Remove what a killed run left; None when a manager lives and there is nothing to clean."""
+        """Remove what a killed run left, and return the names of its segments; None if a manager lives."""
         lock = self.manager_lock(0)
         try:
             lock.acquire()
@@ -149,7 +154,10 @@ class RunDir:
 
 
 class Claim:
-    """The right to the names that begin with `prefix`. Forked processes share it; it ends with the last of them."""
+    """The right to all segment names that begin with `prefix`.
+
+    Forked processes share it, and it ends with the last of them.
+    """
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
@@ -158,11 +166,11 @@ class Claim:
         fcntl.flock(self._fd, fcntl.LOCK_EX)
 
     def is_ours(self) -> bool:
-        """Whether the file that is locked is still there."""
+        """Whether the locked file still exists."""
         return os.fstat(self._fd).st_nlink > 0
 
     def release(self) -> None:
-        """Remove every segment of these names, and then the claim."""
+        """Remove every segment with such a name, and then the claim."""
         for name in shm.leftovers(self.prefix):
             if not name.endswith(CLAIM):
                 shm.remove(name)
@@ -172,7 +180,10 @@ class Claim:
 
 
 def _remove_dead(prefix: str, *, unclaimed: bool) -> list[str]:
-    """Unlink segments whose names begin with `prefix` and whose claim is a dead manager's, or (`unclaimed`) missing."""
+    """Unlink the segments of dead managers whose names begin with `prefix`, and return their names.
+
+    A manager is dead if its claim is not locked, or (`unclaimed`) is missing.
+    """
     removed = []
     names = [name for name in shm.leftovers(prefix) if name.count("-") >= 3]
     for bus in dict.fromkeys(name.rpartition("-")[0] for name in names):
@@ -190,7 +201,10 @@ def _remove_dead(prefix: str, *, unclaimed: bool) -> list[str]:
 
 
 def _lock_if_dead(path: Path) -> int | None:
-    """Lock a dead manager's claim: a descriptor, or -1 when there is none; None when it lives, or is another user's."""
+    """Lock a dead manager's claim, and return its descriptor.
+
+    -1: there is no such file. None: the manager lives, or belongs to another user.
+    """
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
@@ -208,7 +222,7 @@ def _lock_if_dead(path: Path) -> int | None:
 
 
 def clean_all(root: str | os.PathLike[str] | None) -> dict[str, list[str] | None]:
-    """`RunDir.clean` for every bus below `root`: bus -> removed segments, or None where a manager lives."""
+    """Call `RunDir.clean` for every bus below `root`: bus -> removed segments, or None where a manager lives."""
     base = Path(root) if root is not None else default_root()
     if not base.is_dir():
         return {}
@@ -216,7 +230,7 @@ def clean_all(root: str | os.PathLike[str] | None) -> dict[str, list[str] | None
 
 
 def _is_bus(path: Path) -> bool:
-    """Whether it is a bus's directory, with nothing in it but a bus's files. Any other one is not ours to clean."""
+    """Whether it is a bus's directory and holds nothing but a bus's files. No other one may be cleaned."""
     if not path.is_dir() or not os.access(path, os.R_OK | os.X_OK):
         return False
     names = {child.name for child in path.iterdir()}
@@ -225,5 +239,5 @@ def _is_bus(path: Path) -> bool:
 
 
 def clean_homeless() -> list[str]:
-    """Remove the segments of dead managers whose run directory is gone, or somewhere else: their names."""
+    """Remove the segments of dead managers whose run directory is gone or lies elsewhere, and return their names."""
     return _remove_dead(SEGMENT_PREFIX, unclaimed=False)

@@ -1,12 +1,11 @@
 """WorkerPool: processes for CPU-bound handlers.
 
-Started with `multiprocess`, whose dill ships lambdas and closures; nothing else of it is used, and no event ever
-passes through it. A worker that dies is replaced, and what it held goes to its siblings.
+They are started with `multiprocess`, because its dill can pickle lambdas and closures. Nothing else of it is used, and
+no event passes through it. A worker that dies is replaced, and the deliveries that it held go to the other workers.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import io
 import logging
@@ -23,13 +22,12 @@ import multiprocess.connection
 import multiprocess.process
 
 from eventbus_mp.client.bus import EventBus
-from eventbus_mp.client.listeners import listener_of, pack_config
-from eventbus_mp.client.sessions import at_end_of_child
-from eventbus_mp.client.validation import check_credit, check_patterns, check_retries
+from eventbus_mp.client.handler_spec import HandlerSpec, handler_decorator
 from eventbus_mp.errors import EventBusError, UsageError
+from eventbus_mp.lifecycle import ExitStage, at_exit, cancel_at_exit
 from eventbus_mp.memory.registered import registered_class, registered_name
 from eventbus_mp.statistics import SubscriberKey
-from eventbus_mp.worker.worker import READY, HandlerSpec, WorkerLimits, run_worker
+from eventbus_mp.worker.worker import READY, WorkerLimits, run_worker
 
 __all__ = ["WorkerPool"]
 
@@ -38,19 +36,18 @@ log = logging.getLogger("eventbus_mp")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 FAILED_STARTS_MAX = 5
-"""So many workers in a row that die before they are ready end the pool's patience."""
+"""The pool gives up when this many workers in a row die before they are ready."""
 START_TIMEOUT_S = 60.0
 RETRY_S = 1.0
-"""When a worker could not be started, the next try comes after this long, or when another one dies."""
+"""If a worker could not be started, the pool tries again after this time, or when another worker dies."""
 STOP_TIMEOUT_S = 30.0
-STOP_PRIORITY = 1
-"""In a child of multiprocessing: before its sessions say goodbye."""
 
 
 class _HandlerPickler(dill.Pickler):  # type: ignore[misc]
-    """Sends registered classes of a program's `__main__` by name: the worker has imported that, and registered its own.
+    """Pickles registered classes of the program's `__main__` by name.
 
-    As values they would be other classes than those that events are decoded to; and dill does not manage an Enum.
+    The worker has imported the program and registered its own classes. Pickled by value they would be other classes
+    than those that its events are decoded to; and dill cannot pickle an Enum by value.
     """
 
     def reducer_override(self, value: Any) -> Any:
@@ -73,16 +70,19 @@ def _pickled(value: Any) -> bytes:
 class WorkerPool:
     """Processes that share the events of the pool's handlers.
 
-    Handlers added with `on` or `subscribe` run only in the pool's processes, one at a time in each, on its main
-    thread. The pool runs between `start` and `stop`, or inside `with`.
+    Handlers that are added with `on` or `subscribe` run only in the pool's processes, on their main threads, and one at
+    a time in each process. The pool runs between `start` and `stop`, or inside a `with` block.
+
+    A worker that dies is replaced, and its unsettled deliveries go to the other workers. If five workers in a row die
+    before they are ready, the pool logs that and starts no more. Making a pool starts nothing.
 
     Args:
-        bus: The handle that the workers connect with.
-        processes: How many; None: one for each CPU.
-        start_method: "forkserver" (the default: safe beside threads), "spawn" or "fork". With the first two, a script
-            needs its `if __name__ == "__main__":`.
-        max_events: A worker leaves after so many events and is replaced; None: it stays.
-        max_rss_bytes: A worker leaves when its resident memory is larger; None: it stays.
+        bus: The bus; each worker connects with a copy of this handle.
+        processes: How many; None: one for each CPU that this process may use.
+        start_method: "forkserver" (the default, which is safe beside threads), "spawn" or "fork". With the first two,
+            a script needs its `if __name__ == "__main__":`.
+        max_events: A worker ends after this many events and is replaced; None: no limit.
+        max_rss_bytes: A worker ends when its resident memory is larger, and is replaced; None: no limit.
 
     Raises:
         UsageError: An argument is outside its range.
@@ -111,7 +111,7 @@ class WorkerPool:
         self._specs: list[HandlerSpec] = []
         self._payload: Any = None
         self._workers: dict[Any, int] = {}
-        """With their pids: whoever asks for these must not look at a worker that the monitor closes just now."""
+        """Each worker with its pid. A worker that the monitor is closing at this moment cannot be asked for its pid."""
         self._stopping = False
         self._monitor: threading.Thread | None = None
         self._wake_read, self._wake_write = -1, -1
@@ -125,35 +125,31 @@ class WorkerPool:
     def on(
         self, *patterns: str, retries: int = 0, name: str | None = None, credit: int | str = "auto"
     ) -> Callable[[Function], Function]:
-        """Like `EventBus.on`, for the pool's processes."""
-        wanted, times = check_patterns(patterns), check_retries(retries)
-        if not wanted:
-            raise UsageError("on() needs a pattern: @pool.on('order_.*')")
+        """Decorate a function that the pool's processes call with each event: like `EventBus.on`, but never blocks.
 
-        def add(function: Function) -> Function:
-            key = SubscriberKey(name) if name else listener_of(function).key
-            self._add(HandlerSpec(function, key, tuple(wanted), check_credit(credit), times))
-            return function
-
-        return add
+        Raises:
+            InvalidPattern: A pattern does not compile.
+            UsageError: An argument is not valid, the pool runs already, or it has a handler of this name.
+        """
+        return handler_decorator(self._host, patterns, retries=retries, name=name, broadcast=False, credit=credit)
 
     def subscribe(self, listener: Any, patterns: Iterable[str], *, credit: int | str = "auto") -> SubscriberKey:
-        """Like `EventBus.subscribe`, for the pool's processes."""
-        parts = listener_of(listener)
-        if parts.call is None:
-            raise UsageError(
-                f"listener {listener!r} cannot be called; give a callable or something with process(shadow)"
-            )
-        self._add(HandlerSpec(listener, parts.key, tuple(check_patterns(patterns)), check_credit(credit), None))
-        return parts.key
+        """Have the pool's processes call `listener` with shadows: like `EventBus.subscribe`, but never blocks.
 
-    def _add(self, spec: HandlerSpec) -> None:
-        pack_config(spec.key.config)
+        Raises:
+            InvalidPattern: A pattern does not compile.
+            UsageError: An argument is not valid, the pool runs already, or it has this listener already.
+        """
+        spec = HandlerSpec.from_listener(listener, patterns, credit=credit)
+        self._host(spec)
+        return spec.subscriber
+
+    def _host(self, spec: HandlerSpec) -> None:
         if self._workers:
-            raise UsageError("add handlers before the pool starts; its processes have begun")
+            raise UsageError("add handlers before the pool starts; its processes are running")
         if any(other.key == spec.key for other in self._specs):
             raise UsageError(
-                f"the pool has a handler of subscriber {spec.key.name!r} already, whose place this one would take; "
+                f"the pool already has a handler of subscriber {spec.key.name!r}, which this one would replace; "
                 "give them names to have both (on(..., name=...))"
             )
         self._specs.append(spec)
@@ -162,20 +158,23 @@ class WorkerPool:
 
     @property
     def pids(self) -> list[int]:
-        """The workers that run now; also one that has ended just now, until it is noticed."""
+        """The processes of the workers that run now. One that has just ended is among them until the pool notices."""
         return list(self._workers.values())
 
     def start(self) -> None:
-        """Start the workers; returns when each has subscribed, so that no event that follows is missed.
+        """Start the workers, and block until each of them has subscribed its handlers.
+
+        Events that are published after it returns are delivered to the workers.
 
         Raises:
-            EventBusError: A worker died before it was ready; the others were stopped.
+            EventBusError: A worker died before it was ready, or was not ready after 60 s; the others were stopped.
+            UsageError: The pool runs already, or its handlers cannot be pickled; the text names them.
         """
         if self._monitor is not None:
             raise UsageError("the pool is running")
         self._stopping = False
         self._payload = self._serialize()
-        self._bus.topics()  # The manager is there before the workers race for it.
+        self._bus.topics()  # So that the manager runs before the workers race to start it.
         self._wake_read, self._wake_write = os.pipe()
         try:
             started = [self._start_worker() for _ in range(self._count)]
@@ -185,15 +184,16 @@ class WorkerPool:
             self._end_workers()
             raise
         self._owner_pid = os.getpid()
-        atexit.register(self.stop)
-        at_end_of_child(self.stop, STOP_PRIORITY)
+        at_exit(ExitStage.POOLS, self.stop)
         self._monitor = threading.Thread(target=self._watch_workers, name="eventbus_mp-pool", daemon=True)
         self._monitor.start()
 
     def stop(self) -> None:
-        """Let each worker finish the event in hand and give the rest back, then end. Harmless when not running.
+        """Stop the workers, and block until they have ended. Does nothing if the pool is not running.
 
-        The end of the program stops it, too. In a forked child it only forgets the pool, which is the parent's.
+        Each worker finishes the event that its handler is working on and returns its other deliveries to the bus. One
+        that has not ended after 30 s is killed. The end of the program calls this as well. In a forked child it only
+        forgets the pool, which is the parent's.
         """
         if os.getpid() != self._owner_pid:
             self._monitor, self._workers = None, {}
@@ -201,12 +201,12 @@ class WorkerPool:
         with self._ending:
             if self._monitor is None:
                 return
-            # Whoever is interrupted here can call it again; the end of the program does.
+            # If an exception interrupts this, it can be called again; the end of the program does so.
             self._stopping = True
             os.write(self._wake_write, b"s")
             self._monitor.join()
             self._end_workers()
-            atexit.unregister(self.stop)
+            cancel_at_exit(self.stop)
             self._monitor = None
 
     def __enter__(self) -> WorkerPool:
@@ -217,7 +217,7 @@ class WorkerPool:
         self.stop()
 
     def _serialize(self) -> Any:
-        """What a worker gets: a forked one the handlers themselves, any other one their bytes."""
+        """What a worker gets: the handlers themselves if it is forked, otherwise their bytes."""
         if self._context.get_start_method() == "fork":
             return self._bus, self._specs
         try:
@@ -227,7 +227,7 @@ class WorkerPool:
             names = ", ".join(spec.key.name for spec in self._specs)
             raise UsageError(
                 f"the handlers ({names}) cannot be sent to a {self._context.get_start_method()} process: {error}; "
-                "make what they use importable or picklable, or take start_method='fork'"
+                "make what they use importable or picklable, or use start_method='fork'"
             ) from error
 
     def _start_worker(self) -> tuple[Any, Any]:
@@ -245,17 +245,17 @@ class WorkerPool:
             raise
         finally:
             says_ready.close()
-        # multiprocess would look at it whenever another process is started, by whatever thread, and wait for it at the
-        # end, also in a forked child. Two that look at once take each other's news for another worker's end.
+        # Otherwise multiprocess asks for the exit code of every child whenever any thread starts another process, and
+        # waits for them at the end, even in a forked child. Of two threads that ask at once, one gets a wrong answer.
         multiprocess.process._children.discard(worker)
         self._workers[worker] = worker.pid
         return worker, ready
 
     def _await_ready(self, worker: Any, ready: Any) -> None:
-        """Returns when the worker is up, or when the pool is stopped.
+        """Return when the worker is ready, or when the pool is being stopped.
 
         Raises:
-            EventBusError: It died, or is not ready in time.
+            EventBusError: The worker died, or is not ready in time.
         """
         with contextlib.closing(ready):
             said = multiprocess.connection.wait([ready, self._wake_read], START_TIMEOUT_S)
@@ -269,7 +269,7 @@ class WorkerPool:
         worker.join(STOP_TIMEOUT_S)
         raise EventBusError(
             f"worker {worker.pid} ended with exit code {worker.exitcode} before it was ready; "
-            "its own error is above, on the standard error stream"
+            "its own error was printed on the standard error stream"
         )
 
     def _watch_workers(self) -> None:
@@ -287,17 +287,17 @@ class WorkerPool:
                     continue
                 failed_starts += 1
                 if failed_starts >= FAILED_STARTS_MAX:
-                    log.critical("%d workers in a row did not come up; the pool gives up", failed_starts)
+                    log.critical("%d workers in a row did not become ready; the pool gives up", failed_starts)
                     return
-                break  # After whoever else died, or a moment.
+                break  # Try again after RETRY_S, or when another worker dies.
 
     def _replace(self) -> bool:
-        """Start a worker in the place of one that is gone: whether it came up."""
+        """Start a worker in the place of one that has ended: whether it became ready."""
         try:
             worker, ready = self._start_worker()
             self.restarts += 1
             self._await_ready(worker, ready)
-        except Exception as error:  # Whatever it is that keeps a process from being started.
+        except Exception as error:  # Anything can keep a process from being started.
             log.error("a worker cannot be replaced: %s", error)
             return False
         return True
@@ -305,7 +305,7 @@ class WorkerPool:
     @staticmethod
     def _report(worker: Any) -> None:
         if worker.exitcode:
-            log.warning("worker %d died with exit code %d; another one takes its place", worker.pid, worker.exitcode)
+            log.warning("worker %d died with exit code %d and is replaced", worker.pid, worker.exitcode)
 
     def _forget(self, worker: Any) -> None:
         del self._workers[worker]
@@ -319,7 +319,7 @@ class WorkerPool:
         for worker in tuple(self._workers):
             worker.join(max(0.0, deadline - time.monotonic()))
             if worker.is_alive():
-                log.error("worker %d does not end; it is killed", worker.pid)
+                log.error("worker %d has not ended after %g s and is killed", worker.pid, STOP_TIMEOUT_S)
                 worker.kill()
                 worker.join()
             self._forget(worker)

@@ -1,7 +1,8 @@
-"""The life of one worker process: connect, host the pool's subscribers, run them, leave in good order.
+"""The life of one worker process: connect, host the pool's handlers, run them, leave the bus, end.
 
-It ends when it is told to (SIGTERM), when its parent is gone, when it has done its share (`max_events`,
-`max_rss_bytes`), or when the bus is gone. What is in hand is finished; what was not begun goes back uncounted.
+A worker ends when it receives SIGTERM, when its parent has ended, when it has reached a limit (`max_events`,
+`max_rss_bytes`), or when the bus has ended. It finishes the event that its handler is working on, and returns the
+deliveries that it has not started, which does not count as an attempt.
 """
 
 from __future__ import annotations
@@ -21,56 +22,56 @@ import dill
 import multiprocess
 
 from eventbus_mp.client.bus import EventBus
-from eventbus_mp.client.listeners import listener_of
+from eventbus_mp.client.handler_spec import HandlerSpec
 from eventbus_mp.client.session import Session
+from eventbus_mp.client.sessions import connect_worker
 from eventbus_mp.errors import BusClosed, ManagerLost
-from eventbus_mp.statistics import SubscriberKey
 
-__all__ = ["READY", "HandlerSpec", "WorkerLimits", "run_worker"]
+__all__ = ["READY", "WorkerLimits", "run_worker"]
 
 log = logging.getLogger("eventbus_mp")
 
 READY = b"ready"
+"""What a worker sends to its pool when its handlers are subscribed."""
 THREADS_PATIENCE_S = 5.0
-"""How long threads that handlers have left may go on when the worker ends."""
+"""How long the threads that handlers have started may continue when the worker ends."""
 SYSTEM_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
-class HandlerSpec:
-    """One handler of a pool, as it is sent to its workers."""
-
-    listener: Any
-    key: SubscriberKey
-    patterns: tuple[str, ...]
-    credit: int
-    retries: int | None
-    """None: the listener gets shadows and settles itself."""
-
-
-@dataclass(frozen=True)
 class WorkerLimits:
+    """After what a worker ends and is replaced: see `WorkerPool`."""
+
     max_events: int | None
     max_rss_bytes: int | None
 
 
 def run_worker(payload: bytes | tuple[EventBus, list[HandlerSpec]], limits: WorkerLimits, ready: Any) -> None:
-    """The main function of a worker process: `shipped` is the bus and its handlers, `ready` the pipe to say so on."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # What a forked one has of its parent is not meant for it.
+    """The main function of a worker process.
+
+    Args:
+        payload: The pool's bus and its handlers; pickled, unless the worker was forked.
+        limits: After what it ends.
+        ready: The pipe on which it says that its handlers are subscribed.
+
+    Raises:
+        SystemExit: The bus has ended.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent decides.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # A forked worker has its parent's handler, not meant for it.
     bus, specs = dill.loads(payload) if isinstance(payload, bytes) else payload
-    session = bus.become_worker()
+    session = connect_worker(bus.name, bus.config)
     _wake_at_signals(session)
     signal.signal(signal.SIGTERM, lambda *_: session.loop.stop())
     for spec in specs:
-        _host(session, spec)
+        spec.host(session)
     _leave_with_parent(session)
     try:
         with ready:
             ready.send_bytes(READY)
     except BrokenPipeError:
         session.close()
-        return  # Nobody waits for it: the pool has been stopped meanwhile, or is gone.
+        return  # The pool was stopped meanwhile, or its process has ended.
     try:
         session.loop.run(_limiter(session, limits))
     except (ManagerLost, BusClosed) as error:
@@ -82,7 +83,11 @@ def run_worker(payload: bytes | tuple[EventBus, list[HandlerSpec]], limits: Work
 
 
 def _wake_at_signals(session: Session) -> None:
-    """A handler runs between two steps of the interpreter: if a signal comes just before a wait, after that."""
+    """Let a signal end the session's wait.
+
+    Python runs a signal's handler between two steps of the interpreter. If the signal comes just before the wait, the
+    handler would run after the wait, which may be a long time.
+    """
     woken, wakes = os.pipe()
     for fd in (woken, wakes):
         os.set_blocking(fd, False)
@@ -90,19 +95,11 @@ def _wake_at_signals(session: Session) -> None:
     session.connection.transport.watch(woken, partial(os.read, woken, 4096))
 
 
-def _host(session: Session, spec: HandlerSpec) -> None:
-    endpoint = session.host(spec.key, list(spec.patterns), spec.credit, broadcast=False)
-    if spec.retries is None:
-        session.listen(session.shadow_handler(endpoint, listener_of(spec.listener)))
-    else:
-        session.listen(session.event_handler(endpoint, spec.listener, spec.retries))
-
-
 def _leave_with_parent(session: Session) -> None:
     parent = multiprocess.parent_process()
     if parent is None:
         return
-    # Not `parent.sentinel`, a pipe that every other child which the parent forks keeps open.
+    # And not `parent.sentinel`: that is a pipe, and every other child that the parent forks keeps it open.
     try:
         pidfd = os.pidfd_open(parent.pid)
     except ProcessLookupError:
@@ -117,14 +114,17 @@ def _leave_with_parent(session: Session) -> None:
 
 
 def _end_threads(exit_code: int) -> None:
-    """What handlers have left running would keep a worker for ever that has left the bus, and its place in the pool."""
+    """End the process even if threads that handlers have started still run.
+
+    They would keep alive a worker that has left the bus, and the pool could not replace it.
+    """
     deadline = time.monotonic() + THREADS_PATIENCE_S
     left = [thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
     for thread in left:
         thread.join(max(0.0, deadline - time.monotonic()))
     names = ", ".join(thread.name for thread in left if thread.is_alive())
     if names:
-        log.error("worker %d ends; the threads that its handlers have left (%s) end with it", os.getpid(), names)
+        log.error("worker %d ends, and the threads that its handlers have started (%s) end with it", os.getpid(), names)
         for stream in filter(None, (sys.stdout, sys.stderr)):
             stream.flush()
         os._exit(exit_code)

@@ -42,7 +42,7 @@ def test_a_listener_goes_on_without_its_handle(make_bus: Make, run_dir: Path, fo
         to_parent.send("ready")
         assert handled.wait(20)
         to_parent.send("handled")
-        to_parent.recv()  # until the listener's thread has told how it went
+        to_parent.recv()  # until the listener's thread has reported the outcome
 
     child = fork(work)
     assert child.hear() == "ready"
@@ -245,7 +245,7 @@ def test_a_function_that_takes_another_s_place_is_warned_of(bus: EventBus, caplo
 
 
 def take_one(bus: EventBus) -> None:
-    """What a child does: it has more in hand than it takes, and does not close."""
+    """What a child does: it holds more deliveries than it takes, and does not close."""
     inbox = bus.inbox("shared", ["a"], credit=5)
     shadow = inbox.get(20)
     assert shadow is not None
@@ -257,7 +257,7 @@ def take_one(bus: EventBus) -> None:
     ("package", "start_method"), [(multiprocessing, "fork"), (multiprocess, "fork"), (multiprocess, "spawn")]
 )
 def test_the_end_of_a_child_is_no_crash(make_bus: Make, package: Any, start_method: str) -> None:
-    """It ends without atexit. With `crashes_max=1` what it had in hand would be given up."""
+    """It ends without atexit. With `crashes_max=1` its unsettled deliveries would be given up after a crash."""
     bus = make_bus(topics=["a"], crashes_max=1)
     with bus.inbox("shared", ["a"]):
         pass

@@ -12,7 +12,7 @@ from eventbus_mp.demo.totals import MEASURE, DemoResult, SubscriberRow, Totals
 
 
 class Clock:
-    """Stands still until it is told."""
+    """Stands still until it is moved."""
 
     def __init__(self) -> None:
         self.now_s = 100.0

@@ -43,7 +43,7 @@ def killed_bus(make_bus: Make, run_dir: Path, fork: Fork, kill_bus: Callable[[],
 
 
 def clean(run_dir: Path) -> str:
-    command = [sys.executable, "-m", "eventbus_mp.cli", "clean", "--run-dir", str(run_dir)]
+    command = [sys.executable, "-m", "eventbus_mp", "clean", "--run-dir", str(run_dir)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 

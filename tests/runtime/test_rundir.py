@@ -42,7 +42,7 @@ def test_the_directory_is_private(make_bus: Make, run_dir: Path) -> None:
 def test_a_directory_that_cannot_be_made(make_bus: Make, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     bus = make_bus(run_dir=str(tmp_path / "file" / "run"))
-    with pytest.raises(EventBusError, match=r"cannot be made: .*set BusConfig\.run_dir to another one"):
+    with pytest.raises(EventBusError, match=r"cannot be created: .*set BusConfig\.run_dir to another one"):
         bus.topics()
 
 

@@ -15,7 +15,8 @@ import multiprocess
 import pytest
 
 from eventbus_mp import Event, EventBus, EventBusError, Inbox, Skip, SubscriberKey, UsageError, WorkerPool
-from eventbus_mp.worker.worker import HandlerSpec, WorkerLimits, run_worker
+from eventbus_mp.client.handler_spec import HandlerSpec
+from eventbus_mp.worker.worker import WorkerLimits, run_worker
 
 Make = Callable[..., EventBus]
 
@@ -156,7 +157,7 @@ def test_max_rss_recycles_workers(bus: EventBus, out: Inbox) -> None:
         assert len(set(take(bus, out, 3))) == 3
 
 
-def test_sigterm_finishes_what_is_in_hand_and_hands_back_the_rest(bus: EventBus, out: Inbox, tmp_path: Path) -> None:
+def test_sigterm_finishes_one_event_and_returns_the_rest(bus: EventBus, out: Inbox, tmp_path: Path) -> None:
     fifo = str(tmp_path / "go on")
     os.mkfifo(fifo)
     pool = WorkerPool(bus, 1)
@@ -165,8 +166,8 @@ def test_sigterm_finishes_what_is_in_hand_and_hands_back_the_rest(bus: EventBus,
     def wait_once(event: Event) -> None:
         bus.notify(Event(event.id, "b", [event.data, os.getpid()]))
         if event.data == 0:
-            with open(fifo) as told:
-                told.read()
+            with open(fifo) as file:
+                file.read()
 
     with pool:
         shadows = bus.notify_many(events(5))
@@ -233,7 +234,7 @@ def test_a_worker_that_is_ready_when_the_pool_was_stopped(bus: EventBus, capfd: 
     """`stop` does not wait for a replacement that starts; the worker leaves without a word."""
     ready, says_ready = multiprocess.Pipe(duplex=False)
     ready.close()
-    spec = HandlerSpec(print, SubscriberKey("printer"), ("a",), 1, 0)
+    spec = HandlerSpec.from_function(print, ["a"], name="printer", credit=1)
     worker = multiprocess.get_context("fork").Process(
         target=run_worker, args=((bus, [spec]), WorkerLimits(None, None), says_ready)
     )
@@ -271,7 +272,7 @@ def test_a_pool_tries_again_when_the_kernel_has_no_process_for_it(
     assert caplog.text.count("a worker cannot be replaced: [Errno 11]") == 2
 
 
-def test_whoever_asks_for_pids_does_not_disturb_the_pool(bus: EventBus, caplog: pytest.LogCaptureFixture) -> None:
+def test_asking_for_pids_does_not_disturb_the_pool(bus: EventBus, caplog: pytest.LogCaptureFixture) -> None:
     pool = WorkerPool(bus, 2, max_events=1)
     pool.on("a", name="one")(lambda event: None)
     with pool:

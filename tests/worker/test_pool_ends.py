@@ -86,7 +86,7 @@ def test_a_pool_that_nobody_stops_ends_with_its_program(run_dir: Path, bus: Even
 
 
 def test_a_forked_child_leaves_its_parent_s_pool_alone(bus: EventBus, fork: Callable[..., Any]) -> None:
-    """A `with` block that ends in the child, too, as it does when the child exits by an exception."""
+    """Even if a `with` block ends in the child, as it does when the child exits by an exception."""
     pool = WorkerPool(bus, 1)
     pool.on("a", name="one")(lambda event: None)
     with pool:

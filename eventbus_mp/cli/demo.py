@@ -1,0 +1,105 @@
+"""`eventbus-mp demo`: measure a tree of Python files on a pool of workers."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import sysconfig
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eventbus_mp.cli import Commands
+    from eventbus_mp.demo.totals import DemoResult
+
+__all__ = ["add_parser", "run"]
+
+
+def add_parser(commands: Commands) -> argparse.ArgumentParser:
+    parser = commands.add_parser("demo", help="measure a tree of Python files on a pool of workers")
+    parser.add_argument("path", nargs="?", type=Path, help="the tree (default: this Python's standard library)")
+    parser.add_argument("--processes", type=_count, metavar="N", help="workers (default: one a CPU); 0: a loop, no bus")
+    parser.add_argument("--kill", action="store_true", help="kill a worker in mid-run; the totals must not change")
+    parser.add_argument("--check", action="store_true", help="compare with the loop, and exit 1 on any difference")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON and nothing else")
+    parser.add_argument("--no-baseline", action="store_true", help="do not run the loop to show the speed-up")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, 0 or more")
+    return int(text)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure the tree on the bus, and in a plain loop unless that was refused; show the result."""
+    from eventbus_mp.demo.measure import python_files
+
+    root = options.path or Path(sysconfig.get_paths()["stdlib"])
+    if not root.is_dir():
+        print(f"eventbus-mp: {root} is not a directory; name one with Python files in it", file=sys.stderr)
+        return 2
+    files = list(python_files(root))
+    if not files:
+        print(f"eventbus-mp: no .py file below {root}", file=sys.stderr)
+        return 2
+    processes = len(os.sched_getaffinity(0)) if options.processes is None else options.processes
+    result = _measure(root, files, processes, options)
+    differences: list[str] = []
+    if processes and (options.check or not options.no_baseline):
+        plain = _measure(root, files, 0, options)
+        result = replace(result, baseline_seconds=plain.seconds)
+        differences = plain.totals.differences(result.totals) if options.check else []
+    _show(result, options)
+    for difference in differences:
+        print(f"difference: {difference}", file=sys.stderr)
+    if options.check and processes and not options.json:
+        print("check: the loop without the bus finds " + ("something else" if differences else "exactly the same"))
+    return 1 if differences else 0
+
+
+def _measure(root: Path, files: list[Path], processes: int, options: argparse.Namespace) -> DemoResult:
+    from eventbus_mp.demo import pipeline
+    from eventbus_mp.demo.totals import STEPS
+
+    unit = "results on the bus" if processes else "results without it"
+    with _progress(len(STEPS) * len(files), unit, options) as progress:
+        if not processes:
+            return pipeline.run_in_loop(root, files, progress.update)
+        on_kill = (lambda pid: progress.note(f"killed worker {pid}")) if options.kill else None
+        return pipeline.run_on_bus(root, files, processes, progress.update, on_kill)
+
+
+def _progress(total: int, unit: str, options: argparse.Namespace) -> Any:
+    if options.json:
+        return _Silent()
+    # It imports rich, which --json does without.
+    from eventbus_mp.demo import report
+
+    return report.progress(total, unit=unit)
+
+
+class _Silent:
+    def __enter__(self) -> _Silent:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Nothing was shown."""
+
+    def update(self, done: int) -> None:
+        """Not shown."""
+
+    def note(self, text: str) -> None:
+        """Not shown."""
+
+
+def _show(result: DemoResult, options: argparse.Namespace) -> None:
+    if options.json:
+        print(result.as_json())
+        return
+    from eventbus_mp.demo import report
+
+    report.render(result)
