@@ -16,9 +16,9 @@ TIDY_ABOVE = 1_000
 
 
 class Expiry:
-    """Events with a deadline. The bucket of deadline `d` is `(d >> BUCKET_SHIFT) + 1`, and is due when its number
-    begins.
+    """Events with a deadline.
 
+    An event with deadline `d` is in bucket `(d >> BUCKET_SHIFT) + 1`, which is due when the clock reaches its number.
     A heap has the numbers of the buckets, and only those: an event that is settled early, as most are, is taken out of
     its bucket for the price of two dictionary look-ups, and the heap learns of it when that number comes up.
     """

@@ -111,7 +111,7 @@ class Registry:
         self.subscriber_by_number.pop(subscriber.number, None)
 
     def is_subscribed(self, subscriber: SubscriberState) -> bool:
-        """Whether it was not unsubscribed since."""
+        """Whether it is the present subscriber of its name and config, and has not been unsubscribed."""
         return self.subscribers.get((subscriber.name, subscriber.config)) is subscriber
 
     def _reroute_for(self, subscriber: SubscriberState) -> None:

@@ -163,8 +163,8 @@ class ManagerDecoder:
 
         The records are read by column and not by row. A record is ten 32-bit words or five 64-bit ones, so every tenth
         word is the topic of the next event, and every fifth long word its sequence: a slice of a memoryview gives a
-        column in one call, which costs a tenth of unpacking the records. It is also the form that the core wants: it
-        compares and sums whole columns.
+        column in one call, as the list that the core wants, which compares and sums whole columns. Unpacking row by row
+        would make a tuple for each event first, only to take it apart.
 
         If the sequence numbers do not follow each other, each event is a message of its own, and the core judges them.
         """

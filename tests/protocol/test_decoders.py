@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventbus_mp.errors import ProtocolError
+from eventbus_mp.errors import ProtocolError, UsageError
 from eventbus_mp.geometry import RECORD_BYTES
 from eventbus_mp.protocol import records
 from eventbus_mp.protocol.client_events import Delivered, ManagerChanged, Replied, SpanGranted, TopicStale
@@ -32,7 +32,9 @@ from eventbus_mp.protocol.requests import (
     ListTopics,
     MarkEvent,
     RegisterTopic,
+    RegisterTopics,
     Subscribe,
+    fits,
 )
 
 LINK = 9
@@ -46,6 +48,8 @@ SAMPLE_REQUESTS = [
     MarkEvent(LINK, 6, 1, (9 << 40) + 5, "s", b"", 2),
     ExplainSkip(LINK, 7, 1, "id", "because " * 50),
     Goodbye(LINK, 8),
+    RegisterTopics(LINK, 9, ["a", "b"]),
+    RegisterTopics(LINK, 10, []),
 ]
 
 TO_MANAGER = b"".join(
@@ -176,7 +180,7 @@ def test_random_requests_are_of_the_right_types_or_a_protocol_error(kind, body):
     except ProtocolError:
         return
     for field, expected in zip(fields(message)[2:], type(message).WIRE, strict=True):
-        assert isinstance(getattr(message, field.name), expected)
+        assert fits(getattr(message, field.name), expected)
 
 
 @pytest.mark.parametrize(
@@ -193,12 +197,23 @@ def test_random_requests_are_of_the_right_types_or_a_protocol_error(kind, body):
         (records.pack_request(0, 1, b"\x91" * 5000), "not msgpack"),
         (records.pack_request(0, 1, msgpack.packb([])), "has 1 fields"),
         (records.pack_request(0, 1, msgpack.packb({})), "has 1 fields"),
-        (records.pack_request(0, 1, msgpack.packb([5])), "a RegisterTopic has a int where"),
+        (records.pack_request(0, 1, msgpack.packb([5])), "a RegisterTopic has a int where str belongs"),
+        (
+            records.pack_request(21, 1, msgpack.packb([["a", 5]])),
+            r"a RegisterTopics has a list where list\[str\] belongs",
+        ),
+        (records.pack_request(21, 1, msgpack.packb(["a"])), r"a RegisterTopics has a str where list\[str\] belongs"),
     ],
 )
 def test_what_is_not_the_protocol(data, text):
     with pytest.raises(ProtocolError, match=text):
         ManagerDecoder(LINK).feed(data)
+
+
+@pytest.mark.parametrize("names", [["a", 5], ("a",), "a"])
+def test_what_the_manager_would_refuse_is_not_sent(names):
+    with pytest.raises(UsageError, match=r"RegisterTopics: names=.* give a list\[str\]"):
+        encode_request(RegisterTopics(LINK, 1, names))
 
 
 def test_a_kind_that_only_newer_managers_send():
