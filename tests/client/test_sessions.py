@@ -280,7 +280,7 @@ def test_the_end_of_a_child_is_no_crash(make_bus: Make, package: Any, start_meth
         child.join(30)
         assert child.exitcode == 0
     with bus.inbox("shared", ["a"]) as inbox:
-        left = []
+        left: list[str] = []
         while len(left) < 3:
             shadow = inbox.get(20)
             assert shadow is not None
