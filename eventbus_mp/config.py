@@ -16,7 +16,17 @@ from typing import Any
 from eventbus_mp.errors import UsageError
 from eventbus_mp.events import check_topic
 
-__all__ = ["TIME_UNITS_NS", "BusConfig", "check_bus_name", "settings_table"]
+__all__ = [
+    "TIME_UNITS_NS",
+    "BusConfig",
+    "Kind",
+    "Setting",
+    "check_bus_name",
+    "seconds",
+    "setting",
+    "settings_table",
+    "whole_number",
+]
 
 TIME_UNITS_NS = {"second": 1_000_000_000, "millisecond": 1_000_000, "microsecond": 1_000, "nanosecond": 1}
 """Nanoseconds in each time unit that `BusConfig.time_unit` may name."""

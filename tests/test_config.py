@@ -3,6 +3,7 @@
 import os
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,8 @@ def test_a_topic_that_cannot_be_is_refused_at_once(settings):
 
 
 def test_topics_become_a_tuple():
-    assert BusConfig(topics=["a", "b"]).topics == ("a", "b")
+    topics: Any = ["a", "b"]
+    assert BusConfig(topics=topics).topics == ("a", "b")
 
 
 @pytest.mark.parametrize(
@@ -85,10 +87,11 @@ def test_the_real_environment_is_the_default(monkeypatch):
     ("name", "nearest"), [("linger_s", "manager_idle_s"), ("credits_max", "credit_max"), ("nonsense", "orphan_grace_s")]
 )
 def test_an_unknown_setting_is_named_with_the_nearest_one(name, nearest):
+    settings: dict[str, Any] = {name: 1}
     with pytest.raises(UsageError, match=f"there is no setting '{name}'; the nearest name is '{nearest}'"):
-        EventBus("never-used", **{name: 1})
+        EventBus("never-used", **settings)
     with pytest.raises(TypeError, match=name):
-        BusConfig(**{name: 1})
+        BusConfig(**settings)
 
 
 def test_every_field_is_declared_as_a_setting():
@@ -135,7 +138,7 @@ def test_the_table_shows_defaults_and_ranges():
 
 
 def test_what_the_manager_lives_by_makes_the_same_config():
-    config = BusConfig(credit_max=5, dead_letter_topic="dead", topics=["a"], memory_bytes_max=1 << 20)
+    config = BusConfig(credit_max=5, dead_letter_topic="dead", topics=("a",), memory_bytes_max=1 << 20)
     assert BusConfig(**config.bus_wide()).bus_wide() == config.bus_wide()
 
 

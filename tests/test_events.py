@@ -74,7 +74,7 @@ def test_copies_are_equal(copied):
 
 def test_an_event_has_no_other_fields():
     with pytest.raises(AttributeError, match="colour"):
-        _ = Event("1", "a", 1).colour
+        _ = Event("1", "a", 1).colour  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("field", ["topic", "id", "data", "transaction_id", "ttl", "source"])
@@ -103,7 +103,7 @@ def test_a_shadow_is_the_pair():
     topic, event_id = shadow
     assert (topic, event_id) == ("a", "1") == shadow == EventShadow("a", "1")
     assert (shadow[0], shadow[1], len(shadow)) == ("a", "1", 2)
-    assert {shadow: 5}[("a", "1")] == 5
+    assert {shadow: 5}[("a", "1")] == 5  # type: ignore[index]
     assert repr(shadow) == "EventShadow('a', '1')"
 
 

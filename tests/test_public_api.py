@@ -60,8 +60,11 @@ METHODS = {
 
 def arguments(function: object) -> str:
     parameters = list(inspect.signature(function).parameters.values())[1:]  # type: ignore[arg-type]
-    marks = {inspect.Parameter.KEYWORD_ONLY: "*", inspect.Parameter.VAR_POSITIONAL: "*"}
-    marks[inspect.Parameter.VAR_KEYWORD] = "**"
+    marks: dict[object, str] = {
+        inspect.Parameter.KEYWORD_ONLY: "*",
+        inspect.Parameter.VAR_POSITIONAL: "*",
+        inspect.Parameter.VAR_KEYWORD: "**",
+    }
     return " ".join(marks.get(item.kind, "") + item.name for item in parameters)
 
 

@@ -343,7 +343,8 @@ class EventBus:
     def mark_as_completed(self, listener: Any, shadow: EventShadow | tuple[str, str]) -> None:
         """Settle the event for this listener as completed. If it is settled already, this changes nothing.
 
-        Does not block if this process holds the delivery; blocks for one round trip otherwise.
+        Does not block if this process holds the delivery; blocks for one round trip otherwise. The short form for what
+        was taken from an inbox is `Inbox.complete`.
 
         Args:
             listener: What was subscribed; or the subscriber that `subscribe` returned, or its name, or an inbox.
@@ -356,7 +357,7 @@ class EventBus:
         self._mark(listener, shadow, Outcome.COMPLETED)
 
     def mark_as_skipped(self, listener: Any, shadow: EventShadow | tuple[str, str]) -> None:
-        """Settle the event for this listener as skipped; otherwise like `mark_as_completed`."""
+        """Settle the event for this listener as skipped; otherwise like `mark_as_completed`. See also `Inbox.skip`."""
         self._mark(listener, shadow, Outcome.SKIPPED)
 
     # --- watching ---

@@ -239,7 +239,7 @@ class HandlerLoop:
         endpoint, run = handler.endpoint, handler.run
         pending, note_completed = endpoint.pending, endpoint.note_completed
         interval_ns = min(max(FLUSH_INTERVAL_NS, FLUSHED_SLOW * endpoint.cost_ns), FLUSH_INTERVAL_SLOW_NS)
-        # hot path, with the event and its handler: 2.6 us a delivery.
+        # hot path: 2.6 us a delivery, with the event and its handler.
         # Only what is pending now: deliveries of other subscribers wait in the pipe meanwhile.
         now = self._now_ns
         began_ns, count = now(), len(pending)

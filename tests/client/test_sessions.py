@@ -3,6 +3,7 @@
 import gc
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 import multiprocess
 import pytest
 
-from eventbus_mp import Event, EventBus, EventSource, Skip, UsageError
+from eventbus_mp import BusConfig, Event, EventBus, EventSource, Skip, UsageError
 from eventbus_mp.runtime.rundir import RunDir
 from tests.faults.helpers import await_links
 
@@ -81,6 +82,17 @@ def test_a_fork_beside_a_listener_and_a_busy_thread(bus: EventBus, fork: Callabl
     thread.join()
     bus.drain(timeout_s=20)
     assert pids <= set(handled)
+
+
+def test_the_topics_of_the_config_and_of_the_handle_are_registered(make_bus: Make, run_dir: Path) -> None:
+    config = BusConfig(topics=("a", "b"), run_dir=str(run_dir), manager_idle_s=0.5)
+    make_bus().topics()
+    with EventBus("test", ["b", "c"], config=config) as bus:
+        assert bus.topics() == ["a", "b", "c"]
+        copy = pickle.loads(pickle.dumps(bus))
+        bus.unregister_topic("c")
+    with copy:
+        assert copy.topics() == ["a", "b", "c"]
 
 
 EXITS = """
@@ -268,7 +280,7 @@ def test_the_end_of_a_child_is_no_crash(make_bus: Make, package: Any, start_meth
         child.join(30)
         assert child.exitcode == 0
     with bus.inbox("shared", ["a"]) as inbox:
-        left = []
+        left: list[str] = []
         while len(left) < 3:
             shadow = inbox.get(20)
             assert shadow is not None

@@ -31,7 +31,7 @@ def out(bus: EventBus) -> Inbox:
 
 def take(bus: EventBus, inbox: Inbox, count: int) -> list[Any]:
     """The data of the next `count` events, completed."""
-    found = []
+    found: list[Any] = []
     for _ in range(count):
         shadow = inbox.get(30)
         assert shadow is not None, f"only {found} arrived"
