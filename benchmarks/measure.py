@@ -18,7 +18,7 @@ from benchmarks.peers.interface import Peer, PoolRig, Rig
 from benchmarks.producers import Here, Processes
 from benchmarks.topologies import Topology
 
-__all__ = ["Measurement", "cpu_s", "measure"]
+__all__ = ["Measurement", "Stage", "cpu_s", "measure"]
 
 RUN_TIMEOUT_S = 60
 STUCK_S = 30

@@ -1,4 +1,4 @@
-"""Imports go down only and in no circle; what decides, and what packs bytes, touches no clock, file, process or pipe."""
+"""Imports go down only and in no circle; what decides or packs bytes touches no clock, file, process or pipe."""
 
 import ast
 from collections.abc import Collection, Iterator, Mapping

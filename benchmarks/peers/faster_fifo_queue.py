@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.counters import Counter, Counters
 from benchmarks.peers.interface import ConsumerTicket, Data, Layout, Peer, ProducerTicket, Rig, Source, Take
 
-__all__ = ["FasterFifoPeer"]
+__all__ = ["FasterFifoConsumer", "FasterFifoPeer", "FasterFifoProducer", "FasterFifoRig"]
 
 RING_BYTES_MIN = 4 << 20
 RING_EVENTS = 8

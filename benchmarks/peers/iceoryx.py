@@ -30,7 +30,7 @@ from benchmarks.peers.encoding import ALIGNMENT, head_of, join, pack, unpack
 from benchmarks.peers.inplace import fill, read
 from benchmarks.peers.interface import ConsumerTicket, Data, Layout, Peer, ProducerTicket, Rig, Source, Take
 
-__all__ = ["IceoryxPeer"]
+__all__ = ["IceoryxConsumer", "IceoryxPeer", "IceoryxProducer", "IceoryxRig", "IceoryxSource", "Services"]
 
 SMALL_BYTES_MAX = 512
 HEAD_BYTES = 4 * ALIGNMENT

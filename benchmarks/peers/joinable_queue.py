@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.peers.interface import ConsumerTicket, Data, Layout, Peer, Rig, Take
 from benchmarks.peers.mp_queue import QueueProducer, QueueRig
 
-__all__ = ["JoinableQueuePeer"]
+__all__ = ["JoinableQueueConsumer", "JoinableQueuePeer", "JoinableQueueRig"]
 
 
 class JoinableQueuePeer(Peer):

@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.peers.interface import Layout, Peer, Rig
 from benchmarks.peers.mp_queue import QueueRig
 
-__all__ = ["ManagerQueuePeer"]
+__all__ = ["ManagerQueuePeer", "ManagerQueueRig"]
 
 
 class ManagerQueuePeer(Peer):

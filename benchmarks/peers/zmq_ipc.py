@@ -20,7 +20,7 @@ from benchmarks.counters import Counter, Counters
 from benchmarks.peers.encoding import head_of, join, pack, unpack
 from benchmarks.peers.interface import ConsumerTicket, Data, Layout, Peer, ProducerTicket, Rig, Source, Take
 
-__all__ = ["ZmqPeer"]
+__all__ = ["ZmqConsumer", "ZmqPeer", "ZmqProducer", "ZmqRig", "ZmqSource"]
 
 LOOK_INTERVAL_MS = 50
 """How often a consumer that gets nothing looks whether it shall stop."""

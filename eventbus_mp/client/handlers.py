@@ -198,7 +198,7 @@ class HandlerLoop:
         endpoint, run = handler.endpoint, handler.run
         pending, note_completed = endpoint.pending, endpoint.note_completed
         interval_ns = min(max(FLUSH_INTERVAL_NS, FLUSHED_SLOW * endpoint.cost_ns), FLUSH_INTERVAL_SLOW_NS)
-        # hot path, with the event and its handler: 2.6 us a delivery.
+        # hot path: 2.6 us a delivery, with the event and its handler.
         # Not for ever: the others' deliveries wait in the pipe meanwhile.
         began_ns, count = monotonic_ns(), len(pending)
         for left in range(count, 0, -1):

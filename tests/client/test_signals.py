@@ -155,7 +155,7 @@ def test_a_long_write_that_is_interrupted_goes_on(bus: EventBus, fork: Fork, ref
 
         def interrupt_when_the_pipe_is_full() -> None:
             while pipe.poll(0) or _state(os.getpid()) != "S":
-                pass
+                os.sched_yield()
             signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)  # type: ignore[arg-type]
 
         signal.signal(signal.SIGALRM, interrupt)
@@ -235,10 +235,10 @@ def test_a_handler_that_raises_just_as_a_turn_to_read_ends(bus: EventBus, fork: 
 
         def listen() -> None:
             while turns.holder != main:
-                pass
+                os.sched_yield()
             bus.on("b", name="listener")(print)
             while not turns._bystanders:
-                pass
+                os.sched_yield()
             LeaderFollowers.hand_over = interrupted  # type: ignore[method-assign]
             bus.notify(Event("1", "a", 1))
 

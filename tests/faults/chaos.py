@@ -36,7 +36,7 @@ from eventbus_mp.memory import segment
 from eventbus_mp.runtime.rundir import RunDir
 from tests.faults.helpers import end_with_parent
 
-__all__ = ["Chaos", "main"]
+__all__ = ["Book", "Chaos", "Child", "Told", "consume", "ignore", "main", "produce", "read_books"]
 
 TOPICS = ("t0", "t1", "t2")
 LASTING = {"all": [".*"], "even": ["t0", "t2"], "one": ["t1$"]}

@@ -23,7 +23,7 @@ from eventbus_mp.memory import segment
 from eventbus_mp.runtime.rundir import RunDir
 from tests.faults.helpers import end_with_parent
 
-__all__ = ["kill_managers", "kill_workers", "look_for_leaks"]
+__all__ = ["Worker", "kill_managers", "kill_workers", "look_for_leaks", "main"]
 
 WINDOW = 2_000
 """Unsettled events that a producer keeps on the way: full load without a queue that only grows."""

@@ -26,7 +26,7 @@ from eventbus_mp.protocol.records import RECORD
 from eventbus_mp.protocol.requests import RegisterTopic, ShutDown, Subscribe
 from tests.faults.rogue import Rogue
 
-__all__ = ["Mutator", "try_on_core", "try_on_manager"]
+__all__ = ["Mutator", "main", "try_on_core", "try_on_manager"]
 
 INTERESTING = (0, 1, 2, 3, 7, 40, 63, 64, 255, 256, 1 << 16, 1 << 18, (1 << 18) + 64, 1 << 20, (1 << 31), (1 << 32) - 1)
 LARGE = (*INTERESTING, 1 << 40, (1 << 40) + 1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
