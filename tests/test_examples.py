@@ -24,8 +24,9 @@ README_EXAMPLE_LINES_MAX = 20
 FIRST_SCREEN_COMMANDS = ("pip install '.[cli]' && eventbus-mp demo", "pip install '.[test]' && pytest")
 
 SQUARES = {f"{number} squared is {number**2}" for number in range(10)}
-# Example -> its bus, and its output; a set where the order is open, and re.Pattern where a line is.
-EXPECTED = {
+Expected = list[str | re.Pattern[str]] | set[str]
+"""The lines that are printed; a set where their order is open, a pattern where a line is."""
+EXPECTED: dict[str, tuple[str, Expected]] = {
     "quickstart": ("quickstart", SQUARES),
     "pool": (
         "example-pool",
@@ -48,7 +49,7 @@ EXPECTED = {
     ),
     "prefork": (
         "example-prefork",
-        ["a worker has new settings: level=debug"] * 3 + ["30 of 30 jobs were done by 3 processes"],
+        [*["a worker has new settings: level=debug"] * 3, "30 of 30 jobs were done by 3 processes"],
     ),
     "inbox_asyncio": ("example-asyncio", ["collected [0, 1, 2, 3, 4]", "the loop went on meanwhile: True"]),
     "arrays": (
@@ -121,7 +122,7 @@ def readme_example() -> str:
     return next(code_blocks("python"))
 
 
-def run_and_compare(script: Path, bus: str, expected: list[str | re.Pattern[str]] | set[str], run_dir: Path) -> None:
+def run_and_compare(script: Path, bus: str, expected: Expected, run_dir: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(script)],
         cwd=script.parent,

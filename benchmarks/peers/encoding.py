@@ -23,7 +23,8 @@ unpack = msgpack.unpackb
 def head_of(data: Data) -> bytes:
     """What goes beside the array's own bytes."""
     array = data["array"]
-    return pack([data["n"], data["sent_ns"], array.dtype.str, array.shape])
+    head: bytes = pack([data["n"], data["sent_ns"], array.dtype.str, array.shape])
+    return head
 
 
 def join(head: Any, buffer: Any) -> Data:

@@ -240,4 +240,4 @@ def _array_event(sample: Any) -> Data:
 def _as_array(address: int, size: int) -> Any:
     import numpy
 
-    return numpy.frombuffer((ctypes.c_uint8 * size).from_address(address), numpy.int64)
+    return numpy.frombuffer(memoryview((ctypes.c_uint8 * size).from_address(address)), numpy.int64)

@@ -30,7 +30,7 @@ TITLES = {
 
 def main() -> int:
     arguments = _parse()
-    tables = {}
+    tables: dict[str, list[Row]] = {}
     for name, rows in _cases(arguments).items():
         if arguments.only and name not in arguments.only:
             continue

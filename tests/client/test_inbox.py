@@ -89,7 +89,7 @@ def test_what_is_in_hand_goes_to_another_inbox_at_close(make_bus: Make) -> None:
     assert taken == ("a", "0")
     second = other.inbox("shared", ["a"])
     first.close()
-    ids = []
+    ids: list[str] = []
     while len(ids) < 4:
         for shadow in second.get_many(10, 10):
             ids.append(shadow.id)

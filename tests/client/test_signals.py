@@ -288,7 +288,7 @@ def test_a_handler_that_fetches_in_the_middle_of_fetching(bus: EventBus, fork: F
     def work(to_parent: Any) -> None:
         inbox = bus.inbox("one", ["a"], credit=10)
         bus.notify_many([Event("1", "a", bytes(30_000)), Event("2", "a", bytes(30_000))])
-        first, second = inbox.get(20), inbox.get(20)
+        first, second = inbox.get_many(2, 20)
         counts = [0, 0]
 
         def fetch(*_: Any) -> None:
@@ -329,14 +329,14 @@ def test_a_loan_that_ends_in_the_middle_of_publishing(bus: EventBus, fork: Fork)
                 refusals.append(str(error))
 
         signal.signal(signal.SIGUSR1, end_loan)
-        write = publisher.write_payload
+        write: Callable[..., None] = vars(publisher)["write_payload"]
 
         def interrupted_write(*arguments: Any) -> None:
             write(*arguments)
-            publisher.write_payload = write
+            vars(publisher)["write_payload"] = write
             signal.raise_signal(signal.SIGUSR1)
 
-        publisher.write_payload = interrupted_write
+        vars(publisher)["write_payload"] = interrupted_write
         bus.notify(Event("interrupted", "a", 1))
         loan.__exit__(None, None, None)
         shadows = [inbox.get(20), inbox.get(20)]

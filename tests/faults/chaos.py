@@ -109,6 +109,7 @@ def consume(chaos: Chaos, name: str, seed: int) -> None:
     def handle(event: Event) -> None:
         book.add(event.topic, event.id, event.data)
         if len(event.data) > 16_384 and dice.random() < 0.2:
+            assert event.raw is not None
             views.append((event.raw, zlib.crc32(event.raw)))
         if len(views) > 3:
             view, checksum = views.pop(0)

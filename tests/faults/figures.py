@@ -164,7 +164,7 @@ def kill_managers(run_dir: str, times: int) -> dict[str, Any]:
     while len(got) < sent:
         select.select([worker.said], [], [], 10)
         got += [number for number, _ in worker.read()]
-    hoarded = set()
+    hoarded: set[int] = set()
     while len(hoarded) < 10_000:
         for shadow in hoard.get_many(100, 10):
             hoarded.add(int(shadow.id))

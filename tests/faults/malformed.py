@@ -19,18 +19,20 @@ from eventbus_mp import BusConfig, Event, EventBus
 from eventbus_mp.core.bus import BusCore
 from eventbus_mp.errors import ProtocolError
 from eventbus_mp.protocol import records
-from eventbus_mp.protocol.decoders import REQUESTS, ManagerDecoder
+from eventbus_mp.protocol.decoders import ManagerDecoder
 from eventbus_mp.protocol.effects import CloseLink
 from eventbus_mp.protocol.messages import SPAN_NEEDED, LinkLost, LinkOpened, SpanWanted
 from eventbus_mp.protocol.records import RECORD
-from eventbus_mp.protocol.requests import RegisterTopic, ShutDown, Subscribe
+from eventbus_mp.protocol.requests import REQUESTS, RegisterTopic, ShutDown, Subscribe
 from tests.faults.rogue import Rogue
 
 __all__ = ["Mutator", "main", "try_on_core", "try_on_manager"]
 
 INTERESTING = (0, 1, 2, 3, 7, 40, 63, 64, 255, 256, 1 << 16, 1 << 18, (1 << 18) + 64, 1 << 20, (1 << 31), (1 << 32) - 1)
 LARGE = (*INTERESTING, 1 << 40, (1 << 40) + 1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
-VALUES = (None, True, -1, 0, 1, 5, 1 << 40, 2**64 - 1, 1.5, "", "a", "b", "(", "x" * 300, b"", b"\xc0", b"\xc1", [], {})
+NUMBERS = (-1, 0, 1, 5, 1 << 40, 2**64 - 1, 1.5)
+TEXTS = ("", "a", "b", "(", "x" * 300, b"", b"\xc0", b"\xc1")
+VALUES: tuple[object, ...] = (None, True, *NUMBERS, *TEXTS, [], {})
 FRAMES_A_LINK = 30
 """A damaged length can make a whole link's frames the body of one."""
 NEVER = {ShutDown}

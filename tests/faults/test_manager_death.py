@@ -118,8 +118,13 @@ def test_the_end_of_a_manager_without_a_standby_is_said(make_bus: Make, refused:
 def test_requests_and_waits_in_flight_are_answered(bus: EventBus) -> None:
     inbox = bus.inbox("slow", ["a"], credit=100)
     answers: list[Any] = []
+
+    def drain() -> None:
+        bus.drain("a", timeout_s=30)
+        answers.append(None)
+
     waiting = threading.Thread(target=lambda: answers.append(bus.notify_and_wait(Event("1", "a", 1), 30)))
-    draining = threading.Thread(target=lambda: answers.append(bus.drain("a", timeout_s=30)))
+    draining = threading.Thread(target=drain)
     waiting.start()
     shadow = inbox.get(20)
     assert shadow is not None

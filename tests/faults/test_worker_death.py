@@ -107,6 +107,7 @@ def test_a_killed_consumer_gives_back_its_views(make_bus: Make, fork: Callable[.
         event = bus.fetch_event(("a", "1"))
         assert event is not None
         view = event.raw
+        assert view is not None
         to_parent.send(len(view))
         signal.pause()
 
