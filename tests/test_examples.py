@@ -20,6 +20,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 TIMEOUT_S = 60
 LEAVE_TIMEOUT_S = 30
 EXAMPLE_LINES_MAX = 60
+SHORT_WAIT = {"EVENTBUS_MP_MANAGER_IDLE_S": "0.2"}  # An example that leaves its bus to itself leaves a manager.
 README_EXAMPLE_LINES_MAX = 20
 FIRST_SCREEN_COMMANDS = ("pip install '.[cli]' && eventbus-mp demo", "pip install '.[test]' && pytest")
 
@@ -178,7 +179,7 @@ def processes_of(run_dir: Path) -> Iterator[int]:
 
 
 def environment(run_dir: Path) -> dict[str, str]:
-    """Ours with a run directory of its own, without another setting of the bus, and with the package importable."""
+    """Ours with a run directory of its own, no other setting of the bus but a short wait, and an importable package."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("EVENTBUS_MP_")}
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**kept, "PYTHONPATH": os.pathsep.join(paths), "EVENTBUS_MP_RUN_DIR": str(run_dir)}
+    return {**kept, "PYTHONPATH": os.pathsep.join(paths), "EVENTBUS_MP_RUN_DIR": str(run_dir), **SHORT_WAIT}
