@@ -108,8 +108,13 @@ class Leases(RuleBasedStateMachine):
 def test_views_hold_what_was_written_whatever_is_dropped_first(make_bus: Make) -> None:
     bus = make_bus(topics=["a"], check_invariants=True)
     inbox = bus.inbox("one", ["a"], credit=IN_HAND_MAX)
+
+    class LeasesOfThisBus(Leases):
+        def __init__(self) -> None:
+            super().__init__(bus, inbox)
+
     run_state_machine_as_test(
-        lambda: Leases(bus, inbox),  # type: ignore[arg-type]  # anything that makes one will do
+        LeasesOfThisBus,
         settings=settings(
             max_examples=30, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
         ),
