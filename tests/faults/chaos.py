@@ -285,6 +285,10 @@ class Chaos:
         self.stop_file.touch()
         for child in [child for child in self._children if child.work is produce]:
             self._await_end(child)
+        for item in bus.subscribers():
+            # A passing one whose host was killed. What waits for it would keep the end waiting for its grace.
+            if item.name not in LASTING and not item.pids:
+                bus.unsubscribe(item.key)
         try:
             bus.drain(timeout_s=SETTLE_TIMEOUT_S)
         except EventBusError as error:
