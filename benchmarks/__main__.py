@@ -91,7 +91,7 @@ def _parse() -> argparse.Namespace:
     )
     add("--repeat", type=_positive, metavar="R", help=f"runs of each; the median counts ({REPEATS})")
     add("--markdown", action="store_true", help="print the tables as README.md has them")
-    add("--json", metavar="FILE", help="write the figures there, too")
+    add("--json", metavar="FILE", help="also write the figures to this file")
     add("--plot", metavar="FILE", help="draw them there, as PNG; needs matplotlib")
     add("--topology", action="append", type=_one_of("topology", TOPOLOGIES), help="only this; also a pattern: '*-1MiB'")
     add("--peer", action="append", type=_one_of("peer", PEERS), help="only this; also a pattern: 'bus*'")

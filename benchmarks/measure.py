@@ -23,7 +23,7 @@ __all__ = ["Measurement", "Stage", "cpu_s", "measure"]
 RUN_TIMEOUT_S = 60
 STUCK_S = 30
 WARM_UP_S, WARM_UP_SHARE = 0.2, 0.2
-"""Before the clock starts, events go for so long, or so many of those that shall be measured."""
+"""Events go for this time, or this share of what is to be measured, before the clock starts."""
 WARM_UP_FIRST = 4
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")

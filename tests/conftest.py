@@ -197,7 +197,7 @@ def kill_bus(run_dir: Path) -> Callable[[], None]:
 
     def kill() -> None:
         stopped: set[int] = set()
-        while new := managers() - stopped:  # Those that they have made meanwhile, too.
+        while new := managers() - stopped:  # And those that they have started meanwhile.
             send(signal.SIGSTOP, new)
             stopped |= new
         assert len(stopped) >= 2
@@ -209,16 +209,16 @@ def kill_bus(run_dir: Path) -> Callable[[], None]:
 
 @pytest.fixture
 def cleans_alone() -> Iterator[None]:
-    """`clean` removes what any dead bus on this machine has left: that of another run of these tests, too."""
+    """`clean` removes what any dead bus on this machine has left, even one of another run of these tests."""
     with held_while_starting(Path(tempfile.gettempdir()) / f"eventbus_mp-tests-{os.getuid()}.lock", WATCHDOG_S / 2):
         yield
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(tmp_path: Path) -> Iterator[None]:
-    """After every test: no segment, no process, no file in the run directory, no descriptor of ours.
+    """Assert that a test leaves no segment, no process, no file in the run directory and no descriptor of ours.
 
-    Set up before the fixtures that a test asks for, so that it looks after they are gone.
+    It is set up before the fixtures that a test asks for, so it looks when they are gone.
     """
     segments, descriptors = _segments(), _descriptors()
     yield

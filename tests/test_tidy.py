@@ -15,7 +15,7 @@ PACKAGE = "eventbus_mp"
 FOLDERS = (PACKAGE, "tests", "benchmarks", "examples")
 
 CODE_LINES_MAX = 300
-"""Docstrings, comments and blank lines are not counted: nobody shall save on explanations."""
+"""Docstrings, comments and blank lines are not counted, so nothing is saved by explaining less."""
 FUNCTION_LINES_MAX = 60
 LINE_CHARACTERS_MAX = 120
 
@@ -36,7 +36,7 @@ Rule = Callable[[Path, str], Iterator[str]]
 parse = functools.cache(ast.parse)
 """Each file is looked at by a dozen rules."""
 
-# Files that do not keep a rule yet: rule -> paths. It is an error to be here for nothing.
+# Files that do not keep a rule yet: rule -> paths. A file that keeps it must not be here.
 NOT_YET: dict[str, set[str]] = {
     "long_file": {
         "eventbus_mp/core/bus.py",

@@ -1,6 +1,6 @@
 """Events as bytes, for peers that carry bytes: msgpack, and an array raw beside it.
 
-pickle would do for the small ones, too; msgpack is what the bus uses, and it is the faster one for these.
+pickle would do for small events; msgpack is what the bus uses, and it is the faster one for these.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ __all__ = ["FasterFifoConsumer", "FasterFifoPeer", "FasterFifoProducer", "Faster
 
 RING_BYTES_MIN = 4 << 20
 RING_EVENTS = 8
-"""So many arrays have room in the ring."""
+"""How many arrays have room in the ring."""
 LOOK_INTERVAL_S = 0.05
 PUT_TIMEOUT_S = 60.0
 BATCH = 256

@@ -36,7 +36,7 @@ SMALL_BYTES_MAX = 512
 HEAD_BYTES = 4 * ALIGNMENT
 """In front of an array: the length of its head, and the head."""
 SAMPLES, BUFFERED_BYTES_MAX = 1024, 64 * MIB
-"""A subscriber buffers so many samples, of large ones so many bytes."""
+"""What a subscriber buffers: samples, or bytes if the samples are large."""
 BORROWED = 4
 POLL_INTERVAL_S = 0.0001
 LOOK_INTERVAL_MS = 50

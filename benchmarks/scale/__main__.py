@@ -88,7 +88,7 @@ def _parse() -> argparse.Namespace:
     add("--backlog", type=int, metavar="N", help="the largest backlog (1,000,000; quick: 10,000)")
     add("--long-run", type=int, metavar="N", help="events of the long run (1,000,000; quick: 50,000)")
     add("--markdown", action="store_true", help="print the tables as README.md has them")
-    add("--json", metavar="FILE", help="write the figures there, too")
+    add("--json", metavar="FILE", help="also write the figures to this file")
     arguments = parser.parse_args()
     arguments.events = arguments.events or (5_000 if arguments.quick else 50_000)
     arguments.backlog = arguments.backlog or (10_000 if arguments.quick else 1_000_000)

@@ -115,7 +115,7 @@ def test_fileno_is_readable_while_something_waits(bus: EventBus) -> None:
 def test_fileno_is_not_readable_when_all_that_waited_has_expired(
     bus: EventBus, an_hour_later: Callable[[], None]
 ) -> None:
-    """Or a loop that is told to look, and finds nothing, would be told again and again."""
+    """Otherwise an event loop would wake up again and again, and find nothing each time."""
     inbox = bus.inbox("one", ["a"])
     fd = inbox.fileno()
     bus.notify(Event("1", "a", 1, occurred_at=time.time_ns() // 1_000, ttl=HOUR_US))
@@ -141,7 +141,7 @@ def test_fileno_is_readable_from_the_end_on(make_bus: Make, end: str) -> None:
 
 
 def test_events_that_expired_on_the_way_make_room_for_others(bus: EventBus, an_hour_later: Callable[[], None]) -> None:
-    """They are told before the wait for the next one: they take the inbox's credit until then."""
+    """Their outcomes are reported before the wait for the next event: until then they take the inbox's credit."""
     inbox = bus.inbox("one", ["a"], credit=2)
     now = time.time_ns() // 1_000
     bus.notify_many(Event(str(index), "a", index, occurred_at=now, ttl=HOUR_US) for index in range(2))
@@ -153,7 +153,7 @@ def test_events_that_expired_on_the_way_make_room_for_others(bus: EventBus, an_h
 
 
 def test_a_shadow_from_elsewhere(make_bus: Make) -> None:
-    """Marked like by `mark_as_completed`: for whoever holds it, if the inbox was told of the event."""
+    """It is marked as by `mark_as_completed`, for the process that holds it, if the inbox is subscribed to its topic."""
     bus, other = make_bus(topics=["a", "b"]), make_bus()
     inbox = bus.inbox("one", ["a"], credit=1)
     shared = other.inbox("one", ["a"], credit=1)

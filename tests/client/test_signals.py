@@ -178,7 +178,7 @@ def test_a_long_write_that_is_interrupted_goes_on(bus: EventBus, fork: Fork, ref
 
 
 def test_handlers_that_raise_at_any_moment(bus: EventBus, fork: Fork) -> None:
-    """Who was interrupted can go on, and close. What was arriving just then comes back to the bus with that."""
+    """The interrupted process can go on, and close, which gives what was just arriving back to the bus."""
 
     def work(to_parent: Any) -> None:
         inbox = bus.inbox("one", ["a"], credit=50)
@@ -220,7 +220,7 @@ def test_handlers_that_raise_at_any_moment(bus: EventBus, fork: Fork) -> None:
 
 
 def test_a_handler_that_raises_just_as_a_turn_to_read_ends(bus: EventBus, fork: Fork) -> None:
-    """The thread that stands by is not told. The end of the handle finds it."""
+    """The waiting thread is not woken then. Closing the handle finds it."""
 
     def work(to_parent: Any) -> None:
         inbox = bus.inbox("one", ["a"])

@@ -56,7 +56,7 @@ class Worker:
         self.rest = early[: -len(READY)]
 
     def read(self) -> list[tuple[int, int]]:
-        """(event, time) of what it has told; whole ones only, as a killed one can leave none half written."""
+        """(event, time) of what it has reported; whole notes only, because a pipe takes something that small whole."""
         found: list[tuple[int, int]] = []
         while select.select([self.said], [], [], 0)[0]:
             data = os.read(self.said, 1 << 16)

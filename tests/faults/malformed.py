@@ -100,7 +100,7 @@ class Mutator:
 
 
 def try_on_core(frames: int, seed: int, *, check_every: int = 1_000) -> int:
-    """Feed so many frames to a core, each link until it breaks the protocol: how many links did.
+    """Feed `frames` frames to a core, each link until it breaks the protocol; returns how many links did.
 
     Raises:
         Exception: A bug: anything but a `ProtocolError` or a closed link.
@@ -138,7 +138,7 @@ def try_on_core(frames: int, seed: int, *, check_every: int = 1_000) -> int:
 
 
 def try_on_manager(run_dir: Path, frames: int, seed: int) -> int:
-    """Send so many frames to a manager, while an honest client's events go through: how many events did."""
+    """Send `frames` frames to a manager while an honest client publishes; returns how many of its events came."""
     mutator, sent = Mutator(seed), 0
     with EventBus("test", ["honest"], run_dir=str(run_dir), memory_bytes_max=16 << 20) as bus:
         inbox = bus.inbox("honest one", ["honest$"], credit=10)

@@ -94,7 +94,7 @@ def test_a_manager_without_a_standby_works_and_gets_one_later(
     assert "cannot make a standby" in RunDir(bus.config.run_dir or "", bus.name).log.read_text()
     assert Path(f"/proc/{pid}/task/{pid}/children").read_text() == ""
     flag.unlink()
-    make_bus().topics()  # Who connects is in the next standby.
+    make_bus().topics()  # A process that connects makes the manager fork a standby.
     kill_manager(bus)
     bus.notify_many(Event(str(n), "a", n) for n in range(1000, 2000))
     bus.drain(timeout_s=20)
