@@ -6,7 +6,7 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -27,7 +27,8 @@ def main() -> int:
     chosen = [peer for peer in PEERS if _matches(peer.name, arguments.peer)]
     patterns = arguments.topology or (QUICK if arguments.quick else None)
     wanted = [topology for topology in TOPOLOGIES if _matches(topology.name, patterns)]
-    skipped = {item.name: reason for item in (*chosen, *wanted) if (reason := item.missing())}
+    compared: list[Peer | Topology] = [*chosen, *wanted]
+    skipped = {item.name: reason for item in compared if (reason := item.missing())}
     peers = [peer for peer in chosen if peer.name not in skipped]
     topologies = [topology for topology in wanted if topology.name not in skipped]
     failed: dict[str, str] = {}
@@ -90,7 +91,7 @@ def _parse() -> argparse.Namespace:
     )
     add("--repeat", type=_positive, metavar="R", help=f"runs of each; the median counts ({REPEATS})")
     add("--markdown", action="store_true", help="print the tables as README.md has them")
-    add("--json", metavar="FILE", help="write the figures there, too")
+    add("--json", metavar="FILE", help="also write the figures to this file")
     add("--plot", metavar="FILE", help="draw them there, as PNG; needs matplotlib")
     add("--topology", action="append", type=_one_of("topology", TOPOLOGIES), help="only this; also a pattern: '*-1MiB'")
     add("--peer", action="append", type=_one_of("peer", PEERS), help="only this; also a pattern: 'bus*'")
@@ -101,7 +102,7 @@ def _parse() -> argparse.Namespace:
     return arguments
 
 
-def _one_of(what: str, known: Sequence[Topology | Peer]):  # type: ignore[no-untyped-def]
+def _one_of(what: str, known: Sequence[Topology | Peer]) -> Callable[[str], str]:
     def pattern(text: str) -> str:
         if not any(fnmatchcase(item.name, text) for item in known):
             raise argparse.ArgumentTypeError(f"no {what} is {text}; there are {', '.join(item.name for item in known)}")

@@ -11,7 +11,7 @@ from benchmarks.payloads import Data, check_marks, check_pattern
 from benchmarks.peers.interface import ConsumerTicket, Layout, Take
 from benchmarks.task import burn
 
-__all__ = ["Consumer", "Tally"]
+__all__ = ["Consumer", "Tally", "run"]
 
 
 @dataclass

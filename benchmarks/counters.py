@@ -26,7 +26,7 @@ class Counter:
         self._words = _map(directory / f"{PREFIX}{os.getpid()}")
 
     def add(self, events: int = 1, numbers: int = 0) -> None:
-        """So many more were handled."""
+        """Count what has been handled."""
         self._words[1] += numbers
         self._words[0] += events
 
@@ -46,7 +46,7 @@ class Counters:
         return sum(words[0] for words in self._mapped.values()), sum(words[1] for words in self._mapped.values())
 
     def wait(self, events: int, timeout_s: float) -> None:
-        """Until so many events were handled.
+        """Wait until `events` events have been handled.
 
         Raises:
             TimeoutError: Fewer were, for `timeout_s`.

@@ -18,12 +18,12 @@ from benchmarks.peers.interface import Peer, PoolRig, Rig
 from benchmarks.producers import Here, Processes
 from benchmarks.topologies import Topology
 
-__all__ = ["Measurement", "cpu_s", "measure"]
+__all__ = ["Measurement", "Stage", "cpu_s", "measure"]
 
 RUN_TIMEOUT_S = 60
 STUCK_S = 30
 WARM_UP_S, WARM_UP_SHARE = 0.2, 0.2
-"""Before the clock starts, events go for so long, or so many of those that shall be measured."""
+"""Events go for this time, or this share of what is to be measured, before the clock starts."""
 WARM_UP_FIRST = 4
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")

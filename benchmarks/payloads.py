@@ -11,7 +11,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["KIB", "MIB", "Data", "Maker", "Payload", "check_marks", "check_pattern", "make_small"]
+__all__ = [
+    "Data",
+    "KIB",
+    "MIB",
+    "Maker",
+    "Payload",
+    "check_marks",
+    "check_pattern",
+    "last_mark",
+    "make_pattern",
+    "make_small",
+]
 
 Data = dict[str, Any]
 Maker = Callable[[int, int], Data]

@@ -12,7 +12,7 @@ from benchmarks.child import READY, STOP, Child
 from benchmarks.payloads import Maker, Payload
 from benchmarks.peers.interface import ProducerTicket, Source
 
-__all__ = ["Here", "Processes"]
+__all__ = ["Here", "Processes", "run"]
 
 PUBLISH_TIMEOUT_S = 120.0
 

@@ -30,6 +30,18 @@ BUS_NAMES = ("test", "other")
 HELPERS = ("multiprocess.forkserver", "multiprocess.resource_tracker", "multiprocessing.resource_tracker")
 
 
+HERE = Path(__file__).resolve().parent
+ONE_PYTHON = (
+    "demo",
+    "properties/test_core_machine.py",
+    "test_benchmarks.py",
+    "test_docs.py",
+    "test_layering.py",
+    "test_tidy.py",
+)
+"""Texts, pure decisions, and what goes on outside of our package: there is nothing in them for a second CPython."""
+
+
 # How long an example takes is the machine's business.
 settings.register_profile("any pace", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any pace")
@@ -41,6 +53,13 @@ STDERR = pytest.StashKey[int]()
 def pytest_configure(config: pytest.Config) -> None:
     """Note the standard error stream of the terminal: what a test's own gets is lost when the watchdog ends it all."""
     config.stash[STDERR] = os.dup(2)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    only_once = [HERE / name for name in ONE_PYTHON]
+    for item in items:
+        if any(path == item.path or path in item.path.parents for path in only_once):
+            item.add_marker("one_python")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -178,7 +197,7 @@ def kill_bus(run_dir: Path) -> Callable[[], None]:
 
     def kill() -> None:
         stopped: set[int] = set()
-        while new := managers() - stopped:  # Those that they have made meanwhile, too.
+        while new := managers() - stopped:  # And those that they have started meanwhile.
             send(signal.SIGSTOP, new)
             stopped |= new
         assert len(stopped) >= 2
@@ -190,21 +209,22 @@ def kill_bus(run_dir: Path) -> Callable[[], None]:
 
 @pytest.fixture
 def cleans_alone() -> Iterator[None]:
-    """`clean` removes what any dead bus on this machine has left: that of another run of these tests, too."""
+    """`clean` removes what any dead bus on this machine has left, even one of another run of these tests."""
     with held_while_starting(Path(tempfile.gettempdir()) / f"eventbus_mp-tests-{os.getuid()}.lock", WATCHDOG_S / 2):
         yield
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(tmp_path: Path) -> Iterator[None]:
-    """After every test: no segment, no process, no file in the run directory, no descriptor of ours.
+    """Assert that a test leaves no segment, no process, no file in the run directory and no descriptor of ours.
 
-    Set up before the fixtures that a test asks for, so that it looks after they are gone.
+    It is set up before the fixtures that a test asks for, so it looks when they are gone.
     """
     segments, descriptors = _segments(), _descriptors()
     yield
-    _await_ends(_processes(tmp_path))
-    assert _processes(tmp_path) == {}
+    if leaving := _processes(tmp_path):
+        _await_ends(leaving)
+        assert _processes(tmp_path) == {}
     run_dir = tmp_path / "run"
     left = [path.relative_to(run_dir) for path in run_dir.rglob("*")] if run_dir.is_dir() else []
     assert left == []
@@ -237,15 +257,23 @@ def _processes(tmp_path: Path) -> dict[int, str]:
     """Managers of this test's run directory, and children of this process: pid -> command line."""
     found = {}
     parents = {os.getpid(), forkserver._forkserver._forkserver_pid}
-    for path in Path("/proc").glob("[0-9]*"):
+    for name in filter(str.isdecimal, os.listdir("/proc")):
         with suppress(FileNotFoundError, ProcessLookupError):
-            command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            fields = (path / "stat").read_text().rpartition(")")[2].split()
-            state, parent = fields[0], int(fields[1])
-            is_ours = str(tmp_path) in command or parent in parents
-            if is_ours and state != "Z" and not any(helper in command for helper in HELPERS):
-                found[int(path.name)] = command
+            command = _read(f"/proc/{name}/cmdline").replace(b"\0", b" ").decode(errors="replace")
+            state, parent, *_ = _read(f"/proc/{name}/stat").rpartition(b") ")[2].split()
+            is_ours = str(tmp_path) in command or int(parent) in parents
+            if is_ours and state != b"Z" and not any(helper in command for helper in HELPERS):
+                found[int(name)] = command
     return found
+
+
+def _read(path: str) -> bytes:
+    """A file of /proc, read by the bare calls: every test looks at every process of the machine."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(fd, 1 << 16)
+    finally:
+        os.close(fd)
 
 
 def _await_ends(processes: dict[int, str], timeout_s: float = 20.0) -> None:

@@ -20,12 +20,14 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 TIMEOUT_S = 60
 LEAVE_TIMEOUT_S = 30
 EXAMPLE_LINES_MAX = 60
+SHORT_WAIT = {"EVENTBUS_MP_MANAGER_IDLE_S": "0.2"}  # An example that leaves its bus to itself leaves a manager.
 README_EXAMPLE_LINES_MAX = 20
 FIRST_SCREEN_COMMANDS = ("pip install '.[cli]' && eventbus-mp demo", "pip install '.[test]' && pytest")
 
 SQUARES = {f"{number} squared is {number**2}" for number in range(10)}
-# Example -> its bus, and its output; a set where the order is open, and re.Pattern where a line is.
-EXPECTED = {
+Expected = list[str | re.Pattern[str]] | set[str]
+"""The lines that are printed; a set where their order is open, a pattern where a line is."""
+EXPECTED: dict[str, tuple[str, Expected]] = {
     "quickstart": ("quickstart", SQUARES),
     "pool": (
         "example-pool",
@@ -48,7 +50,7 @@ EXPECTED = {
     ),
     "prefork": (
         "example-prefork",
-        ["a worker has new settings: level=debug"] * 3 + ["30 of 30 jobs were done by 3 processes"],
+        [*["a worker has new settings: level=debug"] * 3, "30 of 30 jobs were done by 3 processes"],
     ),
     "inbox_asyncio": ("example-asyncio", ["collected [0, 1, 2, 3, 4]", "the loop went on meanwhile: True"]),
     "arrays": (
@@ -121,7 +123,7 @@ def readme_example() -> str:
     return next(code_blocks("python"))
 
 
-def run_and_compare(script: Path, bus: str, expected: list[str | re.Pattern[str]] | set[str], run_dir: Path) -> None:
+def run_and_compare(script: Path, bus: str, expected: Expected, run_dir: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(script)],
         cwd=script.parent,
@@ -177,7 +179,7 @@ def processes_of(run_dir: Path) -> Iterator[int]:
 
 
 def environment(run_dir: Path) -> dict[str, str]:
-    """Ours with a run directory of its own, without another setting of the bus, and with the package importable."""
+    """Ours with a run directory of its own, no other setting of the bus but a short wait, and an importable package."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("EVENTBUS_MP_")}
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**kept, "PYTHONPATH": os.pathsep.join(paths), "EVENTBUS_MP_RUN_DIR": str(run_dir)}
+    return {**kept, "PYTHONPATH": os.pathsep.join(paths), "EVENTBUS_MP_RUN_DIR": str(run_dir), **SHORT_WAIT}

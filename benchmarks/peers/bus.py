@@ -27,7 +27,17 @@ from eventbus_mp import Event, EventBus
 from eventbus_mp.memory.shm import leftovers
 from eventbus_mp.runtime.rundir import RunDir
 
-__all__ = ["BusPeer", "LoanPeer", "running_bus"]
+__all__ = [
+    "BusConsumer",
+    "BusPeer",
+    "BusProducer",
+    "BusRig",
+    "BusSource",
+    "LoanPeer",
+    "LoanSource",
+    "running_bus",
+    "topic",
+]
 
 MANAGER_EXIT_TIMEOUT_S = 15.0
 FLUSH_TIMEOUT_S = 60.0

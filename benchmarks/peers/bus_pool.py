@@ -17,7 +17,7 @@ from benchmarks.peers.interface import Layout, PoolRig, ProducerTicket, Rig, Sou
 from benchmarks.peers.pools import PoolPeer, handle
 from eventbus_mp import Event, EventBus, WorkerPool
 
-__all__ = ["BusPoolPeer"]
+__all__ = ["BusPoolPeer", "BusPoolRig"]
 
 
 class BusPoolPeer(PoolPeer):

@@ -1,6 +1,6 @@
 """Events as bytes, for peers that carry bytes: msgpack, and an array raw beside it.
 
-pickle would do for the small ones, too; msgpack is what the bus uses, and it is the faster one for these.
+pickle would do for small events; msgpack is what the bus uses, and it is the faster one for these.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ unpack = msgpack.unpackb
 def head_of(data: Data) -> bytes:
     """What goes beside the array's own bytes."""
     array = data["array"]
-    return pack([data["n"], data["sent_ns"], array.dtype.str, array.shape])
+    head: bytes = pack([data["n"], data["sent_ns"], array.dtype.str, array.shape])
+    return head
 
 
 def join(head: Any, buffer: Any) -> Data:

@@ -19,11 +19,11 @@ from typing import Any
 from benchmarks.counters import Counter, Counters
 from benchmarks.peers.interface import ConsumerTicket, Data, Layout, Peer, ProducerTicket, Rig, Source, Take
 
-__all__ = ["FasterFifoPeer"]
+__all__ = ["FasterFifoConsumer", "FasterFifoPeer", "FasterFifoProducer", "FasterFifoRig"]
 
 RING_BYTES_MIN = 4 << 20
 RING_EVENTS = 8
-"""So many arrays have room in the ring."""
+"""How many arrays have room in the ring."""
 LOOK_INTERVAL_S = 0.05
 PUT_TIMEOUT_S = 60.0
 BATCH = 256

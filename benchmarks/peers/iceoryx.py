@@ -30,13 +30,13 @@ from benchmarks.peers.encoding import ALIGNMENT, head_of, join, pack, unpack
 from benchmarks.peers.inplace import fill, read
 from benchmarks.peers.interface import ConsumerTicket, Data, Layout, Peer, ProducerTicket, Rig, Source, Take
 
-__all__ = ["IceoryxPeer"]
+__all__ = ["IceoryxConsumer", "IceoryxPeer", "IceoryxProducer", "IceoryxRig", "IceoryxSource", "Services"]
 
 SMALL_BYTES_MAX = 512
 HEAD_BYTES = 4 * ALIGNMENT
 """In front of an array: the length of its head, and the head."""
 SAMPLES, BUFFERED_BYTES_MAX = 1024, 64 * MIB
-"""A subscriber buffers so many samples, of large ones so many bytes."""
+"""What a subscriber buffers: samples, or bytes if the samples are large."""
 BORROWED = 4
 POLL_INTERVAL_S = 0.0001
 LOOK_INTERVAL_MS = 50
@@ -240,4 +240,4 @@ def _array_event(sample: Any) -> Data:
 def _as_array(address: int, size: int) -> Any:
     import numpy
 
-    return numpy.frombuffer((ctypes.c_uint8 * size).from_address(address), numpy.int64)
+    return numpy.frombuffer(memoryview((ctypes.c_uint8 * size).from_address(address)), numpy.int64)

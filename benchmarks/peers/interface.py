@@ -92,7 +92,7 @@ class Rig(ABC):
         return self.producer().open()
 
     def finish(self, deliveries: int, timeout_s: float) -> None:
-        """Wait until so many deliveries were acknowledged since the beginning.
+        """Wait until `deliveries` deliveries have been acknowledged since the beginning.
 
         Raises:
             TimeoutError: It did not happen within `timeout_s`.

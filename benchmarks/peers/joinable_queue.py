@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.queues import JoinableQueue
 from pathlib import Path
@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.peers.interface import ConsumerTicket, Data, Layout, Peer, Rig, Take
 from benchmarks.peers.mp_queue import QueueProducer, QueueRig
 
-__all__ = ["JoinableQueuePeer"]
+__all__ = ["JoinableQueueConsumer", "JoinableQueuePeer", "JoinableQueueRig"]
 
 
 class JoinableQueuePeer(Peer):
@@ -36,7 +36,7 @@ class JoinableQueuePeer(Peer):
 
 
 class JoinableQueueRig(QueueRig):
-    _queues: list[list[JoinableQueue[Data | None]]]  # type: ignore[assignment]
+    _queues: Sequence[Sequence[JoinableQueue[Data | None]]]
 
     def consumer(self, stage: int, subscriber: int, process: int) -> ConsumerTicket:
         queue = self._queues[stage][subscriber]
@@ -52,9 +52,9 @@ class JoinableQueueRig(QueueRig):
 
 
 class JoinableQueueConsumer(ConsumerTicket):
-    def __init__(self, queue: JoinableQueue[Data | None], following: list[JoinableQueue[Data | None]]) -> None:
+    def __init__(self, queue: JoinableQueue[Data | None], following: Sequence[JoinableQueue[Data | None]]) -> None:
         self._queue = queue
-        self._following = QueueProducer(following)  # type: ignore[arg-type]
+        self._following = QueueProducer(following)
 
     def consume(self, take: Take, ready: Callable[[], None], stopping: threading.Event) -> None:
         get, task_done, publish = self._queue.get, self._queue.task_done, self._following.publish

@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.counters import Counter, Counters
 from benchmarks.peers.interface import ConsumerTicket, Data, Layout, Peer, ProducerTicket, Rig, Source, Take
 
-__all__ = ["LahjaPeer"]
+__all__ = ["LahjaConsumer", "LahjaPeer", "LahjaProducer", "LahjaRig", "LahjaSource"]
 
 FLUSH_INTERVAL_S = 0.0005
 

@@ -4,7 +4,7 @@ from lahja import BaseEvent
 
 from benchmarks.payloads import Data
 
-__all__ = ["STAGES"]
+__all__ = ["First", "STAGES", "Second", "Third"]
 
 
 class _DataEvent(BaseEvent):

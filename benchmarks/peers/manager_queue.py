@@ -11,11 +11,12 @@ import multiprocessing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from benchmarks.peers.interface import Layout, Peer, Rig
 from benchmarks.peers.mp_queue import QueueRig
 
-__all__ = ["ManagerQueuePeer"]
+__all__ = ["ManagerQueuePeer", "ManagerQueueRig"]
 
 
 class ManagerQueuePeer(Peer):
@@ -25,11 +26,11 @@ class ManagerQueuePeer(Peer):
     def open(self, layout: Layout, directory: Path) -> Iterator[Rig]:
         with multiprocessing.get_context("spawn").Manager() as manager:
             queues = [[manager.Queue() for _ in range(layout.subscribers)] for _ in range(layout.stages)]
-            yield ManagerQueueRig(queues, directory, manager._process.pid)  # type: ignore[attr-defined, arg-type]
+            yield ManagerQueueRig(queues, directory, manager._process.pid)  # type: ignore[attr-defined]
 
 
 class ManagerQueueRig(QueueRig):
-    def __init__(self, queues: list, directory: Path, server_pid: int) -> None:
+    def __init__(self, queues: list[list[Any]], directory: Path, server_pid: int) -> None:
         super().__init__(queues, directory)
         self._server_pid = server_pid
 

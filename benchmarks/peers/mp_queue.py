@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -44,7 +44,7 @@ class QueueRig(Rig):
     queues: Of each stage, one for each subscriber.
     """
 
-    def __init__(self, queues: list[list[Queue[Data | None]]], directory: Path) -> None:
+    def __init__(self, queues: Sequence[Sequence[Queue[Data | None]]], directory: Path) -> None:
         self.counters = Counters(directory)
         self._queues = queues
         self._directory = directory
@@ -66,7 +66,7 @@ class QueueRig(Rig):
 
 
 class QueueProducer(ProducerTicket, Source):
-    def __init__(self, queues: list[Queue[Data | None]]) -> None:
+    def __init__(self, queues: Sequence[Queue[Data | None]]) -> None:
         self._queues = queues
 
     def open(self) -> AbstractContextManager[Source]:
@@ -80,7 +80,7 @@ class QueueProducer(ProducerTicket, Source):
 
 
 class QueueConsumer(ConsumerTicket):
-    def __init__(self, queue: Queue[Data | None], following: list[Queue[Data | None]], directory: Path) -> None:
+    def __init__(self, queue: Queue[Data | None], following: Sequence[Queue[Data | None]], directory: Path) -> None:
         self._queue = queue
         self._following = following
         self._directory = directory

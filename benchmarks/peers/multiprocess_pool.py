@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.peers.interface import Data, Layout, PoolRig, ProducerTicket, Rig, Source
 from benchmarks.peers.pools import PoolPeer, handle, meet
 
-__all__ = ["MultiprocessPoolPeer"]
+__all__ = ["MultiprocessPoolPeer", "MultiprocessPoolRig"]
 
 
 class MultiprocessPoolPeer(PoolPeer):

@@ -25,7 +25,7 @@ from benchmarks.peers.encoding import pack, unpack, whole, whole_from
 from benchmarks.peers.interface import ConsumerTicket, Data, Layout, Peer, ProducerTicket, Rig, Source, Take
 from benchmarks.peers.server import not_found, running
 
-__all__ = ["NatsPeer"]
+__all__ = ["NatsConsumer", "NatsPeer", "NatsProducer", "NatsRig", "NatsSource"]
 
 SERVER = "nats-server"
 STREAM = "events"

@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.peers.interface import Data, Layout, PoolRig, ProducerTicket, Rig, Source
 from benchmarks.peers.pools import PoolPeer, handle, meet
 
-__all__ = ["ExecutorPeer"]
+__all__ = ["ExecutorPeer", "ExecutorRig"]
 
 
 class ExecutorPeer(PoolPeer):

@@ -24,7 +24,7 @@ from benchmarks.peers.encoding import head_of, join, pack, unpack
 from benchmarks.peers.interface import ConsumerTicket, Data, Layout, Peer, ProducerTicket, Rig, Source, Take
 from benchmarks.peers.server import not_found, running
 
-__all__ = ["RedisPeer"]
+__all__ = ["RedisConsumer", "RedisPeer", "RedisProducer", "RedisRig", "RedisSource"]
 
 SERVER = "redis-server"
 BATCH = 256

@@ -33,7 +33,7 @@ def running(command: Sequence[str], log: Path, is_up: Callable[[int], bool]) -> 
         is_up: Given the pid, whether clients can connect by now.
 
     Raises:
-        RuntimeError: It ended at once, or was not up in time; its last words are in the text.
+        RuntimeError: It ended at once, or was not up in time; the end of its log is in the text.
     """
     path = _path(command[0])
     assert path is not None

@@ -5,7 +5,7 @@ There is no broker: consumers bind, the producer connects. Arrays go as a frame 
 each subscriber. Queues are unbounded (HWM 0): with a bound, PUB drops silently.
 
 It does less than the bus: nobody knows who has handled what, a dead consumer's events are lost, PUSH deals events out
-in turn whoever is busy. Each consumer process counts what it has handled.
+in turn, to busy consumers as to idle ones. Each consumer process counts what it has handled.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmarks.counters import Counter, Counters
 from benchmarks.peers.encoding import head_of, join, pack, unpack
 from benchmarks.peers.interface import ConsumerTicket, Data, Layout, Peer, ProducerTicket, Rig, Source, Take
 
-__all__ = ["ZmqPeer"]
+__all__ = ["ZmqConsumer", "ZmqPeer", "ZmqProducer", "ZmqRig", "ZmqSource"]
 
 LOOK_INTERVAL_MS = 50
 """How often a consumer that gets nothing looks whether it shall stop."""
@@ -81,7 +81,7 @@ class ZmqProducer(ProducerTicket):
             socket.set(zmq.RCVTIMEO, CONNECT_TIMEOUT_MS)
             socket.set(zmq.LINGER, 0)
             if fans_out:
-                socket.set(zmq.XPUB_VERBOSE, 1)  # It tells of every subscription, of equal ones, too.
+                socket.set(zmq.XPUB_VERBOSE, 1)  # It reports every subscription, even equal ones.
             for subscriber in range(self._layout.subscribers):
                 for process in range(self._layout.processes_each):
                     socket.connect(_address(self._directory, f"{self._stage}-{subscriber}-{process}"))

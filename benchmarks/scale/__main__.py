@@ -15,7 +15,7 @@ from benchmarks.scale.growth import Row, arrival, backlog, endpoints, subscriber
 from benchmarks.scale.standing import connecting, idle, long_run
 from benchmarks.tables import markdown_table, text_table
 
-SIZES_OF_64 = [1, 4, 16, 64]
+SIZES, QUICK_SIZES = [1, 4, 16, 64], [1, 4, 16]
 TITLES = {
     "backlog": "Cost of an event as the backlog grows; ratios to the smallest.",
     "arrival": "The manager's memory for an event that waits.",
@@ -30,7 +30,7 @@ TITLES = {
 
 def main() -> int:
     arguments = _parse()
-    tables = {}
+    tables: dict[str, list[Row]] = {}
     for name, rows in _cases(arguments).items():
         if arguments.only and name not in arguments.only:
             continue
@@ -47,13 +47,14 @@ def main() -> int:
 
 def _cases(arguments: argparse.Namespace) -> dict[str, Callable[[], Iterator[Row]]]:
     quick, events = arguments.quick, arguments.events
+    sizes = QUICK_SIZES if quick else SIZES
     backlogs = [size for size in (1_000, 10_000, 100_000, 1_000_000) if size <= arguments.backlog]
     return {
         "backlog": partial(backlog, backlogs, events),
         "arrival": partial(arrival, events // 2),
         "topics": partial(topics, [1, 10, 100, 1_000], events),
-        "endpoints": partial(endpoints, SIZES_OF_64, events),
-        "subscribers": partial(subscribers, SIZES_OF_64, events),
+        "endpoints": partial(endpoints, sizes, events),
+        "subscribers": partial(subscribers, sizes, events),
         "connecting": partial(connecting, 3 if quick else 9),
         "idle": partial(idle, [1, 8], 0.5 if quick else 5.0),
         "long-run": partial(long_run, arguments.long_run),
@@ -87,7 +88,7 @@ def _parse() -> argparse.Namespace:
     add("--backlog", type=int, metavar="N", help="the largest backlog (1,000,000; quick: 10,000)")
     add("--long-run", type=int, metavar="N", help="events of the long run (1,000,000; quick: 50,000)")
     add("--markdown", action="store_true", help="print the tables as README.md has them")
-    add("--json", metavar="FILE", help="write the figures there, too")
+    add("--json", metavar="FILE", help="also write the figures to this file")
     arguments = parser.parse_args()
     arguments.events = arguments.events or (5_000 if arguments.quick else 50_000)
     arguments.backlog = arguments.backlog or (10_000 if arguments.quick else 1_000_000)

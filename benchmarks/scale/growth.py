@@ -18,7 +18,7 @@ HOLDER_CREDIT = 256
 
 
 def backlog(sizes: list[int], events: int) -> Iterator[Row]:
-    """So many events wait in a mailbox that nobody reads; then it is read to its end.
+    """Events wait in a mailbox that nobody reads; then it is read to its end.
 
     `publish` and `take` are the events of the backlog itself; `beside` are events of another topic, published and
     settled while the backlog waits.
@@ -57,7 +57,7 @@ def _take(scene: Setting, inbox: Inbox, size: int) -> None:
 
 
 def arrival(events: int) -> Iterator[Row]:
-    """Memory of the manager while so many events wait: those that arrive together share what they can."""
+    """Memory of the manager while events wait: those that arrive together share what they can."""
     for apart in (False, True):
         with setting([HELD], backlog=events) as scene:
             scene.bus.inbox("holder", [HELD], credit=HOLDER_CREDIT)
@@ -70,7 +70,7 @@ def arrival(events: int) -> Iterator[Row]:
 
 
 def topics(sizes: list[int], events: int) -> Iterator[Row]:
-    """Events go to so many topics in turn; one subscriber gets them all."""
+    """Events go to each of the topics in turn; one subscriber gets them all."""
     for size in sizes:
         names = [f"topic-{number}" for number in range(size)]
         with setting(names) as scene:
@@ -79,7 +79,7 @@ def topics(sizes: list[int], events: int) -> Iterator[Row]:
 
 
 def endpoints(sizes: list[int], events: int) -> Iterator[Row]:
-    """So many processes share one subscriber's events."""
+    """Several processes share one subscriber's events."""
     for size in sizes:
         with setting([FLOWING]) as scene:
             scene.subscribe(["shared"], FLOWING, processes=size)
@@ -87,7 +87,7 @@ def endpoints(sizes: list[int], events: int) -> Iterator[Row]:
 
 
 def subscribers(sizes: list[int], events: int) -> Iterator[Row]:
-    """Each event goes to so many subscribers, all in one process; the cost is that of one delivery."""
+    """Each event goes to several subscribers, all in one process; the cost is that of one delivery."""
     for size in sizes:
         with setting([FLOWING]) as scene:
             scene.subscribe([f"subscriber-{number}" for number in range(size)], FLOWING)

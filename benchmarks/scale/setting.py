@@ -70,7 +70,7 @@ class Setting:
         return self.cost(events, run)
 
     def cost(self, events: int, run: Callable[[], None]) -> Cost:
-        """What each of so many events costs in `run`."""
+        """What each of the `events` that `run` publishes costs."""
         computed_ns, began = cpu_ns(self.manager_pid), time.monotonic()
         run()
         elapsed_s = time.monotonic() - began
@@ -80,7 +80,7 @@ class Setting:
 
 @contextmanager
 def setting(topics: Sequence[str], backlog: int = 0) -> Iterator[Setting]:
-    """A bus that has room for so many events at once."""
+    """A bus that has room for a backlog of `backlog` events."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ebmp-bench-")))
         memory_bytes = max(MEMORY_BYTES_MIN, backlog * EVENT_BYTES_MAX)

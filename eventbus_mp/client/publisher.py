@@ -235,7 +235,7 @@ class Publisher:
         self, arena: Arena, encoded: EncodedEvent, topic: int, event: Event, awaited: bool
     ) -> tuple[bytes, tuple[int, int, int, int, int], GrantedSpan | None] | None:
         """Put the event into shared memory: (records, place, the span that was filled); None: no room."""
-        # hot path, 1.2 us: what fits into the span in use is placed, and a plain record is packed, without a call.
+        # hot path: 1.2 us. What fits into the span in use is placed, and a plain record is packed, without a call.
         # ClientProtocol.notify is the long way to the same bytes; tests/client/test_publisher.py compares the two.
         length = encoded[4]
         offset = arena.position

@@ -95,7 +95,7 @@ def test_mark_from_another_process(bus: EventBus) -> None:
     assert inbox.get(10) == shadow
     in_another_process(bus, "bus.mark_as_completed('one', ('a', '1'))")
     assert bus.watcher(shadow) is None
-    # It is in hand here, so its memory stays until this process is done with it, too.
+    # Its delivery is in flight here, so its memory stays until this process has settled it.
     assert bus.fetch_event_data(shadow) == bytes(100_000)
     inbox.complete(shadow)
     assert bus.fetch_event(shadow) is None
@@ -288,7 +288,7 @@ def test_the_story_of_an_event(bus: EventBus) -> None:
 
 
 def test_unsubscribed_just_as_the_listener_begins(bus: EventBus) -> None:
-    """Between taking it and having it in hand: it goes back, and nobody has it for ever."""
+    """Between taking the delivery and counting it as in flight: it goes back, and nobody keeps it for ever."""
     begins, may_go_on = threading.Event(), threading.Event()
 
     def listener(shadow: Any) -> None:

@@ -91,7 +91,7 @@ def test_what_is_in_hand_goes_to_another_inbox_at_close(make_bus: Make) -> None:
     assert taken == ("a", "0")
     second = other.inbox("shared", ["a"])
     first.close()
-    ids = []
+    ids: list[str] = []
     while len(ids) < 4:
         for shadow in second.get_many(10, 10):
             ids.append(shadow.id)
@@ -117,7 +117,7 @@ def test_fileno_is_readable_while_something_waits(bus: EventBus) -> None:
 def test_fileno_is_not_readable_when_all_that_waited_has_expired(
     bus: EventBus, an_hour_later: Callable[[], None]
 ) -> None:
-    """Or a loop that is told to look, and finds nothing, would be told again and again."""
+    """Otherwise an event loop would wake up again and again, and find nothing each time."""
     inbox = bus.inbox("one", ["a"])
     fd = inbox.fileno()
     bus.notify(Event("1", "a", 1, occurred_at=time.time_ns() // 1_000, ttl=HOUR_US))
@@ -143,19 +143,19 @@ def test_fileno_is_readable_from_the_end_on(make_bus: Make, end: str) -> None:
 
 
 def test_events_that_expired_on_the_way_make_room_for_others(bus: EventBus, an_hour_later: Callable[[], None]) -> None:
-    """They are told before the wait for the next one: they take the inbox's credit until then."""
+    """Their outcomes are reported before the wait for the next event: until then they take the inbox's credit."""
     inbox = bus.inbox("one", ["a"], credit=2)
     now = time.time_ns() // 1_000
     bus.notify_many(Event(str(index), "a", index, occurred_at=now, ttl=HOUR_US) for index in range(2))
     bus.notify(Event("2", "a", 2))
     while bus.statistics().subscribers[0].sent < 2:
-        pass
+        bus.topics()
     an_hour_later()
     assert inbox.get(20) == ("a", "2")
 
 
 def test_a_shadow_from_elsewhere(make_bus: Make) -> None:
-    """Marked like by `mark_as_completed`: for whoever holds it, if the inbox was told of the event."""
+    """It is marked as by `mark_as_completed`, for the process that holds it, if the inbox gets its topic."""
     bus, other = make_bus(topics=["a", "b"]), make_bus()
     inbox = bus.inbox("one", ["a"], credit=1)
     shared = other.inbox("one", ["a"], credit=1)

@@ -27,8 +27,8 @@ DERIVED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "steps": lambda view: view[::3],
     "turned": lambda view: view[::-1],
     "reshaped": lambda view: view[: len(view) // 4 * 4].reshape(4, -1).T.reshape(-1),
-    "through a buffer": lambda view: np.frombuffer(memoryview(np.ascontiguousarray(view)), "u1"),
-    "sub-view of a buffer": lambda view: np.asarray(memoryview(view)[2:]) if len(view) > 2 else view,
+    "through a buffer": lambda view: np.frombuffer(np.ascontiguousarray(view).data, "u1"),
+    "sub-view of a buffer": lambda view: np.asarray(view.data[2:]) if len(view) > 2 else view,
 }
 
 
@@ -108,8 +108,13 @@ class Leases(RuleBasedStateMachine):
 def test_views_hold_what_was_written_whatever_is_dropped_first(make_bus: Make) -> None:
     bus = make_bus(topics=["a"], check_invariants=True)
     inbox = bus.inbox("one", ["a"], credit=IN_HAND_MAX)
+
+    class LeasesOfThisBus(Leases):
+        def __init__(self) -> None:
+            super().__init__(bus, inbox)
+
     run_state_machine_as_test(
-        lambda: Leases(bus, inbox),
+        LeasesOfThisBus,
         settings=settings(
             max_examples=30, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
         ),

@@ -33,6 +33,7 @@ def test_bytes_of_any_size(bus: EventBus, nbytes: int) -> None:
         assert loan.buffer is not None
         loan.buffer[:] = pattern[:nbytes]
     event = take(bus, inbox)
+    assert loan.shadow is not None
     assert (event.topic, event.id) == tuple(loan.shadow) == (loan.topic, loan.id)
     assert type(event.data) is memoryview
     assert event.data.readonly

@@ -23,7 +23,7 @@ from eventbus_mp.memory import shm
 from eventbus_mp.runtime.rundir import RunDir
 from tests.faults.helpers import end_with_parent
 
-__all__ = ["kill_managers", "kill_workers", "look_for_leaks"]
+__all__ = ["Worker", "kill_managers", "kill_workers", "look_for_leaks", "main"]
 
 WINDOW = 2_000
 """Unsettled events that a producer keeps on the way: full load without a queue that only grows."""
@@ -56,7 +56,7 @@ class Worker:
         self.rest = early[: -len(READY)]
 
     def read(self) -> list[tuple[int, int]]:
-        """(event, time) of what it has told; whole ones only, as a killed one can leave none half written."""
+        """(event, time) of what it has reported; whole notes only, because a pipe takes something that small whole."""
         found: list[tuple[int, int]] = []
         while select.select([self.said], [], [], 0)[0]:
             data = os.read(self.said, 1 << 16)
@@ -164,7 +164,7 @@ def kill_managers(run_dir: str, times: int) -> dict[str, Any]:
     while len(got) < sent:
         select.select([worker.said], [], [], 10)
         got += [number for number, _ in worker.read()]
-    hoarded = set()
+    hoarded: set[int] = set()
     while len(hoarded) < 10_000:
         for shadow in hoard.get_many(100, 10):
             hoarded.add(int(shadow.id))

@@ -1,4 +1,4 @@
-"""What the tests of faults share: waiting for deaths, and taking everything out of an inbox."""
+"""What the tests of faults share: waiting for deaths, and emptying an inbox."""
 
 from __future__ import annotations
 
@@ -19,25 +19,31 @@ def end_with_parent() -> None:
 
 
 def death_of(child: Any) -> list[Any]:
-    """Wait until a child is killed: what it had said before."""
-    said = []
+    """Wait until a child is killed; returns what it sent before."""
+    sent = []
     while True:
         try:
-            said.append(child.hear())
+            sent.append(child.hear())
         except (EOFError, ConnectionResetError):
             break
     assert child.wait() == -signal.SIGKILL
-    return said
+    return sent
 
 
 def await_links(bus: EventBus, count: int) -> None:
-    """Ask until the manager knows no more than so many processes; the test's watchdog ends a vain wait."""
-    while bus.statistics().links > count:
-        pass
+    """Wait until the manager has only `count` processes left, after the others have died or closed their pipes.
+
+    The kernel reports an end to the manager as soon as it happens, and the manager looks at everything that is reported
+    before it waits again. So the first or the second answer counts them, unless a standby takes over meanwhile. Each
+    question waits for its answer; the test's watchdog ends a vain wait.
+    """
+    links = bus.statistics().links
+    while links > count:
+        links = bus.statistics().links
 
 
 def taken_from(bus: EventBus, inbox: Any, until: str) -> list[tuple[str, Any]]:
-    """Take and complete everything up to the event of this id: (id, data) in the order of arrival."""
+    """Take and complete everything up to the event with this id; returns (id, data) in the order of arrival."""
     taken: list[tuple[str, Any]] = []
     while not taken or taken[-1][0] != until:
         shadow = inbox.get(30)

@@ -20,18 +20,20 @@ from eventbus_mp import BusConfig, Event, EventBus
 from eventbus_mp.core.bus import BusCore
 from eventbus_mp.errors import ProtocolError
 from eventbus_mp.protocol import records
-from eventbus_mp.protocol.decoders import REQUESTS, ManagerDecoder
+from eventbus_mp.protocol.decoders import ManagerDecoder
 from eventbus_mp.protocol.effects import CloseLink
 from eventbus_mp.protocol.messages import SPAN_NEEDED, LinkLost, LinkOpened, SpanWanted
 from eventbus_mp.protocol.records import RECORD
-from eventbus_mp.protocol.requests import RegisterTopic, ShutDown, Subscribe
+from eventbus_mp.protocol.requests import REQUESTS, RegisterTopic, ShutDown, Subscribe
 from tests.faults.rogue import Rogue
 
-__all__ = ["Mutator", "try_on_core", "try_on_manager"]
+__all__ = ["Mutator", "main", "try_on_core", "try_on_manager"]
 
 INTERESTING = (0, 1, 2, 3, 7, 40, 63, 64, 255, 256, 1 << 16, 1 << 18, (1 << 18) + 64, 1 << 20, (1 << 31), (1 << 32) - 1)
 LARGE = (*INTERESTING, 1 << 40, (1 << 40) + 1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
-VALUES = (None, True, -1, 0, 1, 5, 1 << 40, 2**64 - 1, 1.5, "", "a", "b", "(", "x" * 300, b"", b"\xc0", b"\xc1", [], {})
+NUMBERS = (-1, 0, 1, 5, 1 << 40, 2**64 - 1, 1.5)
+TEXTS = ("", "a", "b", "(", "x" * 300, b"", b"\xc0", b"\xc1")
+VALUES: tuple[object, ...] = (None, True, *NUMBERS, *TEXTS, [], {})
 FRAMES_A_LINK = 30
 """A damaged length can make a whole link's frames the body of one."""
 NEVER = {ShutDown}
@@ -101,7 +103,7 @@ class Mutator:
 
 
 def try_on_core(frames: int, seed: int, *, check_every: int = 1_000) -> int:
-    """Feed so many frames to a core, each link until it breaks the protocol: how many links did.
+    """Feed `frames` frames to a core, each link until it breaks the protocol; returns how many links did.
 
     Raises:
         Exception: A bug: anything but a `ProtocolError` or a closed link.
@@ -139,7 +141,7 @@ def try_on_core(frames: int, seed: int, *, check_every: int = 1_000) -> int:
 
 
 def try_on_manager(run_dir: Path, frames: int, seed: int) -> int:
-    """Send so many frames to a manager, while an honest client's events go through: how many events did."""
+    """Send `frames` frames to a manager while an honest client publishes; returns how many of its events came."""
     mutator, sent = Mutator(seed), 0
     with EventBus("test", ["honest"], run_dir=str(run_dir), memory_bytes_max=16 << 20) as bus:
         inbox = bus.inbox("honest one", ["honest$"], credit=10)

@@ -78,12 +78,12 @@ def test_a_producer_dies(bus: EventBus, fork: Fork, point: str, nbytes: int, nth
             to_parent.send(number)
         os.kill(os.getpid(), signal.SIGTERM)  # It came through: the point was not met.
 
-    told = death_of(fork(produce))
+    sent = death_of(fork(produce))
     await_links(bus, 1)
     bus.notify(Event("last", "a", b"last"))
     taken = taken_from(bus, inbox, until="last")
     # Every event that notify returned from, and the one that it was in, if its record was written whole.
-    expected = [*told, len(told)] if point == "after notify" else told
+    expected = [*sent, len(sent)] if point == "after notify" else sent
     assert [(id, data) for id, data in taken] == [
         *((str(number), payload(number, nbytes)) for number in expected),
         ("last", b"last"),
@@ -124,7 +124,7 @@ def test_a_consumer_dies(bus: EventBus, fork: Fork, point: str, nbytes: int, nth
 
     def consume(to_parent: Any) -> None:
         die_at(point, nth=nth)
-        # A credit of one: each settle is told before the next event comes.
+        # With a credit of one, each outcome is reported before the next event comes.
         bus.on("a", name="taker", credit=1)(lambda event: to_parent.send(int(event.id)))
         to_parent.send(None)
         signal.pause()
@@ -141,7 +141,7 @@ def test_a_consumer_dies(bus: EventBus, fork: Fork, point: str, nbytes: int, nth
         numbers = [int(id) for id, _ in taken[:-1]]
         assert {*seen, *numbers} == set(range(EVENTS))
         assert numbers == sorted(numbers)
-        assert len({*seen} & {*numbers}) <= 1, "more than the one in hand came again"
+        assert len({*seen} & {*numbers}) <= 1, "more than the one in flight came again"
         assert [data for _, data in taken[:-1]] == [payload(number, nbytes) for number in numbers]
         found = bus.statistics().subscribers[0]
         assert (found.completed, found.skipped) == (EVENTS + 1, 0)

@@ -47,6 +47,11 @@ def request(kind: int, body: bytes) -> bytes:
     return records.pack_request(kind, 1, body)
 
 
+def three_events_in_one_place(rogue: Rogue) -> list[bytes]:
+    span, first = rogue.span(), rogue.first_sequence
+    return [notified(rogue, span.segment, span.offset, 1 << 17, sequence=first + n) for n in range(3)]
+
+
 BREACHES: dict[str, tuple[Attack, str]] = {
     "a segment that is not there": (lambda rogue, place: [notified(rogue, 99, 1 << 18, 64)], "may write"),
     "the table of a segment": (lambda rogue, place: [notified(rogue, 1, 0, 64)], "may write"),
@@ -59,13 +64,7 @@ BREACHES: dict[str, tuple[Attack, str]] = {
         lambda rogue, place: [notified(rogue, (own := rogue.span()).segment, own.offset, 8)],
         "8 bytes",
     ),
-    "one place for many events": (
-        lambda rogue, place: [
-            own := rogue.span(),
-            *[notified(rogue, own.segment, own.offset, 1 << 17, sequence=rogue.first_sequence + n) for n in range(3)],
-        ][1:],
-        "than it has",
-    ),
+    "one place for many events": (lambda rogue, place: three_events_in_one_place(rogue), "than it has"),
     "a topic that was never there": (
         lambda rogue, place: [notified(rogue, (own := rogue.span()).segment, own.offset, 64, topic=77)],
         "never given out",
@@ -160,6 +159,8 @@ def test_a_breach_is_the_end_of_its_link(make_bus: Make, run_dir: Path, name: st
     assert "goes on in its place" not in log_of(run_dir)
 
 
+NO_DELIVERIES: list[Any] = [["x"], 7]
+NO_PATTERNS: list[Any] = [1, "("]
 HARMLESS: dict[str, Callable[[Rogue, Any], bytes]] = {
     "settles what it does not have": lambda rogue, place: records.pack_settled(1, 1, place.sequence, 1),
     "settles a million": lambda rogue, place: records.pack_settled(1, 1, place.sequence & ~0xFF, 1 << 20) * 1000,
@@ -168,9 +169,9 @@ HARMLESS: dict[str, Callable[[Rogue, Any], bytes]] = {
     "cancels what it did not ask": lambda rogue, place: records.pack_span_wanted(5, SPAN_CANCELLED),
     "explains for nobody": lambda rogue, place: encode_request(ExplainSkip(0, 1, 1 << 60, "x" * 9999, "y" * 9999)),
     "stops what it does not host": lambda rogue, place: encode_request(StopHosting(0, 1, -5)),
-    "compares without being asked": lambda rogue, place: encode_request(ReportState(0, 1, 1, [["x"], 7], [[1]])),
+    "compares without being asked": lambda rogue, place: encode_request(ReportState(0, 1, 1, NO_DELIVERIES, [[1]])),
     "asks for a strange topic": lambda rogue, place: encode_request(NameTopic(0, 1, -1)),
-    "a pattern that is none": lambda rogue, place: encode_request(Subscribe(0, 1, "x", b"\xc0", [1, "("], 1, False)),
+    "a pattern that is none": lambda rogue, place: encode_request(Subscribe(0, 1, "x", b"\xc0", NO_PATTERNS, 1, False)),
     "drains a pattern that is none": lambda rogue, place: encode_request(Drain(0, 1, "(")),
     "a config that cannot be read": lambda rogue, place: encode_request(Subscribe(0, 1, "x", b"\xc1", [], 1, False)),
     "the story of no event": lambda rogue, place: encode_request(GetHistory(0, 1, -1)),

@@ -94,7 +94,7 @@ def test_a_manager_without_a_standby_works_and_gets_one_later(
     assert "cannot make a standby" in RunDir(bus.config.run_dir or "", bus.name).log.read_text()
     assert Path(f"/proc/{pid}/task/{pid}/children").read_text() == ""
     flag.unlink()
-    make_bus().topics()  # Who connects is in the next standby.
+    make_bus().topics()  # A process that connects makes the manager fork a standby.
     kill_manager(bus)
     bus.notify_many(Event(str(n), "a", n) for n in range(1000, 2000))
     bus.drain(timeout_s=20)
@@ -118,8 +118,13 @@ def test_the_end_of_a_manager_without_a_standby_is_said(make_bus: Make, refused:
 def test_requests_and_waits_in_flight_are_answered(bus: EventBus) -> None:
     inbox = bus.inbox("slow", ["a"], credit=100)
     answers: list[Any] = []
+
+    def drain() -> None:
+        bus.drain("a", timeout_s=30)
+        answers.append(None)
+
     waiting = threading.Thread(target=lambda: answers.append(bus.notify_and_wait(Event("1", "a", 1), timeout_s=30)))
-    draining = threading.Thread(target=lambda: answers.append(bus.drain("a", timeout_s=30)))
+    draining = threading.Thread(target=drain)
     waiting.start()
     shadow = inbox.get(20)
     assert shadow is not None

@@ -46,7 +46,7 @@ def test_handlers_go_on_after_a_scribbled_event(
     make_bus: Make, caplog: pytest.LogCaptureFixture, name: str, nbytes: int
 ) -> None:
     bus, producer = make_bus(topics=["a"]), make_bus()
-    got: list[str] = []
+    got: list[int] = []
     inbox = bus.inbox("inbox", ["a"], credit=10)
     listener = make_bus()
     # Held until the memory is overwritten, and then handled by every kind of reader.
@@ -88,6 +88,7 @@ def test_an_inbox_goes_on_after_a_scribbled_event(make_bus: Make, name: str) -> 
 def test_shadows_made_by_hand(bus: EventBus) -> None:
     inbox = bus.inbox("inbox", ["a"], credit=10)
     true = bus.notify(Event("1", "a", b"x" * 100))._place
+    assert true is not None
     forged = [
         true._replace(sequence=true.sequence + 1),
         true._replace(sequence=5),
@@ -102,6 +103,7 @@ def test_shadows_made_by_hand(bus: EventBus) -> None:
         assert bus.watcher(shadow) is None
     assert bus.fetch_event(("a", "nowhere")) is None
     taken = inbox.get(20)
+    assert taken is not None
     assert bus.fetch_event_data(taken) == b"x" * 100
     assert bus.statistics().links == 1
 
@@ -111,9 +113,11 @@ def test_a_view_outlives_the_inbox_that_it_came_from(make_bus: Make) -> None:
     inbox = bus.inbox("shared", ["a"])
     bus.notify(Event("1", "a", b"x" * 100_000))
     shadow = inbox.get(20)
+    assert shadow is not None
     event = bus.fetch_event(shadow)
     assert event is not None
     raw = event.raw
+    assert raw is not None
     inbox.close()  # Not settled: it goes to another process, which settles it, while this one still looks at it.
     with other.inbox("shared", ["a"]) as theirs:
         taken = theirs.get(20)

@@ -10,7 +10,7 @@ import pytest
 
 from eventbus_mp import Event, EventBus, Skip, WorkerPool
 from eventbus_mp._crashpoints import die_at
-from tests.faults.helpers import death_of
+from tests.faults.helpers import await_links, death_of
 
 Make = Callable[..., EventBus]
 
@@ -107,6 +107,7 @@ def test_a_killed_consumer_gives_back_its_views(make_bus: Make, fork: Callable[.
         event = bus.fetch_event(("a", "1"))
         assert event is not None
         view = event.raw
+        assert view is not None
         to_parent.send(len(view))
         signal.pause()
 
@@ -119,8 +120,7 @@ def test_a_killed_consumer_gives_back_its_views(make_bus: Make, fork: Callable[.
     bus.drain(timeout_s=10)
     assert bus.statistics().memory_bytes_leased > 0
     child.kill()
-    while bus.statistics().links > 1:
-        pass
+    await_links(bus, 1)
     assert bus.statistics().memory_bytes_leased == 0
 
 

@@ -69,7 +69,7 @@ def test_a_child_that_was_forked_meanwhile_does_not_keep_it(tmp_path: Path, fork
 
 
 def test_users_processes_may_fork_in_many_threads(bus: EventBus, run_dir: Path) -> None:
-    """filelock 4 refuses that to whoever has imported it. So neither connecting nor starting a manager does."""
+    """filelock 4 refuses that where it has been imported, so neither connecting nor starting a manager imports it."""
     code = """
         import os, sys, threading
         from eventbus_mp import Event, EventBus, WorkerPool

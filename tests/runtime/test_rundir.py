@@ -1,6 +1,7 @@
 """The run directory: where it is, who may be in it, what is removed."""
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ import pytest
 
 from eventbus_mp import EventBus, EventBusError, ManagerLost
 from eventbus_mp.memory import shm
-from eventbus_mp.runtime import rundir
 from eventbus_mp.runtime.rundir import RunDir, clean_all, default_root
 
 Make = Callable[..., EventBus]
@@ -42,7 +42,7 @@ def test_the_directory_is_private(make_bus: Make, run_dir: Path) -> None:
 def test_a_directory_that_cannot_be_made(make_bus: Make, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     bus = make_bus(run_dir=str(tmp_path / "file" / "run"))
-    with pytest.raises(EventBusError, match=r"cannot be created: .*set BusConfig\.run_dir to another one"):
+    with pytest.raises(EventBusError, match=r"cannot be made: .*set BusConfig\.run_dir to another one"):
         bus.topics()
 
 
@@ -94,18 +94,20 @@ def test_default_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     assert default_root() == tmp_path / "eventbus_mp"
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "missing"))
-    assert default_root() == Path(rundir.tempfile.gettempdir()) / f"eventbus_mp-{os.getuid()}"
+    assert default_root() == Path(tempfile.gettempdir()) / f"eventbus_mp-{os.getuid()}"
 
 
 @pytest.mark.parametrize(("owner", "step"), [(Path, "is_dir"), (os, "lstat")], ids=["while it is made", "after that"])
 def test_a_manager_that_leaves_takes_the_directory_just_then(
     make_bus: Make, run_dir: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, step: str
 ) -> None:
-    found, look, removed = RunDir(run_dir, "test"), getattr(owner, step), []
+    found, look = RunDir(run_dir, "test"), getattr(owner, step)
+    removed: list[Path] = []
 
     def look_when_it_is_gone(path: Any, *arguments: Any, **settings: Any) -> Any:
         if path == found.path and not removed:
-            removed.append(os.rmdir(path))
+            os.rmdir(path)
+            removed.append(path)
         return look(path, *arguments, **settings)
 
     found.create()
