@@ -137,7 +137,7 @@ class Takeover:
         if self._fork_standby():
             self._take_over(position)
             return
-        self._catch_up(position)
+        self.catch_up(position)
         self._journal.takeovers = 0
         self._ingest.is_standby_stale = True  # For one that need not repeat all of this.
 
@@ -145,7 +145,7 @@ class Takeover:
         """Have new processes accepted."""
         self._poller.watch(self._acceptor.listener.fileno(), self._acceptor.accept)
 
-    def _catch_up(self, position: Position) -> None:
+    def catch_up(self, position: Position) -> None:
         """Repeat what the dead manager took in, then have each process report what it has."""
         ingest, links = self._ingest, self._links
         with self._executor.replaying():
