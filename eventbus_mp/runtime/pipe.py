@@ -11,7 +11,7 @@ from collections import deque
 __all__ = ["READ_BYTES", "PipeEnds", "make_pipe"]
 
 READ_BYTES = 1 << 16
-"""`os.read` allocates this much first. Over 128 KiB that is a mapping of its own, and a read takes 9 us instead of 1."""
+"""`os.read` allocates this much first. Over 128 KiB that is a mapping of its own, and a read takes 9 us and not 1."""
 PIPE_BYTES = 1 << 18
 BACKLOG_BYTES_MAX = 256 << 20
 """How much may wait for a process that does not read. A process that asks and never reads the answers is cut off."""
