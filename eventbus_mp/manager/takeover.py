@@ -10,10 +10,11 @@
                                        forks a standby of its own
                                        repeats the journal, without writing to anybody
                                        gives up the links that were never greeted
-                                       tells each process that it is the manager now, and repeats unsent replies
+                                       tells each process that it is the manager now, with the replies since the fork
 
-Nobody knows which of the dead manager's frames have reached their processes. So none of them is sent again but the
-replies. Instead each process reports what it has, and the core makes up the difference (`ManagerReplaced`, `Resync`).
+Nobody knows which of the dead manager's frames have reached their processes. Replies are all sent again, because a
+process ignores one that it has already. Of everything else nothing is sent again: each process reports what it has, and
+the core makes up the difference (`ManagerReplaced`, `Resync`).
 """
 
 from __future__ import annotations

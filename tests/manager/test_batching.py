@@ -1,5 +1,7 @@
 """The pause under load: none on a quiet bus, one a cycle on a busy one, and none again afterwards."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from eventbus_mp.manager import batching
@@ -12,8 +14,9 @@ class Kernel:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_ns = 1_000
         self.pauses: list[float] = []
-        monkeypatch.setattr(batching.time, "monotonic_ns", lambda: self.now_ns)
-        monkeypatch.setattr(batching.select, "select", lambda r, w, x, timeout_s: self.pauses.append(timeout_s))
+        monkeypatch.setattr(batching, "time", SimpleNamespace(monotonic_ns=lambda: self.now_ns))
+        pause = SimpleNamespace(select=lambda r, w, x, timeout_s: self.pauses.append(timeout_s))
+        monkeypatch.setattr(batching, "select", pause)
 
 
 @pytest.fixture
