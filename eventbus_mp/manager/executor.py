@@ -1,7 +1,7 @@
 """The executor of effects: hands one message to the core and carries out what the core decides.
 
-It has no clock, no descriptor and no process of its own. The time is passed in, frames go to a `Transport`, segments
-are made in a `Segments`. So a whole bus can run in one thread, under a clock that a test holds.
+It has no clock, no descriptor and no process of its own: the time is passed in, frames go to a `Transport`, and segments
+are made in a store. So a whole bus can run in one thread, under a clock that a test holds.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ class EffectExecutor:
         core: The decisions.
         prefix: What the names of segments begin with.
         transport: Where frames go.
-        segments: Where payloads live.
+        store: Where segments, and the payloads in them, live.
     """
 
-    def __init__(self, core: BusCore, prefix: str, transport: Transport, segments: Segments) -> None:
+    def __init__(self, core: BusCore, prefix: str, transport: Transport, store: Segments) -> None:
         self.core = core
         self.is_stopping = False
         """The core said that the bus is over."""
         self._prefix = prefix
         self._transport = transport
-        self._segments = segments
+        self._store = store
         self._rows = self._PERFORM
         self._follow_ups: list[Message] = []
         self._missing: dict[int, effects.CreateSegment] = {}
@@ -88,9 +88,9 @@ class EffectExecutor:
 
     @contextmanager
     def replaying(self) -> Iterator[None]:
-        """Meanwhile effects are carried out as their class says for a new manager that repeats what an old one did.
+        """A context in which each effect is carried out as the `REPLAY` of its class says.
 
-        This is the only place that looks at `REPLAY`.
+        A new manager repeats in it what the one before did. Nothing else in the manager looks at `REPLAY`.
         """
         self._rows = {kind: _REPLAYED[kind.REPLAY](row) for kind, row in self._PERFORM.items()}
         try:
@@ -135,7 +135,7 @@ class EffectExecutor:
 
     def _create_segment(self, effect: effects.CreateSegment) -> None:
         try:
-            self._segments.create(self._name(effect.segment), effect.length)
+            self._store.create(self._name(effect.segment), effect.length)
         except FileExistsError:
             raise
         except OSError as error:
@@ -146,13 +146,13 @@ class EffectExecutor:
 
     def _remove_segment(self, effect: effects.RemoveSegment) -> None:
         self._missing.pop(effect.segment, None)
-        self._segments.remove(self._name(effect.segment))
+        self._store.remove(self._name(effect.segment))
 
     def _free_pages(self, effect: effects.FreePages) -> None:
         if effect.segment in self._missing:
             return
         try:
-            self._segments.free_pages(self._name(effect.segment), effect.offset, effect.length)
+            self._store.free_pages(self._name(effect.segment), effect.offset, effect.length)
         except OSError as error:
             log.warning("cannot give back %d bytes that are free: %s", effect.length, error)
 
@@ -185,7 +185,7 @@ class EffectExecutor:
     def _id_of(self, segment: int, offset: int, length: int, sequence: int) -> str:
         """The event's id, or its sequence number if its memory has been overwritten or recycled meanwhile."""
         try:
-            head = self._segments.read(self._name(segment), offset, min(length, HEADER_BYTES + ID_BYTES_MAX))
+            head = self._store.read(self._name(segment), offset, min(length, HEADER_BYTES + ID_BYTES_MAX))
         except OSError:
             return f"{sequence:#x}"
         event_id = read_id(head, sequence)
