@@ -1,6 +1,6 @@
 """The executor of effects: hands one message to the core and carries out what the core decides.
 
-It has no clock, no descriptor and no process of its own: the time is passed in, frames go to a `Transport`, and segments
+It has no clock, no descriptor and no process of its own: the time is passed in, frames go to a `Transport`, segments
 are made in a store. So a whole bus can run in one thread, under a clock that a test holds.
 """
 
@@ -150,7 +150,7 @@ class EffectExecutor:
 
     def _free_pages(self, effect: effects.FreePages) -> None:
         if effect.segment in self._missing:
-            return
+            return  # It has no pages.
         try:
             self._store.free_pages(self._name(effect.segment), effect.offset, effect.length)
         except OSError as error:

@@ -4,7 +4,7 @@
     -------                            -------
     renew_standby: fork  ------------> closes what only a manager may hold, sleeps
     restart the journal
-    greet who waited for that
+    greet the processes that waited
     ... takes in, writes down, decides, carries out ...
     dies                               wakes: watches every link again
                                        forks a standby of its own
@@ -171,7 +171,7 @@ class Takeover:
             ingest.link_serial = entry.link
             ingest.decide(LinkOpened(entry.link, entry.number), entry.now_ns)
         elif link is None:
-            return  # It was opened after the fork and ended before anything else came from it.
+            return  # Its pipes are not here: it was opened after the fork, or what was repeated has ended it.
         elif entry.kind is EntryKind.READ:
             ingest.take_in(link, entry.data, entry.now_ns)
         else:
