@@ -1,6 +1,6 @@
-"""`python -m eventbus_mp.manager ROOT BUS READY_FD`, with the bus-wide settings as msgpack on standard input.
+"""The manager's process: `python -m eventbus_mp.manager ROOT BUS READY_FD`.
 
-Not for people: `runtime/launch.py` starts it.
+The bus-wide settings come as msgpack on standard input. `runtime/launch.py` starts it; it is no command for users.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ LOCK_TIMEOUT_S = 15.0
 
 
 def main() -> int:
+    """Be the manager of a bus until it is over. Returns the exit code."""
     root, bus, ready_fd = sys.argv[1], sys.argv[2], int(sys.argv[3])
     config = BusConfig(**msgpack.unpackb(sys.stdin.buffer.read()))
+    # The process that was started ends here, so that the manager is not the child of the process that started it.
     if os.fork():
         os._exit(0)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
@@ -55,7 +57,7 @@ def main() -> int:
             run_dir.socket.unlink(missing_ok=True)
     except Exception:
         if serves:
-            # Its standby goes on, and needs all that we would clean up.
+            # The standby goes on, and needs all that would be cleaned up here.
             traceback.print_exc()
             os._exit(1)
         raise
@@ -67,14 +69,14 @@ def main() -> int:
 
 
 def _keep_the_collector_away() -> None:
-    """A million unsettled events must not mean a collection that walks a million objects; the core makes no cycles."""
+    """Do without the collector: it would walk a million objects for a million unsettled events, and find no cycles."""
     gc.collect()
     gc.freeze()
     gc.disable()
 
 
 def _allow_many_descriptors() -> None:
-    """Each process costs the manager three; the usual soft limit of 1,024 would end at some 340 processes."""
+    """Raise the soft limit to the hard one: at three a process, the usual 1,024 would do for 340 processes."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

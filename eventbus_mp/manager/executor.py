@@ -77,9 +77,9 @@ class EffectExecutor:
 
     @contextmanager
     def replaying(self) -> Iterator[None]:
-        """Meanwhile effects are carried out as their class says for a new manager that repeats what an old one did.
+        """A context in which each effect is carried out as the `REPLAY` of its class says.
 
-        This is the only place that looks at `REPLAY`.
+        A new manager repeats in it what the one before did. Nothing else in the manager looks at `REPLAY`.
         """
         self._rows = {kind: _REPLAYED[kind.REPLAY](row) for kind, row in self._PERFORM.items()}
         try:
@@ -139,7 +139,7 @@ class EffectExecutor:
 
     def _free_pages(self, effect: effects.FreePages) -> None:
         if effect.segment in self._missing:
-            return
+            return  # It has no pages.
         try:
             self._store.free_pages(self._name(effect.segment), effect.offset, effect.length)
         except OSError as error:

@@ -138,7 +138,10 @@ class Ingest:
         self.decide(LinkLost(link.number, crashed=True), now_ns)
 
     def cut_off_overflowing(self, overflowing: list[Link]) -> None:
-        """End the links that `LinkTable.flush` returned. That depends on how fast others read: so it is journaled."""
+        """End the links that `LinkTable.flush` returned.
+
+        A successor cannot know how fast their processes read, so it finds these losses in the journal.
+        """
         for link in overflowing:
             log.warning("process %d is cut off: it asks and does not read the answers", link.pid)
             self.lose(link)

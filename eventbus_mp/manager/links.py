@@ -34,8 +34,8 @@ class Link:
     writable_wanted: bool = False
     """The poller watches for room in the pipe."""
     unsent_replies: list[bytes] = field(default_factory=list)
-    """The replies among the frames in `ends`. A client can ask again for all other frames, but not for these: they are
-    written by the next manager if this one dies before it has."""
+    """The replies among the frames in `ends`. What other frames say is made up for when a manager takes over, but a
+    process does not ask twice. So these are written by the next manager if this one dies before it has."""
 
 
 class LinkTable:
@@ -75,9 +75,9 @@ class LinkTable:
     def flush(self) -> list[Link]:
         """Write to each link as much as its pipe takes. Returns those that have to be cut off, for they overflow.
 
-        They come back as a value, and are open still, because a lost link is a message for the core, and its effects
-        may post to any link: also to those that were flushed before it. So the caller carries that out and flushes
-        again, and nothing changes here while the links are walked through.
+        They come back as a value and are still open, because a lost link is a message for the core, whose effects may
+        post to any link, even to one that was flushed before it. So the caller carries out that message and flushes
+        again, and nothing changes while the links are walked through here.
         """
         overflowing = []
         for number, link in list(self._unflushed.items()):

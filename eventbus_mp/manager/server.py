@@ -1,6 +1,6 @@
 """The manager's loop: wait once, read what is there, let the core decide, perform its effects, write once a process.
 
-The rooms of the manager are a chain, and each knows only those to the left of it:
+The modules of the manager are a chain, and each imports only those to its left:
 
     poller  <  links  <  executor  <  ingest  <  takeover  <  server
 
@@ -9,7 +9,9 @@ The rooms of the manager are a chain, and each knows only those to the left of i
     executor    one message -> the core -> its effects on links and segments; what follows is returned
     ingest      bytes, connections, ends and time -> journal -> messages for the executor
     takeover    the standby: makes one, and is what it does when the manager dies
-    server      puts them together and turns the wheel
+    server      puts them together and runs the loop
+
+`acceptor`, `journal`, `standby` and `batching` stand beside the chain and import none of it.
 """
 
 from __future__ import annotations

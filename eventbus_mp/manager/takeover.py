@@ -4,16 +4,17 @@
     -------                            -------
     renew_standby: fork  ------------> closes what only a manager may hold, sleeps
     restart the journal
-    greet who waited for that
+    greet the processes that waited
     ... takes in, writes down, decides, carries out ...
     dies                               wakes: watches every link again
                                        forks a standby of its own
                                        repeats the journal, without writing to anybody
                                        gives up the links that were never greeted
-                                       tells each process that it is the manager now, and repeats unsent replies
+                                       tells each process that it is the manager now, with the replies since the fork
 
-Nobody knows which of the dead manager's frames have reached their processes. So none of them is sent again but the
-replies. Instead each process reports what it has, and the core makes up the difference (`ManagerReplaced`, `Resync`).
+Nobody knows which of the dead manager's frames have reached their processes. Replies are all sent again, because a
+process ignores one that it has already. Of everything else nothing is sent again: each process reports what it has, and
+the core makes up the difference (`ManagerReplaced`, `Resync`).
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ class Takeover:
         if self._fork_standby():
             self._take_over(position)
             return
-        self._catch_up(position)
+        self.catch_up(position)
         self._journal.takeovers = 0
         self._ingest.is_standby_stale = True  # For one that need not repeat all of this.
 
@@ -145,7 +146,7 @@ class Takeover:
         """Have new processes accepted."""
         self._poller.watch(self._acceptor.listener.fileno(), self._acceptor.accept)
 
-    def _catch_up(self, position: Position) -> None:
+    def catch_up(self, position: Position) -> None:
         """Repeat what the dead manager took in, then have each process report what it has."""
         ingest, links = self._ingest, self._links
         with self._executor.replaying():
@@ -170,7 +171,7 @@ class Takeover:
             ingest.link_serial = entry.link
             ingest.decide(LinkOpened(entry.link, entry.number), entry.now_ns)
         elif link is None:
-            return  # It was opened after the fork and ended before anything else came from it.
+            return  # Its pipes are not here: it was opened after the fork, or what was repeated has ended it.
         elif entry.kind is EntryKind.READ:
             ingest.take_in(link, entry.data, entry.now_ns)
         else:

@@ -4,9 +4,9 @@
     manager -> process   WELCOME: [magic, version, *Welcome], with the ends of two pipes as ancillary data,
                          or REFUSAL: [magic, version, text]
 
-Both are msgpack with a 4-byte length in front, over a unix socket that is closed afterwards. The kernel says who
-connects (SO_PEERCRED); another user is refused. Pipes cost half as much as sockets on the way that follows, and a
-process that nobody forked from the manager gets them just the same.
+Both are msgpack behind a 4-byte length, over a unix socket that is closed afterwards. The kernel says who connects
+(SO_PEERCRED), and another user is refused. The bus then uses pipes, because they cost half as much as sockets. They are
+passed over a socket because a process gets them this way whether or not it was forked from the manager.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CREDENTIALS = struct.Struct("iII")
 
 
 class Welcome(NamedTuple):
-    """What a process is told about its link and the bus."""
+    """What the greeting says about the process's link and the bus."""
 
     link: int
     segment_prefix: str
@@ -70,7 +70,7 @@ def connect(path: Path, timeout_s: float) -> socket.socket:
 
 
 class _short_address:
-    """A path that fits into a unix address (107 bytes), through an open directory when the real one does not."""
+    """A path that fits into a unix address (107 bytes). If the real one does not, it goes through an open directory."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -95,11 +95,12 @@ def peer(connection: socket.socket) -> tuple[int, int]:
 
 
 def hello() -> bytes:
+    """The HELLO of this process."""
     return _pack([MAGIC, VERSION, os.getpid()])
 
 
 def read_hello(data: bytes) -> bool:
-    """Whether `data` is a whole HELLO; False: more is to come.
+    """Whether `data` is a whole HELLO. False: it is the beginning of one.
 
     Raises:
         ProtocolError: It is something else, or of another version.
@@ -116,11 +117,12 @@ def read_hello(data: bytes) -> bool:
 
 
 def welcome(connection: socket.socket, greeting: Welcome, fds: list[int]) -> None:
-    """Send the pipe ends; the caller closes its copies."""
+    """Send WELCOME and the pipe ends. The caller closes its copies of them."""
     socket.send_fds(connection, [_pack([MAGIC, VERSION, *greeting])], fds)
 
 
 def refuse(connection: socket.socket, reason: str) -> None:
+    """Send REFUSAL."""
     connection.send(_pack([MAGIC, VERSION, reason]))
 
 

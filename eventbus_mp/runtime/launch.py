@@ -1,7 +1,8 @@
-"""Starting the manager: `python -m eventbus_mp.manager`, detached, by whoever comes first.
+"""Starting the manager: `python -m eventbus_mp.manager`, detached, by the first process that connects.
 
 It runs in a session of its own and inherits only the standard streams and one pipe, on which it says that it is ready.
-So no `__main__` is imported, and nothing of a prefork master lives on in it.
+So no `__main__` is imported, and nothing that its starter has open (as the sockets of a prefork server) stays open in
+it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from eventbus_mp.runtime.rundir import RunDir
 __all__ = ["READY", "manager_end", "start_manager"]
 
 READY = b"ready"
+"""What the manager writes when it accepts connections."""
 _PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 
 
@@ -32,7 +34,7 @@ def start_manager(run_dir: RunDir, config: BusConfig, timeout_s: float) -> None:
     """Start a manager for `run_dir` and wait until it listens. Call it with the start lock held.
 
     Raises:
-        ManagerLost: It did not come up within `timeout_s`; the text has its own last words.
+        ManagerLost: It did not come up within `timeout_s`; the text has the tail of its log.
     """
     deadline = time.monotonic() + timeout_s
     ready, says_ready = _pipe()
@@ -51,7 +53,8 @@ def start_manager(run_dir: RunDir, config: BusConfig, timeout_s: float) -> None:
             )
         os.close(says_ready)
         says_ready = -1
-        # What we started forks the manager and ends: the manager is nobody's child, and never a zombie of ours.
+        # The process that we started forks the manager and ends. So the manager is not our child, and we need not
+        # collect it when it ends.
         try:
             process.communicate(msgpack.packb(config.bus_wide()), timeout_s)
         except subprocess.TimeoutExpired:
@@ -65,7 +68,7 @@ def start_manager(run_dir: RunDir, config: BusConfig, timeout_s: float) -> None:
 
 
 def _pipe() -> tuple[int, int]:
-    """A pipe of two descriptors that are no standard stream's, also in a process that has closed its own."""
+    """A pipe whose descriptors are over 2, even in a process that has closed its standard streams."""
     ends = os.pipe()
     try:
         ready, says_ready = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in ends)
@@ -76,13 +79,13 @@ def _pipe() -> tuple[int, int]:
 
 
 def _await_ready(ready: int, run_dir: RunDir, log_bytes: int, deadline: float) -> None:
-    poll = select.poll()  # and not select(), which refuses descriptors over 1023
+    poll = select.poll()  # select() refuses descriptors over 1023.
     poll.register(ready, select.POLLIN)
     readable = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
     said = os.read(ready, len(READY)) if readable else None
     if said == READY:
         return
-    # A manager that is only late finds our end of the pipe closed, and leaves.
+    # A manager that is only late finds our end of the pipe closed and leaves.
     what = "did not come up in time" if said is None else "ended at once"
     raise ManagerLost(
         f"the manager of bus {run_dir.bus!r} {what}; its last words ({run_dir.log}):\n"
@@ -92,7 +95,7 @@ def _await_ready(ready: int, run_dir: RunDir, log_bytes: int, deadline: float) -
 
 @contextlib.contextmanager
 def manager_end(pid: int) -> Iterator[Callable[[float], bool]]:
-    """Watch the manager's process: gives a function that waits up to so many seconds for its end."""
+    """Watch the manager's process. Gives a function that waits for its end, up to the seconds that it is given."""
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -107,6 +110,6 @@ def manager_end(pid: int) -> Iterator[Callable[[float], bool]]:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, with this package importable even when it was found through the working directory."""
+    """Our environment, in which this package can be imported even if it was found through the working directory."""
     paths = [str(_PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

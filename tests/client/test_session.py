@@ -17,7 +17,12 @@ def test_a_connecting_handle_registers_its_topics_in_one_round_trip(world: InPro
     session = world.connect()
     written: list[bytes] = []
     write = session.connection.transport.write
-    session.connection.transport.write = lambda data: (written.append(data), write(data))[1]  # type: ignore[method-assign]
+
+    def record(data: bytes) -> None:
+        written.append(data)
+        write(data)
+
+    session.connection.transport.write = record  # type: ignore[method-assign]
     session.register_topics(["c", "d", "e"])
     requests = [item for item in ManagerDecoder(1).feed(b"".join(written)) if isinstance(item, Request)]
     assert len(requests) == 1

@@ -12,11 +12,19 @@ import pytest
 from eventbus_mp import BusClosed, Event, EventBus, UsageError
 from eventbus_mp.client import publisher
 from eventbus_mp.client.session import Session
+from eventbus_mp.client.transport import PipeTransport
 from eventbus_mp.locking import LeaderFollowers
 
 Make = Callable[..., EventBus]
 Fork = Callable[..., Any]
 EVENTS = 10_000
+
+
+def transport_of(bus: EventBus) -> PipeTransport:
+    """The pipes of a handle that is connected."""
+    transport = bus._live().connection.transport
+    assert isinstance(transport, PipeTransport)
+    return transport
 
 
 @pytest.mark.parametrize("batch", [1, 5])
@@ -143,7 +151,7 @@ def test_a_long_write_that_is_interrupted_goes_on(bus: EventBus, fork: Fork, ref
         inbox.complete(shadow)
         events = [Event(str(number), "a", number) for number in range(9_000)]
         manager, pipe = bus.statistics().manager_pid, select.poll()
-        pipe.register(bus._live().connection.transport._outgoing, select.POLLOUT)
+        pipe.register(transport_of(bus)._outgoing, select.POLLOUT)
 
         def interrupt(*_: Any) -> None:
             try:
@@ -224,7 +232,7 @@ def test_a_handler_that_raises_just_as_a_turn_to_read_ends(bus: EventBus, fork: 
 
     def work(to_parent: Any) -> None:
         inbox = bus.inbox("one", ["a"])
-        turns, hand_over = bus._live().connection.transport._turns, LeaderFollowers.hand_over
+        turns, hand_over = transport_of(bus)._turns, LeaderFollowers.hand_over
         main = threading.get_ident()
 
         def interrupted(self: LeaderFollowers) -> None:

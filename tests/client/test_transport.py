@@ -183,7 +183,11 @@ def test_closing_after_the_end_says_nothing(peer: Peer) -> None:
 @pytest.fixture
 def on_alarm() -> Iterator[Callable[[Callable[[], object]], None]]:
     before = signal.getsignal(signal.SIGALRM)
-    yield lambda handler: signal.signal(signal.SIGALRM, lambda *_: handler()) and None
+
+    def install(handler: Callable[[], object]) -> None:
+        signal.signal(signal.SIGALRM, lambda *_: handler())
+
+    yield install
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
 
@@ -265,7 +269,12 @@ def test_bytes_that_were_read_are_not_lost_when_a_handler_raises(peer: Peer, on_
     peer.transport.on_data = on_data
     on_alarm(interrupt)
     total, alarms = 2_000, 0
-    thread = in_thread(lambda: [peer.say(number.to_bytes(2, "big")) for number in range(total)])
+
+    def say_all() -> None:
+        for number in range(total):
+            peer.say(number.to_bytes(2, "big"))
+
+    thread = in_thread(say_all)
 
     def wait() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0.0003)
