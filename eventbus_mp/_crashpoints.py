@@ -96,7 +96,7 @@ _POINTS = {
     "manager: between decide and perform": _Point("eventbus_mp.core.bus:BusCore.handle", True),
     "manager: before a write": _Point("eventbus_mp.runtime.pipe:PipeEnds.flush", False),
     "manager: after a write": _Point("eventbus_mp.runtime.pipe:PipeEnds.flush", True),
-    "manager: before a segment is made": _Point("eventbus_mp.memory.shm:create", False),
+    "manager: before a segment is made": _Point("eventbus_mp.memory.shm:SharedMemoryStore.create", False),
     "manager: before a standby is made": _Point("eventbus_mp.manager.standby:Standby.fork", False),
     "manager: between standby and journal": _Point("eventbus_mp.manager.journal:Journal.restart", False),
     "manager: before a greeting": _Point("eventbus_mp.manager.acceptor:PendingLink.greet", False),

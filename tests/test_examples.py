@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from eventbus_mp.memory import shm
+from eventbus_mp.memory.shm import SHARED_MEMORY
 from eventbus_mp.runtime.rundir import RunDir
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -162,7 +162,7 @@ def wait_until_nothing_is_left(bus: str, run_dir: Path) -> None:
 def leftovers(bus: str, run_dir: Path) -> list[str]:
     return [
         *(f"process {pid}" for pid in processes_of(run_dir)),
-        *shm.leftovers(RunDir(run_dir, bus).segment_prefix),
+        *SHARED_MEMORY.leftovers(RunDir(run_dir, bus).segment_prefix),
         *(str(path) for path in run_dir.glob("*")),
     ]
 

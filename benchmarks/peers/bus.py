@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.peers.inplace import fill, read
 from benchmarks.peers.interface import ConsumerTicket, Data, Layout, Peer, ProducerTicket, Rig, Source, Take
 from eventbus_mp import Event, EventBus
-from eventbus_mp.memory.shm import leftovers
+from eventbus_mp.memory.shm import SHARED_MEMORY
 from eventbus_mp.runtime.rundir import RunDir
 
 __all__ = [
@@ -90,7 +90,7 @@ def running_bus(directory: Path, topics: list[str], **settings: Any) -> Iterator
         yield bus, manager_pid
     finally:
         _stop(bus, manager)
-    left = leftovers(RunDir(directory, bus.name).segment_prefix)
+    left = SHARED_MEMORY.leftovers(RunDir(directory, bus.name).segment_prefix)
     if left:
         raise RuntimeError(f"the manager of {bus!r} left {', '.join(left)} in /dev/shm")
 

@@ -9,7 +9,7 @@ from eventbus_mp.client.connection import Connection
 from eventbus_mp.client.transport import PipeTransport
 from eventbus_mp.config import BusConfig
 from eventbus_mp.errors import EventBusError, ManagerLost
-from eventbus_mp.memory import shm
+from eventbus_mp.memory.shm import SHM_DIR
 from eventbus_mp.runtime import handshake
 from eventbus_mp.runtime.launch import start_manager
 from eventbus_mp.runtime.rundir import RunDir
@@ -89,7 +89,7 @@ def _is_reachable(run_dir: RunDir) -> bool:
 
 def _check_shared_memory(bus: str, link: Link) -> None:
     welcome, incoming, outgoing = link
-    if os.stat(shm.SHM_DIR).st_dev != welcome.shm_device:
+    if os.stat(SHM_DIR).st_dev != welcome.shm_device:
         os.close(incoming)
         os.close(outgoing)
         raise ManagerLost(

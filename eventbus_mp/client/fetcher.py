@@ -100,10 +100,10 @@ class EventFetcher:
         Nothing keeps the memory meanwhile: the header is compared after the copy, too, and layout.py says why that
         is enough.
         """
-        name, length = self._mappings.name(place.segment), min(place.length, HEADER_BYTES + ID_BYTES_MAX)
+        head = place.segment, place.offset, min(place.length, HEADER_BYTES + ID_BYTES_MAX)
         try:
-            event_id = read_id(self._mappings.store.read(name, place.offset, length), place.sequence)
-            again = read_id(self._mappings.store.read(name, place.offset, length), place.sequence)
+            event_id = read_id(self._mappings.read(*head), place.sequence)
+            again = read_id(self._mappings.read(*head), place.sequence)
         except FileNotFoundError:
             return None
         return event_id if again == event_id else None

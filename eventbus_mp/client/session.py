@@ -20,9 +20,9 @@ from eventbus_mp.config import BusConfig
 from eventbus_mp.errors import BusClosed, EventBusError, ManagerLost, UsageError, WaitTimeout
 from eventbus_mp.events import EventShadow, Place
 from eventbus_mp.locking import NonReentrantLock
-from eventbus_mp.memory import shm
 from eventbus_mp.memory.leases import LeaseBook
 from eventbus_mp.memory.mappings import Mappings
+from eventbus_mp.memory.shm import SHARED_MEMORY
 from eventbus_mp.memory.store import SegmentStore
 from eventbus_mp.protocol.requests import Drain, GetStatistics, MarkEvent, RegisterTopics, StopHosting
 from eventbus_mp.statistics import BusStatistics, SubscriberKey, SubscriberStatistics
@@ -65,7 +65,7 @@ class Session:
     @classmethod
     def open(cls, bus: str, config: BusConfig, *, threaded: bool = True) -> Session:
         """Connect to the bus; raises as `open_connection`."""
-        return cls(open_connection(bus, config), shm, threaded=threaded)
+        return cls(open_connection(bus, config), SHARED_MEMORY, threaded=threaded)
 
     def register_topics(self, names: Iterable[str]) -> None:
         """Make the topics known to every process; returns when they are."""

@@ -35,7 +35,7 @@ from eventbus_mp.manager.journal import Journal
 from eventbus_mp.manager.links import LinkTable
 from eventbus_mp.manager.poller import Poller
 from eventbus_mp.manager.takeover import Takeover
-from eventbus_mp.memory import shm
+from eventbus_mp.memory.shm import SHARED_MEMORY, SHM_DIR
 from eventbus_mp.runtime.handshake import Welcome
 
 __all__ = ["Server"]
@@ -66,7 +66,7 @@ class Server:
         self._journal = Journal()
         self._poller = Poller()
         self._links = LinkTable(self._poller)
-        self._executor = EffectExecutor(self._core, prefix, self._links, shm)
+        self._executor = EffectExecutor(self._core, prefix, self._links, SHARED_MEMORY)
         self._ingest = Ingest(self._executor, self._links, self._journal, self._batch_delay, self._welcome)
         self._acceptor = Acceptor(listener, self._poller.watch, self._poller.unwatch, self._ingest.open_link)
         self._takeover = Takeover(
@@ -79,7 +79,7 @@ class Server:
         self._has_sigterm = True  # The poller's wait has ended, or will at once.
 
     def _welcome(self, link: int) -> Welcome:
-        device = os.stat(shm.SHM_DIR).st_dev
+        device = os.stat(SHM_DIR).st_dev
         return Welcome(link, self._prefix, self._span_bytes, self._memory_bytes_max, device, os.getpid())
 
     def run(self) -> None:
@@ -128,10 +128,10 @@ def _memory_bytes_max(config: BusConfig) -> int:
     """How much shared memory the bus may use: as configured, or a share of what is free."""
     if config.memory_bytes_max is not None:
         return config.memory_bytes_max // CHUNK_BYTES * CHUNK_BYTES
-    memory = min(shm.free_bytes() // 4, MEMORY_BYTES_DEFAULT_MAX) // CHUNK_BYTES * CHUNK_BYTES
+    memory = min(SHARED_MEMORY.free_bytes() // 4, MEMORY_BYTES_DEFAULT_MAX) // CHUNK_BYTES * CHUNK_BYTES
     if memory < MEMORY_BYTES_MIN:
         raise EventBusError(
-            f"/dev/shm has {shm.free_bytes()} bytes free, and a bus needs at least {4 * MEMORY_BYTES_MIN}; "
+            f"/dev/shm has {SHARED_MEMORY.free_bytes()} bytes free, and a bus needs at least {4 * MEMORY_BYTES_MIN}; "
             "make it larger (docker run --shm-size=1g) or remove what is left there"
         )
     return memory

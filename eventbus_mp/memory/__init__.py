@@ -1,1 +1,1 @@
-"""Where payloads live: segments, spans as their writers see them, the payload's layout and codec, leases."""
+"""Where payloads live: the stores of segments, spans as their writers see them, a payload's bytes, leases."""

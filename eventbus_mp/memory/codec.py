@@ -1,7 +1,7 @@
 """The data's codec: msgpack, and ext types for what it does not have. No pickle, ever.
 
-What goes in comes out with the same type. An ext type's body is msgpack again. Raw memory is not copied into the
-msgpack: it is collected on the way, and the body says where it lies beside the data.
+A value comes out with the type that it went in with. An ext type's body is msgpack again. Raw memory is not copied into
+the msgpack: the encoder collects it in `buffers`, and the ext type's body says where it will be beside the data.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from msgpack import unpackb
 
 from eventbus_mp.errors import DecodeError, EncodeError
 from eventbus_mp.events import ENVELOPE_FIELDS
-from eventbus_mp.memory.buffers import BUFFER_DECODERS, find_buffer_encoder, wrap_buffers
+from eventbus_mp.memory.buffers import BUFFER_DECODERS, find_buffer_encoder
 from eventbus_mp.memory.layout import ALIGNMENT
 from eventbus_mp.memory.registered import find_registered, make_registered
 from eventbus_mp.memory.values import VALUE_TYPES
+from eventbus_mp.memory.wrapping import wrap_buffers
 
 __all__ = [
     "ENCODE_FAILURES",
@@ -35,12 +36,15 @@ __all__ = [
 ]
 
 Buffers = tuple[memoryview, ...]
-"""Flat bytes that lie beside the data, each at the next multiple of `ALIGNMENT`."""
+"""Flat bytes that are written beside the data, each at the next multiple of `ALIGNMENT`."""
 
 REGISTERED = 64
 """Ext code of a value of a registered type: [name, body]."""
 ENCODE_FAILURES = (TypeError, ValueError, OverflowError, RecursionError, BufferError)
-"""What a packer raises."""
+"""What a packer raises for a value that cannot travel."""
+
+DEEP_PATH_LEVELS = 16
+"""Of data that is nested too deeply an error names the path to this level."""
 
 _VALUE_ENCODERS = {kind: (code, down) for code, (kind, down, _) in enumerate(VALUE_TYPES)}
 _VALUE_DECODERS = tuple(up for _, _, up in VALUE_TYPES)
@@ -48,14 +52,15 @@ _PLAIN = "a dict, list, str, bytes, number or one of the standard library's valu
 
 
 class Encoder:
-    """A packer, and another one for the bodies of its ext types, which are packed while it is at work.
+    """A packer, and another one for the bodies of its ext types, which are packed while the first is at work.
 
-    Whoever encodes takes one out of `idle_encoders` and brings it back: a signal handler, or a registered `encode`, may
-    publish in between, and a packer that is used within its own use mixes up both. One that failed is not brought
-    back: it keeps what it had.
+    An encoder is used by one call at a time. The call takes it out of `idle_encoders` and returns it afterwards. A
+    signal's handler or a registered `encode` may publish in between; the second call then takes another encoder,
+    because a packer that is used within its own use mixes up both values without an error. An encoder that failed is
+    not returned but dropped, since it still has the bytes of the value that failed.
 
     Args:
-        outer: Whose ext types it packs.
+        outer: The encoder whose ext types this one packs; None: it is the root.
         plain: Only value types travel: nothing beside the data, nothing that has to be registered.
     """
 
@@ -66,30 +71,33 @@ class Encoder:
         self._plain = plain
         self._inner: Encoder | None = None
         self.buffers: list[memoryview] = []
-        """What the root came across and that goes beside the data."""
+        """Of the root: the memory that has to be written beside the data so far."""
         self._end = 0
-        # strict_types sends tuples and subclasses to `default` instead of flattening them.
+        # With strict_types, tuples and subclasses go to `default`; else they would come out as lists and base types.
         self.pack: Callable[[Any], bytes] = msgpack.Packer(default=self._ext, strict_types=True, use_bin_type=True).pack
 
     def take_buffers(self) -> Buffers:
+        """The memory to be written beside the data; the encoder is ready for the next value."""
         buffers = tuple(self.buffers)
         self.buffers.clear()
         self._end = 0
         return buffers
 
     def drop(self) -> None:
-        """It is not used again: give its memory back now, and not when the collector finds it."""
+        """Free the encoder's memory now. It refers to itself, so the garbage collector would free it, but later."""
         del self.pack, self._root
         if self._inner is not None:
             self._inner.drop()
 
     def _add(self, buffer: memoryview) -> int:
+        """Note a buffer to be written beside the data: the offset that it will have there."""
         offset = self._end
         self.buffers.append(buffer)
         self._end = (offset + len(buffer) + ALIGNMENT - 1) & -ALIGNMENT
         return offset
 
     def _ext(self, value: Any) -> msgpack.ExtType:
+        """What the packer asks for when msgpack does not know a value's type."""
         inner = self._inner
         if inner is None:
             inner = self._inner = Encoder(self, plain=self._plain)
@@ -113,7 +121,7 @@ idle_encoders: list[Encoder] = []
 
 
 def take_encoder() -> Encoder:
-    """One out of `idle_encoders`, or a new one."""
+    """An idle encoder, or a new one. The caller appends it to `idle_encoders` afterwards, or drops it."""
     try:
         return idle_encoders.pop()
     except IndexError:
@@ -121,10 +129,10 @@ def take_encoder() -> Encoder:
 
 
 def encode(value: Any) -> bytes:
-    """A small value as msgpack, of value types only: nothing beside it, nothing that has to be registered.
+    """A small value as msgpack. Only value types travel: nothing beside it, nothing that has to be registered.
 
     Raises:
-        EncodeError: It holds something that cannot travel; the text names the path to it.
+        EncodeError: A part of it cannot travel; the text names the path to that part.
     """
     encoder = Encoder(plain=True)
     try:
@@ -136,16 +144,21 @@ def encode(value: Any) -> bytes:
 
 
 def decode(data: bytes | memoryview, raw: memoryview | bytes = b"") -> Any:
-    """The value that was encoded; `raw` is what lies beside it.
+    """The value that `data` was encoded from; `raw` is the memory beside the data.
 
     Raises:
-        DecodeError: A registered type is not registered here, or does not make the value; a package is missing.
+        DecodeError: A type is not registered here, or its `decode` failed; or a package is not installed.
+        ValueError, TypeError, LookupError, ArithmeticError, UnpackException: These bytes were not encoded here.
     """
     return unpackb(data, ext_hook=_Decoder(raw).ext if raw else decode_ext, strict_map_key=False)
 
 
 class _Decoder:
-    """Decodes ext types. Not a closure: one that calls itself would keep `raw`, a lease, until the collector comes."""
+    """Decodes ext types, which may hold others.
+
+    It is a class because a closure that calls itself is a cycle: it would keep `raw`, and with it a lease, until the
+    garbage collector runs.
+    """
 
     __slots__ = ("_raw",)
 
@@ -153,6 +166,7 @@ class _Decoder:
         self._raw = raw
 
     def ext(self, code: int, body: bytes) -> Any:
+        """What msgpack asks for when it comes to an ext type."""
         value = unpackb(body, ext_hook=self.ext, strict_map_key=False)
         if code < len(_VALUE_DECODERS):
             return _VALUE_DECODERS[code](value)
@@ -181,7 +195,7 @@ def _unknown(value: Any) -> str:
 
 
 def explain_event(envelope: list[Any], data: Any, cause: Exception) -> str:
-    """What of an event does not encode, and why; `cause` is what the packer said."""
+    """Which part of an event cannot travel, and why; `cause` is the packer's error."""
     for field, value in zip(ENVELOPE_FIELDS, envelope, strict=True):
         if _failure(value) is not None:
             return _explain(value, f"Event.{field}", cause)
@@ -189,7 +203,7 @@ def explain_event(envelope: list[Any], data: Any, cause: Exception) -> str:
 
 
 def check_envelope(envelope: list[Any]) -> None:
-    """Raise `EncodeError` for a buffer in it: there is nothing beside an envelope."""
+    """Raise `EncodeError` if an event's envelope holds a buffer: buffers are written beside the data only."""
     for field, value in zip(ENVELOPE_FIELDS, envelope, strict=True):
         if value is None or type(value) in (str, int):
             continue
@@ -201,9 +215,10 @@ def check_envelope(envelope: list[Any]) -> None:
 
 
 def _explain(value: Any, path: str, cause: Exception, *, plain: bool = False) -> str:
-    path, culprit = _find_culprit(value, path, (), plain)
+    """The path to the part of `value` that cannot travel, and what is wrong with it; `value` itself is at `path`."""
+    path, culprit = _find_culprit(value, path, plain)
     failure = _failure(culprit, plain) or cause
-    if isinstance(failure, RecursionError) or "recursion" in str(failure):  # msgpack says it with a ValueError
+    if _is_of_depth(failure):
         return f"{path}: nested too deeply, or within itself"
     if isinstance(failure, UnicodeEncodeError):
         return f"{path}: text that is not valid unicode: {culprit!r:.60}"
@@ -211,6 +226,7 @@ def _explain(value: Any, path: str, cause: Exception, *, plain: bool = False) ->
 
 
 def _failure(value: Any, plain: bool = False) -> Exception | None:
+    """The error of encoding this value alone; None if it encodes."""
     encoder = Encoder(plain=plain)
     try:
         encoder.pack(value if plain else wrap_buffers(value))
@@ -221,23 +237,47 @@ def _failure(value: Any, plain: bool = False) -> Exception | None:
     return None
 
 
-def _find_culprit(value: Any, path: str, above: tuple[int, ...], plain: bool) -> tuple[str, Any]:
-    """The path to the first part of `value` that does not encode, and that part."""
-    if id(value) not in above:
-        for name, part in _parts(value, path):
-            if _failure(part, plain) is not None:
-                return _find_culprit(part, name, (*above, id(value)), plain)
+def _find_culprit(value: Any, path: str, plain: bool) -> tuple[str, Any]:
+    """The path to the first part of `value` that does not encode, and that part.
+
+    A loop, not a recursion: the data may be nested more deeply than Python's own calls. It ends at a value that is
+    inside itself, and after some levels of data whose only fault is its depth, where a longer path says no more.
+    """
+    # The values are kept, because their ids are theirs only as long as they live.
+    above: dict[int, Any] = {}
+    while id(value) not in above:
+        above[id(value)] = value
+        failures = ((name, part, _failure(part, plain)) for name, part in _parts(value, path))
+        name, part, failure = next((found for found in failures if found[2] is not None), ("", None, None))
+        if failure is None or (_is_of_depth(failure) and len(above) > DEEP_PATH_LEVELS):
+            break
+        path, value = name, part
     return path, value
 
 
+def _is_of_depth(failure: Exception) -> bool:
+    """Whether it is the error of data that is nested too deeply, which is a ValueError when msgpack finds it."""
+    return isinstance(failure, RecursionError) or "recursion" in str(failure)
+
+
 def _parts(value: Any, path: str) -> list[tuple[str, Any]]:
+    """(path, part) of everything directly inside `value`."""
     if type(value) is dict:
-        keys = [(f"{path} (key {key!r:.40})", key) for key in value]
-        return keys + [(f"{path}[{key!r:.40}]", part) for key, part in value.items()]
+        names = [_shown(key) for key in value]
+        keys = [(f"{path} (key {name})", key) for name, key in zip(names, value, strict=True)]
+        return keys + [(f"{path}[{name}]", part) for name, part in zip(names, value.values(), strict=True)]
     if type(value) in (list, tuple, set, frozenset):
         return [(f"{path}[{index}]", part) for index, part in enumerate(value)]
     try:
         registered = find_registered(value)
     except TypeError:
-        return []  # Its own `encode` failed.
+        return []  # Its registered `encode` failed, so there are no parts to look at.
     return [] if registered is None else [(path, registered[1])]
+
+
+def _shown(key: Any) -> str:
+    """The key as text, whatever its class does."""
+    try:
+        return f"{key!r:.40}"
+    except Exception:
+        return f"<{type(key).__name__}>"

@@ -1,8 +1,9 @@
-"""Reading payloads: mappings that are kept, and the leases of views that outlive their delivery.
+"""Leases: views into payloads, and which of them outlive the delivery that they came from.
 
-A small payload is copied out, which is cheaper than keeping books on it. A large one is read in place: its view is
-exported by a ctypes array over the mapping, and the array's death, however many slices and reshapes later, is the end
-of the lease. (The idea of a view whose exporter owns the lifetime: numpy issue 23305 shows what happens without.)
+A small payload is copied out, which costs less than keeping account of a view. A large one is read in place. A user may
+slice, cast or reshape what was read, and drop the parts in any order; the memory must stay until the last one is gone.
+So a ctypes array over the mapping exports the payload: everything derived from a view holds its exporter, and the
+exporter's death is the end of the lease. (Numpy issue 23305 shows what happens to views without such an owner.)
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ __all__ = ["LeaseBook"]
 
 
 def _exporter(mapping: memoryview, place: Place) -> ctypes.Array[ctypes.c_char]:
-    """A ctypes array over at least the payload.
+    """A ctypes array over the payload, and over some of what follows it.
 
-    Each length is a type of its own, which takes ten times as long to make as to use and goes with the collector only.
-    So lengths are powers of two, as far as the segment goes.
+    For ctypes each length is a type of its own. Such a type takes ten times as long to make as to use, and only the
+    garbage collector frees it. So lengths are powers of two, which are few; the caller slices. Where the segment ends
+    before the power of two does, the array has the payload's own length.
     """
     length = 1 << (place.length - 1).bit_length()
     if place.offset + length > len(mapping):
@@ -30,6 +32,8 @@ def _exporter(mapping: memoryview, place: Place) -> ctypes.Array[ctypes.c_char]:
 
 
 class _Lease:
+    """A view's entry in the book. `reported`: the manager knows of it, so its end has to be reported."""
+
     __slots__ = ("exporter", "place", "reported")
 
     def __init__(self, place: Place, reported: bool, exporter: weakref.ref[ctypes.Array[ctypes.c_char]]) -> None:
@@ -39,22 +43,36 @@ class _Lease:
 
 
 class LeaseBook:
-    """Which payloads this process has views into, and which of these the manager knows of.
+    """The payloads that this process has views into, and which of these the manager knows of.
 
-    As long as a delivery is unsettled the manager keeps its payload anyway. So a lease is told only when a view
-    outlives its delivery (`outliving`), and its end only then (`ended`).
+    While a delivery is unsettled the manager keeps its payload anyway. So the manager hears of a lease only if the view
+    outlives the delivery (`outliving`, before the delivery is settled), and only then of its end (`collect_ended`).
+
+    Threads may call all methods at once. None of them waits for another process.
+
+    Raises:
+        UsageError: A method was called by a signal's handler, or a `__del__`, in the middle of another one.
     """
 
     def __init__(self) -> None:
         self.open: dict[int, list[_Lease]] = {}
-        """By sequence."""
+        """Sequence number of the event -> its leases."""
         self.ended: deque[_Lease] = deque()
         """Leases whose views are gone. Filled by weakref callbacks, in any thread at any moment: append only."""
         self._lock = NonReentrantLock()
-        """Guards `open`. A callback never takes it: it may run while this thread has it."""
+        """Guards `open`. A callback never takes it, since it may run in a thread that has it."""
 
     def view(self, mapping: memoryview, place: Place, reported: bool) -> memoryview:
-        """A read-only view of the payload whose lifetime is noted; `told`: the manager knows of it already."""
+        """A read-only view of the payload at `place`, which is a lease from now on.
+
+        Args:
+            mapping: The whole segment.
+            place: Where the payload is.
+            reported: Whether the manager knows of the lease already, because it was asked for it.
+
+        Raises:
+            ValueError: The place is not inside the segment.
+        """
         exporter = _exporter(mapping, place)
         lease = _Lease(place, reported, weakref.ref(exporter, lambda _: self.ended.append(lease)))
         with self._lock.held():
@@ -62,7 +80,11 @@ class LeaseBook:
         return memoryview(exporter).cast("B")[: place.length].toreadonly()
 
     def outliving(self, sequence: int) -> list[Place]:
-        """Leases to tell the manager before the delivery is settled; they count as told from now on."""
+        """The leases of this event to report to the manager before the delivery is settled.
+
+        They count as reported from now on. The caller holds the connection's write lock from before this call until the
+        report is written. Otherwise another thread could report the end of one of them first.
+        """
         with self._lock.held():
             leases = [item for item in self.open.get(sequence, ()) if not item.reported and item.exporter() is not None]
             for lease in leases:
@@ -70,15 +92,17 @@ class LeaseBook:
         return [lease.place for lease in leases]
 
     def collect_ended(self) -> list[Place]:
-        """Forget leases whose views are gone; the places of those that the manager has to be told of."""
+        """Forget the leases whose views are gone: the places of those whose end has to be reported to the manager."""
         places = []
         with self._lock.held():
             while self.ended:
                 lease = self.ended.popleft()
-                leases = self.open[lease.place.sequence]
-                leases.remove(lease)
+                leases = self.open.get(lease.place.sequence, [])
+                # An error, such as one that a signal's handler raises, may have come before `view` entered it.
+                if lease in leases:
+                    leases.remove(lease)
                 if not leases:
-                    del self.open[lease.place.sequence]
+                    self.open.pop(lease.place.sequence, None)
                 if lease.reported:
                     places.append(lease.place)
         return places

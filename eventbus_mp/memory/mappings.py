@@ -1,4 +1,4 @@
-"""Mappings: the segments that this process has mapped, and keeps."""
+"""Mappings: the segments that this process has mapped, by number."""
 
 from __future__ import annotations
 
@@ -7,43 +7,66 @@ from eventbus_mp.memory.store import SegmentStore
 __all__ = ["COPIED_BYTES_MAX", "Mappings", "MAPPINGS_MAX"]
 
 COPIED_BYTES_MAX = 1 << 14
+"""A payload of at most this length is copied out; a larger one is read in place, through a view."""
 MAPPINGS_MAX = 256
-"""Mappings of segments that may long be gone are dropped beyond this many; a segment is mapped again when needed."""
+"""Beyond this many the oldest mapping is dropped, since its segment may be long gone; it is mapped again if needed."""
 
 
 class Mappings(dict[int, memoryview]):
-    """Segment number -> the whole segment, mapped when first asked for and kept.
+    """Segment number -> the whole segment, mapped at the first access and kept. A gigabyte is sixteen mappings.
 
-    A gigabyte of events is some sixteen mappings. Asking for a segment that does not exist (any more) raises
-    FileNotFoundError.
+    It is a dict because a reader looks a segment up for every event, and a dict does that without a call in Python.
+    Threads may use it at once: two that map a segment at the same moment both get a mapping, and one of them is kept.
+
+    Args:
+        prefix: The beginning of the segments' names; the number follows.
+        store: Where the segments are.
+
+    Raises:
+        FileNotFoundError: On access: there is no segment of this number, or not any more.
+        OSError: On access: the kernel refuses the mapping.
     """
 
     def __init__(self, prefix: str, store: SegmentStore) -> None:
         super().__init__()
-        self._prefix = prefix
         self.store = store
+        self._prefix = prefix
 
     def __missing__(self, number: int) -> memoryview:
-        view = self.store.attach(self.name(number))
+        view = self.store.attach(self._name(number))
         self._keep(number, view)
         return view
 
     def of(self, number: int, length: int) -> memoryview:
-        """The segment of an event or a span of `length` bytes; asking for any that may be large goes here.
+        """The segment of an event or a span of `length` bytes. Callers whose length may be large use this.
 
-        A segment that is mostly this is its own and goes with it. It is not kept: a mapping keeps the memory, too.
+        A segment of which the event or span is the greater part was made for it alone, and is removed with it. Such a
+        mapping is not kept here, because it would keep the memory of the removed segment.
+
+        Raises:
+            FileNotFoundError, OSError: As a lookup.
         """
         view = self.get(number)
         if view is None:
-            view = self.store.attach(self.name(number))
+            view = self.store.attach(self._name(number))
             if 2 * length <= len(view):
                 self._keep(number, view)
         return view
 
+    def back(self, number: int, offset: int, length: int) -> None:
+        """`SegmentStore.back`; the segment is not mapped by it."""
+        self.store.back(self._name(number), offset, length)
+
+    def read(self, number: int, offset: int, length: int) -> bytes:
+        """`SegmentStore.read`; the segment is not mapped by it."""
+        return self.store.read(self._name(number), offset, length)
+
     def _keep(self, number: int, view: memoryview) -> None:
-        if len(self) >= MAPPINGS_MAX:
-            del self[next(iter(self))]
+        while len(self) >= MAPPINGS_MAX:
+            # Each step is one that no other thread can see half done, and that bears the other having dropped it.
+            for oldest in list(self)[:1]:
+                self.pop(oldest, None)
         self[number] = view
 
-    def name(self, number: int) -> str:
+    def _name(self, number: int) -> str:
         return f"{self._prefix}{number}"

@@ -1,8 +1,8 @@
-"""Types that the user registers: what is put in is what comes out, and nothing is imported because of wire data.
+"""Types that the user registers, so that their values travel. Nothing is imported because of what is in the data.
 
-On the wire a value is its type's name and what `encode` made of it. A process that has not registered the name cannot
-decode it, and says so. The registry is the process's, not a bus's. A forked child has it; any other process registers
-for itself, which happens by itself when it is done at the level of the class's module.
+A value travels as its type's name and what `encode` made of it. A process that has not registered the name cannot
+decode the value, and its error says so. The registry belongs to the process, not to a bus. A forked child has a copy of
+it. Any other process registers for itself, simply by importing a module that registers the classes that it defines.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["find_registered", "make_registered", "register_type", "registered_cl
 
 
 class _Registered(NamedTuple):
-    """`encode` and `decode` are None when they are derived."""
+    """A class's entry. `encode` and `decode` are None when they are derived from the class."""
 
     cls: Any
     name: str
@@ -41,20 +41,21 @@ def register_type(
     *,
     name: str | None = None,
 ) -> Any:
-    """Let values of exactly this class travel; gives the class back, so it decorates one, too.
+    """Let values of exactly this class travel. Returns the class, so this can be used as a decorator.
 
-    Every process that reads such values registers the class as well. Registering a class or a name again replaces it.
+    Every process that reads such values registers the class as well. Registering a class or a name again replaces the
+    earlier entry.
 
     Args:
-        cls: The class; its subclasses are registered by themselves.
-        encode: Makes of a value something that can travel. For an Enum and a dataclass it may be left out, together
-            with `decode`: then a member travels by its name (a Flag by its value), a dataclass as its fields.
-        decode: Makes the value again. A dataclass's own is made without `__init__`, like a copy.
-        name: The type's name on the wire; None: module and qualified name.
+        cls: The class. Its subclasses need entries of their own.
+        encode: Turns a value into something that can travel. For an Enum or a dataclass it may be left out, together
+            with `decode`: an Enum's member then travels by its name, a Flag by its value, a dataclass as its fields.
+        decode: Turns that into the value again. If it is left out, a dataclass is made without calling `__init__`.
+        name: The type's name in the data; None: its module and qualified name.
 
     Raises:
-        UsageError: `cls` is not a class, or travels by itself; or only one of `encode` and `decode` was given, or none
-            for a class that needs them.
+        UsageError: `cls` is not a class, or travels without being registered; or only one of `encode` and `decode` was
+            given, or neither of them for a class that needs both.
     """
     if not isinstance(cls, type):
         raise UsageError(f"register_type({cls!r}): give a class")
@@ -64,7 +65,7 @@ def register_type(
         raise UsageError(f"register_type({cls.__name__}): give both encode and decode, or neither")
     if encode is None and not issubclass(cls, enum.Enum) and not dataclasses.is_dataclass(cls):
         raise UsageError(f"register_type({cls.__name__}): only an Enum or a dataclass goes without encode and decode")
-    # A worker process knows the parent's `__main__` as `__mp_main__`.
+    # In a worker process, the parent's `__main__` is called `__mp_main__`.
     module = "__main__" if cls.__module__ == "__mp_main__" else cls.__module__
     entry = _Registered(cls, name or f"{module}.{cls.__qualname__}", encode, decode)
     _by_class[cls] = _by_name[entry.name] = entry
@@ -72,16 +73,16 @@ def register_type(
 
 
 def registered_name(cls: Any) -> str | None:
-    """The name on the wire of a class; None when it is not registered."""
+    """The name of a class in the data; None if it is not registered in this process."""
     entry = _by_class.get(cls)
     return entry.name if entry is not None else None
 
 
 def registered_class(name: str) -> Any:
-    """The class of that name, in this process.
+    """The class that is registered in this process under `name`.
 
     Raises:
-        UsageError: It is not registered here.
+        UsageError: There is none.
     """
     entry = _by_name.get(name)
     if entry is None:
@@ -93,10 +94,10 @@ def registered_class(name: str) -> Any:
 
 
 def find_registered(value: Any) -> list[Any] | None:
-    """[name, what `encode` made of it] of a value whose class is registered; None of any other.
+    """[name, what `encode` made of it] of a value whose class is registered; None of any other value.
 
     Raises:
-        TypeError: Its `encode` failed.
+        TypeError: The class's `encode` failed.
     """
     entry = _by_class.get(type(value))
     if entry is None:
@@ -114,10 +115,10 @@ def find_registered(value: Any) -> list[Any] | None:
 
 
 def make_registered(name: str, body: Any) -> Any:
-    """The value that `body` was made of.
+    """The value whose `find_registered` gave [name, body].
 
     Raises:
-        DecodeError: The name is not registered here, or the value does not fit the class.
+        DecodeError: The name is not registered in this process, or `body` does not fit the class.
     """
     entry = _by_name.get(name)
     if entry is None:
@@ -134,6 +135,7 @@ def make_registered(name: str, body: Any) -> Any:
 
 
 def _remake(cls: Any, body: Any) -> Any:
+    """A member of an Enum, or a dataclass, without a registered `decode`."""
     if issubclass(cls, enum.Enum):
         return cls(body) if issubclass(cls, enum.Flag) else cls[body]
     fields = [field.name for field in dataclasses.fields(cls)]
@@ -141,5 +143,5 @@ def _remake(cls: Any, body: Any) -> Any:
         raise TypeError(f"its fields here are {fields}; do the processes run different versions of it?")
     value = object.__new__(cls)
     for name in fields:
-        object.__setattr__(value, name, body[name])  # a frozen one has no other way
+        object.__setattr__(value, name, body[name])  # a frozen dataclass has no other way
     return value

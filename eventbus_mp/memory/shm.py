@@ -1,13 +1,11 @@
-"""Segments in shared memory: the only file that touches `multiprocessing.shared_memory`.
+"""Segments in shared memory. This is the only file that imports `multiprocessing.shared_memory`.
 
-The module is a `SegmentStore` (store.py, which says what each function does).
+The bus removes its segments itself, so Python's resource tracker must not know them: it would unlink a segment as soon
+as the first process that attached it exits (cpython issue 82300). From Python 3.13 on, `track=False` sees to that;
+before, `_Untracked` does what `SharedMemory.__init__` does, without the registration. Nothing is patched.
 
-The bus removes its segments itself, so the resource tracker must not know them: it would unlink a segment when the
-first process that attached it exits (cpython issue 82300). From 3.13 that is `track=False`; before, `_Untracked` does
-what `SharedMemory.__init__` does, without the registration. Nothing is patched.
-
-A mapping is handed out as a memoryview and lives as long as somebody holds that or a view derived from it. The file
-descriptor is closed at once, and there is no `close()` that could find views still open (cpython issue 155003).
+A mapping is handed out as a memoryview, and lives as long as that view or one derived from it; a descriptor, which
+Python's mmap duplicates, goes with it. There is no `close()` that could find views still open (cpython issue 155003).
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ import sys
 from multiprocessing import shared_memory
 from pathlib import Path
 
-__all__ = ["SHM_DIR", "attach", "back", "create", "free_bytes", "free_pages", "leftovers", "read", "remove"]
+__all__ = ["SHARED_MEMORY", "SHM_DIR", "SharedMemoryStore"]
 
 SHM_DIR = Path("/dev/shm")
 
@@ -31,7 +29,7 @@ else:
     import _posixshmem  # type: ignore[import-not-found,unused-ignore]
 
     class _Untracked(shared_memory.SharedMemory):
-        """`SharedMemory` of 3.10 to 3.12, attached without telling the resource tracker."""
+        """`SharedMemory` of Python 3.10 to 3.12, attached without the resource tracker's knowledge."""
 
         def __init__(self, name: str) -> None:
             self._name = "/" + name
@@ -44,86 +42,68 @@ else:
         return _Untracked(name)
 
 
-def create(name: str, length: int, /) -> None:
-    """Make a segment of `length` bytes, of which none is backed by memory yet. It is not mapped here.
+class SharedMemoryStore:
+    """A `SegmentStore` over /dev/shm, private to this user. All state is the kernel's, so any instance sees the same.
 
-    Raises:
-        FileExistsError: The name is taken.
-        OSError: The kernel refuses.
+    To write where no memory is backed may end in SIGBUS, which kills the process: hence `back`, and hence `read`, which
+    copies through the file and cannot be hit by it.
     """
-    fd = os.open(SHM_DIR / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    try:
-        os.ftruncate(fd, length)
-    except OSError:
-        remove(name)
-        raise
-    finally:
+
+    def create(self, name: str, length: int) -> None:
+        fd = os.open(SHM_DIR / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        try:
+            os.ftruncate(fd, length)
+        except OSError:
+            self.remove(name)
+            raise
+        finally:
+            os.close(fd)
+
+    def attach(self, name: str) -> memoryview:
+        shared = _open(name)
+        view = shared.buf
+        # Take the mapping away from the object: its close() and __del__ would fail because of our views, or unmap the
+        # memory below them.
+        fd, shared._fd = shared._fd, -1  # type: ignore[attr-defined]
+        shared._buf = shared._mmap = None  # type: ignore[attr-defined]
         os.close(fd)
+        assert view is not None
+        return view
+
+    def back(self, name: str, offset: int, length: int) -> None:
+        fd = os.open(SHM_DIR / name, os.O_RDWR | os.O_NOFOLLOW)
+        try:
+            # The kernel would make the segment longer, by memory that no mapping of it shows.
+            if not 0 <= offset <= offset + length <= os.fstat(fd).st_size:
+                raise ValueError(f"{length} bytes from {offset} are not inside segment {name}")
+            os.posix_fallocate(fd, offset, length)
+        finally:
+            os.close(fd)
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        fd = os.open(SHM_DIR / name, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            return os.pread(fd, length, offset)
+        finally:
+            os.close(fd)
+
+    def free_pages(self, name: str, offset: int, length: int) -> None:
+        fd = os.open(SHM_DIR / name, os.O_RDWR | os.O_NOFOLLOW)
+        try:
+            with mmap.mmap(fd, length, offset=offset) as memory:
+                memory.madvise(mmap.MADV_REMOVE)
+        finally:
+            os.close(fd)
+
+    def remove(self, name: str) -> None:
+        (SHM_DIR / name).unlink(missing_ok=True)
+
+    def leftovers(self, prefix: str) -> list[str]:
+        return sorted(name for name in os.listdir(SHM_DIR) if name.startswith(prefix))
+
+    def free_bytes(self) -> int:
+        status = os.statvfs(SHM_DIR)
+        return status.f_bavail * status.f_frsize
 
 
-def attach(name: str, /) -> memoryview:
-    """Map a segment for reading and writing; the mapping goes with the last view of it.
-
-    Raises:
-        FileNotFoundError: It does not exist (any more).
-    """
-    shared = _open(name)
-    view = shared.buf
-    # Take the mapping away from the object, whose close() and __del__ would fail on, or pull it from under, our views.
-    fd, shared._fd = shared._fd, -1  # type: ignore[attr-defined]
-    shared._buf = shared._mmap = None  # type: ignore[attr-defined]
-    os.close(fd)
-    assert view is not None
-    return view
-
-
-def back(name: str, offset: int, length: int, /) -> None:
-    """Reserve memory for a range, so that writing there cannot end in SIGBUS.
-
-    Raises:
-        OSError: ENOSPC when /dev/shm is full; nothing is lost.
-    """
-    fd = os.open(SHM_DIR / name, os.O_RDWR | os.O_NOFOLLOW)
-    try:
-        os.posix_fallocate(fd, offset, length)
-    finally:
-        os.close(fd)
-
-
-def read(name: str, offset: int, length: int, /) -> bytes:
-    """A copy of some bytes, for who maps nothing: what has no memory behind it reads as zeros, and is no SIGBUS.
-
-    Raises:
-        OSError: FileNotFoundError when it does not exist (any more); there is no descriptor.
-    """
-    fd = os.open(SHM_DIR / name, os.O_RDONLY | os.O_NOFOLLOW)
-    try:
-        return os.pread(fd, length, offset)
-    finally:
-        os.close(fd)
-
-
-def free_pages(name: str, offset: int, length: int, /) -> None:
-    """Give the memory behind a range back to the kernel: it reads as zeros, and has to be backed again."""
-    fd = os.open(SHM_DIR / name, os.O_RDWR | os.O_NOFOLLOW)
-    try:
-        with mmap.mmap(fd, length, offset=offset) as memory:
-            memory.madvise(mmap.MADV_REMOVE)
-    finally:
-        os.close(fd)
-
-
-def remove(name: str, /) -> None:
-    """Unlink a segment; those who mapped it keep it until they drop it. It may be gone already."""
-    (SHM_DIR / name).unlink(missing_ok=True)
-
-
-def leftovers(prefix: str, /) -> list[str]:
-    """The names of all segments that begin with `prefix`."""
-    return sorted(path.name for path in SHM_DIR.glob(prefix + "*"))
-
-
-def free_bytes() -> int:
-    """What /dev/shm has free."""
-    status = os.statvfs(SHM_DIR)
-    return status.f_bavail * status.f_frsize
+SHARED_MEMORY = SharedMemoryStore()

@@ -1,6 +1,6 @@
-"""The standard library's value types that msgpack does not have: what they become on the way, and back.
+"""The standard library's value types that msgpack does not have: what each is turned into, and how it is made again.
 
-What goes in comes out with the same type: tuples stay tuples, sets stay sets.
+A value comes out with the type that it went in with: tuples stay tuples, sets stay sets.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _int_bytes(value: int) -> bytes:
 
 
 def _iso(value: Any) -> Any:
-    # A zone is kept as its offset; not in the ISO text, where `fromisoformat` loses what is under a second.
+    # A time zone is kept as its offset from UTC in microseconds. `fromisoformat` would lose the part under a second.
     offset = value.utcoffset()
     return [value.replace(tzinfo=None).isoformat(), value.fold, None if offset is None else offset // _MICROSECOND]
 

@@ -23,7 +23,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from eventbus_mp.errors import EventBusError
-from eventbus_mp.memory import shm
+from eventbus_mp.memory.shm import SHARED_MEMORY, SHM_DIR
 from eventbus_mp.runtime.filelocks import LifeLock, held_for_life, held_while_starting
 
 __all__ = ["Claim", "RunDir", "clean_all", "clean_homeless", "default_root"]
@@ -161,7 +161,7 @@ class Claim:
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
-        self._path = shm.SHM_DIR / f"{prefix}{CLAIM}"
+        self._path = SHM_DIR / f"{prefix}{CLAIM}"
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
 
@@ -171,9 +171,9 @@ class Claim:
 
     def release(self) -> None:
         """Remove every segment with such a name, and then the claim."""
-        for name in shm.leftovers(self.prefix):
+        for name in SHARED_MEMORY.leftovers(self.prefix):
             if not name.endswith(CLAIM):
-                shm.remove(name)
+                SHARED_MEMORY.remove(name)
         if self.is_ours():
             self._path.unlink()
         os.close(self._fd)
@@ -185,17 +185,17 @@ def _remove_dead(prefix: str, *, unclaimed: bool) -> list[str]:
     A manager is dead if its claim is not locked, or (`unclaimed`) is missing.
     """
     removed = []
-    names = [name for name in shm.leftovers(prefix) if name.count("-") >= 3]
+    names = [name for name in SHARED_MEMORY.leftovers(prefix) if name.count("-") >= 3]
     for bus in dict.fromkeys(name.rpartition("-")[0] for name in names):
         mine = [name for name in names if name.rpartition("-")[0] == bus and not name.endswith(CLAIM)]
-        claim = _lock_if_dead(shm.SHM_DIR / f"{bus}-{CLAIM}")
+        claim = _lock_if_dead(SHM_DIR / f"{bus}-{CLAIM}")
         if claim is None or (claim < 0 and not unclaimed):
             continue
         for name in mine:
-            shm.remove(name)
+            SHARED_MEMORY.remove(name)
         removed += mine
         if claim >= 0:
-            shm.remove(f"{bus}-{CLAIM}")
+            SHARED_MEMORY.remove(f"{bus}-{CLAIM}")
             os.close(claim)
     return removed
 
@@ -234,7 +234,7 @@ def _is_bus(path: Path) -> bool:
     if not path.is_dir() or not os.access(path, os.R_OK | os.X_OK):
         return False
     names = {child.name for child in path.iterdir()}
-    left = names or shm.leftovers(RunDir(path.parent, path.name).segment_prefix)
+    left = names or SHARED_MEMORY.leftovers(RunDir(path.parent, path.name).segment_prefix)
     return bool(left) and names <= set(_FILES)
 
 

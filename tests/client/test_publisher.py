@@ -156,7 +156,7 @@ def test_full_memory_is_waited_for_and_then_said(handle: Handle, world: InProces
 
 
 def test_a_store_without_memory_is_waited_for_and_then_said() -> None:
-    world = InProcessBus(store=HeapStore(capacity_bytes=2 << 20))
+    world = InProcessBus(store=HeapStore(capacity=2 << 20))
     bus = world.handle(("a",), notify_timeout_s=3)
     bus.inbox("slow", ["a"], credit=100)
     with pytest.raises(BusFull, match=r"/dev/shm is full: \d+ bytes are free"):

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eventbus_mp import Event, EventBus, EventBusError
-from eventbus_mp.memory import shm
+from eventbus_mp.memory.shm import SHARED_MEMORY
 from eventbus_mp.runtime.rundir import RunDir
 from tests.faults.helpers import end_with_parent
 
@@ -331,7 +331,7 @@ class Chaos:
 
     def _look_for_leftovers(self) -> list[str]:
         run_dir = RunDir(self.run_dir, "chaos")
-        wrong = [f"left in /dev/shm: {name}" for name in shm.leftovers(run_dir.segment_prefix)]
+        wrong = [f"left in /dev/shm: {name}" for name in SHARED_MEMORY.leftovers(run_dir.segment_prefix)]
         if run_dir.path.exists():
             wrong.append(f"left in the run directory: {os.listdir(run_dir.path)}")
         for path in Path("/proc").glob("[0-9]*/cmdline"):

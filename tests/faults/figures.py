@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from eventbus_mp import Event, EventBus
-from eventbus_mp.memory import shm
+from eventbus_mp.memory.shm import SHARED_MEMORY
 from eventbus_mp.runtime.rundir import RunDir
 from tests.faults.helpers import end_with_parent
 
@@ -249,7 +249,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="ebmp-figures-") as run_dir:
         for name, value in measure(run_dir, options.times or usual).items():
             print(f"{name}: {value}")
-        print("left in /dev/shm:", shm.leftovers(RunDir(run_dir, "figures").segment_prefix))
+        print("left in /dev/shm:", SHARED_MEMORY.leftovers(RunDir(run_dir, "figures").segment_prefix))
     return 0
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from eventbus_mp import Event, EventBus
-from eventbus_mp.memory import shm
+from eventbus_mp.memory.shm import SHARED_MEMORY
 from eventbus_mp.runtime.rundir import RunDir
 
 Make = Callable[..., EventBus]
@@ -37,7 +37,7 @@ def killed_bus(make_bus: Make, run_dir: Path, fork: Fork, kill_bus: Callable[[],
     assert child.hear() == "in the middle"
     child.kill()
     kill_bus()
-    left = shm.leftovers(RunDir(run_dir, "test").segment_prefix)
+    left = SHARED_MEMORY.leftovers(RunDir(run_dir, "test").segment_prefix)
     assert len(left) >= 2
     return left
 
@@ -70,15 +70,15 @@ def test_clean_removes_it_without_its_run_directory(
     living = make_bus("other", ["a"])
     inbox = living.inbox("one", ["a"])
     living.notify(Event("1", "a", b"x" * 100_000))
-    theirs = shm.leftovers(RunDir(run_dir, "other").segment_prefix)
+    theirs = SHARED_MEMORY.leftovers(RunDir(run_dir, "other").segment_prefix)
     hidden = run_dir.rename(tmp_path / "hidden")
     assert "segments of shared memory of buses whose directory is elsewhere" in clean(tmp_path / "nowhere")
     assert is_gone(killed_bus)
-    assert shm.leftovers(RunDir(run_dir, "other").segment_prefix) == theirs
+    assert SHARED_MEMORY.leftovers(RunDir(run_dir, "other").segment_prefix) == theirs
     assert living.fetch_event_data(inbox.get(20)) == b"x" * 100_000  # type: ignore[arg-type]
     os.kill(living.statistics().manager_pid, 9)
     assert living.topics() == ["a"]
     assert clean(tmp_path / "nowhere") == ""  # The standby has the claim.
-    assert shm.leftovers(RunDir(run_dir, "other").segment_prefix) == theirs
+    assert SHARED_MEMORY.leftovers(RunDir(run_dir, "other").segment_prefix) == theirs
     shutil.rmtree(hidden / "test")
     hidden.rename(run_dir)

@@ -11,7 +11,7 @@ import pytest
 
 from eventbus_mp import Event, EventBus
 from eventbus_mp.errors import EventBusError
-from eventbus_mp.memory.shm import SHM_DIR, leftovers
+from eventbus_mp.memory.shm import SHARED_MEMORY, SHM_DIR
 from eventbus_mp.protocol import records
 from eventbus_mp.protocol.client_events import Replied
 from eventbus_mp.protocol.decoders import encode_request
@@ -260,7 +260,7 @@ def test_another_user_is_refused(bus: EventBus, run_dir: Path, shadow: Any, fork
     if os.getuid():
         pytest.skip("only root can be somebody else")
     found = RunDir(run_dir, "test")
-    segments = [SHM_DIR / name for name in leftovers(found.segment_prefix)]
+    segments = [SHM_DIR / name for name in SHARED_MEMORY.leftovers(found.segment_prefix)]
     assert segments
 
     def intrude(to_parent: Any) -> None:

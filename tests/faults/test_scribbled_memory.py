@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from eventbus_mp import DecodeError, Event, EventBus, EventShadow
 from eventbus_mp.events import Place
-from eventbus_mp.memory import shm
 from eventbus_mp.memory.layout import HEADER_BYTES
 from eventbus_mp.memory.payload import encode_event, read_event, read_id, write_payload
+from eventbus_mp.memory.shm import SHARED_MEMORY
 
 Make = Callable[..., EventBus]
 
@@ -20,7 +20,7 @@ def memory_of(bus: EventBus, shadow: Any) -> memoryview:
     """The payload, to write to: any process of this user can map a segment, also one that should only read it."""
     assert bus._session is not None
     place = shadow._place
-    whole = shm.attach(f"{bus._session.connection.welcome.segment_prefix}{place.segment}")
+    whole = SHARED_MEMORY.attach(f"{bus._session.connection.welcome.segment_prefix}{place.segment}")
     return whole[place.offset : place.offset + place.length]
 
 

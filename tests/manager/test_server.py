@@ -16,7 +16,7 @@ from eventbus_mp import BusConfig, Event, EventBus, EventBusError, ManagerLost
 from eventbus_mp.client.connect import open_connection
 from eventbus_mp.errors import ProtocolError
 from eventbus_mp.manager import acceptor
-from eventbus_mp.memory.shm import leftovers
+from eventbus_mp.memory.shm import SHARED_MEMORY
 from eventbus_mp.runtime import handshake
 from eventbus_mp.runtime.launch import manager_end
 from eventbus_mp.runtime.rundir import RunDir
@@ -182,7 +182,7 @@ def test_sigterm_ends_the_bus_in_order(make_bus: Make, run_dir: Path, wait_for_e
         bus.topics()
     found = RunDir(run_dir, "test")
     assert not found.path.exists()
-    assert leftovers(found.segment_prefix) == []
+    assert SHARED_MEMORY.leftovers(found.segment_prefix) == []
 
 
 def test_a_hello_in_pieces_is_a_hello(bus: EventBus, run_dir: Path) -> None:

@@ -1,4 +1,4 @@
-"""Segments of a test, removed at its end."""
+"""Both stores of segments; what a test leaves in one is removed at its end."""
 
 import itertools
 import os
@@ -6,38 +6,61 @@ import os
 import pytest
 
 from eventbus_mp.geometry import CHUNK_BYTES
-from eventbus_mp.memory import shm
+from eventbus_mp.memory.heap import HeapStore
+from eventbus_mp.memory.shm import SHARED_MEMORY, SHM_DIR
+
+HEAP_CAPACITY = 64 * 1024 * 1024
+
+
+@pytest.fixture(params=["shared memory", "heap"])
+def store(request):
+    return SHARED_MEMORY if request.param == "shared memory" else HeapStore(HEAP_CAPACITY)
 
 
 @pytest.fixture
-def prefix():
-    """What the test's segments begin with; whatever it left is removed."""
+def prefix(store):
+    """The beginning of the names of the test's segments."""
     name = f"ebmp-test{os.getpid()}-{os.urandom(4).hex()}-"
     yield name
-    for left in shm.leftovers(name):
-        shm.remove(left)
+    for left in store.leftovers(name):
+        store.remove(left)
 
 
 @pytest.fixture
-def make_segment(prefix):
-    """Makes numbered segments of a length; gives the number."""
+def make_segment(store, prefix):
+    """Makes numbered segments of a length; returns the number."""
     numbers = itertools.count(1)
 
     def make(length):
         number = next(numbers)
-        shm.create(f"{prefix}{number}", length)
+        store.create(f"{prefix}{number}", length)
         return number
 
     return make
 
 
 @pytest.fixture
-def more_than_there_is():
-    """Bytes that /dev/shm has not even when it is empty.
+def backed_bytes(store, prefix):
+    """How many bytes of a numbered segment are backed; in the heap, of all segments together."""
 
-    The kernel refuses that at once. More than is free it would try to give, and the machine may run out of memory.
+    def count(number):
+        if store is SHARED_MEMORY:
+            return (SHM_DIR / f"{prefix}{number}").stat().st_blocks * 512
+        return HEAP_CAPACITY - store.free_bytes()
+
+    return count
+
+
+@pytest.fixture
+def more_than_there_is(store):
+    """More bytes than the store has even when it is empty, in whole chunks.
+
+    The kernel refuses that at once. It would try to give what is merely more than is free, and the machine could run
+    out of memory.
     """
-    status = os.statvfs(shm.SHM_DIR)
+    if store is not SHARED_MEMORY:
+        return HEAP_CAPACITY + CHUNK_BYTES
+    status = os.statvfs(SHM_DIR)
     if not status.f_blocks:
         pytest.skip("this /dev/shm has no size")
     length = status.f_blocks * status.f_frsize + 64 * 1024 * 1024

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from eventbus_mp import DecodeError, EncodeError, Event, UsageError
+from eventbus_mp.events import Place
 from eventbus_mp.memory.buffers import numpy_for_loans
 from eventbus_mp.memory.layout import ALIGNMENT, HEADER
+from eventbus_mp.memory.leases import LeaseBook
 from eventbus_mp.memory.payload import encode_event, read_event, write_payload
 
 DTYPES = (
@@ -37,9 +39,9 @@ def made(dtype, data, shape):
 def through(data, *, in_place=True):
     """The event with `data`, written and read again."""
     encoded = encode_event(Event("id", "topic", data))
-    block = np.full(encoded[-1] + ALIGNMENT, 255, "u1")
-    start = -block.ctypes.data % ALIGNMENT
-    view = memoryview(block)[start : start + encoded[-1]]
+    payload = np.full(encoded[-1] + ALIGNMENT, 255, "u1")
+    start = -payload.ctypes.data % ALIGNMENT
+    view = memoryview(payload)[start : start + encoded[-1]]
     write_payload(view, 0, encoded, 7)
     return read_event(view if in_place else bytes(view), 7, "topic")
 
@@ -109,23 +111,37 @@ def test_buffers_are_aligned_and_in_place():
     assert event.data[0].base is not None
 
 
+def test_arrays_of_a_segment_are_aligned_in_place_and_outlive_it(store, prefix, make_segment):
+    name = f"{prefix}{make_segment(1 << 20)}"
+    view, encoded = store.attach(name), encode_event(Event("id", "topic", [np.arange(100), np.arange(7, dtype="u1")]))
+    write_payload(view, 4096, encoded, 7)
+    event = read_event(LeaseBook().view(view, Place(1, 1, 4096, encoded[-1], 7), reported=False), 7, "topic")
+    numbers, small = event.data
+    assert [part.ctypes.data % ALIGNMENT for part in (numbers, small)] == [0, 0]
+    view[4096 + encoded[-1] - ALIGNMENT] = 9  # where `small` begins
+    assert (small[0], small.flags.writeable) == (9, False)
+    store.remove(name)
+    del view, event, small
+    assert list(numbers) == list(range(100))
+
+
 def test_the_header_counts_buffers_and_raw_is_without_them():
     encoded = encode_event(Event("id", "topic", [np.zeros(1000), b"x"]))
-    block = bytearray(encoded[-1])
-    write_payload(memoryview(block), 0, encoded, 7)
-    assert HEADER.unpack_from(block)[6] == 1
-    event = read_event(memoryview(block).toreadonly(), 7, "topic")
+    payload = bytearray(encoded[-1])
+    write_payload(memoryview(payload), 0, encoded, 7)
+    assert HEADER.unpack_from(payload)[6] == 1
+    event = read_event(memoryview(payload).toreadonly(), 7, "topic")
     assert isinstance(event.raw, memoryview)
     assert len(event.raw) < 100
     assert event.raw.readonly
 
 
 def test_a_copy_has_memory_of_its_own():
-    block = bytearray(encode_event(Event("id", "topic", np.arange(10)))[-1])
-    write_payload(memoryview(block), 0, encode_event(Event("id", "topic", np.arange(10))), 7)
-    event = read_event(memoryview(block), 7, "topic")
+    payload = bytearray(encode_event(Event("id", "topic", np.arange(10)))[-1])
+    write_payload(memoryview(payload), 0, encode_event(Event("id", "topic", np.arange(10))), 7)
+    event = read_event(memoryview(payload), 7, "topic")
     data, copy = event.data, event.copy()
-    block[:] = bytes(len(block))
+    payload[:] = bytes(len(payload))
     assert data.sum() == 0
     assert list(copy.data) == list(range(10))
     assert not copy.data.flags.writeable
@@ -189,7 +205,7 @@ def test_bytes_stay_bytes():
 
 
 def test_what_may_hold_a_buffer_is_looked_at_only_then():
-    # 0xC4 is msgpack's mark for bytes and a byte of this float's, too.
+    # 0xC4 is msgpack's mark for bytes, and one of the bytes of this float.
     value = {"x": [float.fromhex("0x1.8c4c4c4c4c4c4p+0")] * 100, "y": ({1, 2}, [{"z": 0xC4C5C6}])}
     assert through(value).data == value
 

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventbus_mp.errors import EncodeError
+from eventbus_mp.events import Event
 from eventbus_mp.memory.codec import decode, encode
+from eventbus_mp.memory.payload import encode_event
 
 ZONES = st.timedeltas(datetime.timedelta(hours=-23), datetime.timedelta(hours=23)).map(datetime.timezone)
 SCALARS = (
@@ -117,6 +119,39 @@ NESTED_TOO_DEEPLY.append(NESTED_TOO_DEEPLY)
 def test_what_cannot_travel_is_named(value, path):
     with pytest.raises(EncodeError, match=path):
         encode(value)
+
+
+def nested(depth, value):
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("depth", [2_000, 100_000])
+@pytest.mark.parametrize("beside", [1, bytearray(3)], ids=["values", "buffers"])
+def test_data_that_is_nested_too_deeply(depth, beside):
+    """However deep: the error is no RecursionError, and its text can be read."""
+    value = {"x": (nested(depth, 1), beside)}
+    with pytest.raises(EncodeError, match=r"data.*: nested too deeply, or within itself$") as caught:
+        encode_event(Event("id", "topic", value))
+    assert len(str(caught.value)) < 300
+
+
+def test_what_cannot_travel_is_named_however_deep():
+    with pytest.raises(EncodeError, match=r"^data(\[0\]){200}: <class .*Unknown'> cannot travel"):
+        encode(nested(200, UNKNOWN))
+
+
+class Unprintable:
+    def __repr__(self):
+        raise RuntimeError("no")
+
+
+def test_a_key_that_cannot_be_shown():
+    with pytest.raises(EncodeError, match=r"^data \(key <Unprintable>\): <class .*Unprintable'> cannot travel"):
+        encode({Unprintable(): 1})
+    with pytest.raises(EncodeError, match=r"^data\[<Unprintable>\]|^data \(key <Unprintable>\)"):
+        encode({Unprintable(): UNKNOWN})
 
 
 def test_a_failure_leaves_nothing_behind():

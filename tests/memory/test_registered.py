@@ -62,9 +62,9 @@ class Hash(str):
 
 def written(data):
     encoded = encode_event(Event("id", "topic", data))
-    block = bytearray(encoded[-1])
-    write_payload(memoryview(block), 0, encoded, 7)
-    return read_event(bytes(block), 7, "topic")
+    payload = bytearray(encoded[-1])
+    write_payload(memoryview(payload), 0, encoded, 7)
+    return read_event(bytes(payload), 7, "topic")
 
 
 def through(data):

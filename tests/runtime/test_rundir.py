@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from eventbus_mp import EventBus, EventBusError, ManagerLost
-from eventbus_mp.memory import shm
+from eventbus_mp.memory.shm import SHARED_MEMORY
 from eventbus_mp.runtime.rundir import RunDir, clean_all, default_root
 
 Make = Callable[..., EventBus]
@@ -42,7 +42,7 @@ def test_the_directory_is_private(make_bus: Make, run_dir: Path) -> None:
 def test_a_directory_that_cannot_be_made(make_bus: Make, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     bus = make_bus(run_dir=str(tmp_path / "file" / "run"))
-    with pytest.raises(EventBusError, match=r"cannot be made: .*set BusConfig\.run_dir to another one"):
+    with pytest.raises(EventBusError, match=r"cannot be created: .*set BusConfig\.run_dir to another one"):
         bus.topics()
 
 
@@ -75,7 +75,7 @@ def test_clean(make_bus: Make, run_dir: Path) -> None:
     name = f"{found.segment_prefix}left-1"
     bus.shutdown()
     found.create()
-    shm.create(name, 4096)
+    SHARED_MEMORY.create(name, 4096)
     assert clean_all(run_dir) == {"test": [name]}
     assert not found.path.exists()
 
