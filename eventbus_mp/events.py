@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from eventbus_mp.errors import InvalidTopic, UsageError
 
-__all__ = ["Event", "EventShadow", "check_topic", "fetched_event"]
+__all__ = ["Event", "EventShadow", "Place", "check_topic", "fetched_event"]
 
 new_object = object.__new__
 """Makes an object without calling its class, which takes twice as long."""

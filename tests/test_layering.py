@@ -47,8 +47,8 @@ IMPORTERS = {
     "eventbus_mp.console": ("cli", "demo"),
     "rich": ("console",),
     "multiprocessing.shared_memory": ("memory.shm",),
-    "numpy": ("memory.arrays", "memory.buffers"),
-    "pyarrow": ("memory.buffers", "memory.tables"),
+    "numpy": ("memory.arrays",),
+    "pyarrow": ("memory.tables",),
     "dill": ("worker", "lifecycle"),
     "multiprocess": ("worker", "lifecycle"),
     "filelock": ("runtime.filelocks",),
@@ -79,8 +79,6 @@ IMPURE_MODULES = (
 # An import for types only hides a circle. In these folders there is none of the folder's own modules.
 NO_IMPORTS_FOR_TYPES_ONLY = ("core",)
 
-# Modules that do not keep a rule yet: rule -> modules. A module that keeps it must not be here.
-NOT_YET: dict[str, set[str]] = {}
 
 # --- what the rules see ---
 
@@ -223,17 +221,11 @@ def problems_of_rows(part: str, module: str, tree: ast.AST) -> Iterator[str]:
 
 
 def test_imports_go_down_only_and_the_pure_is_pure() -> None:
-    found = {module: list(problems(module, source)) for module, source in SOURCES.items()}
-    wrong = {module for module, texts in found.items() if texts}
-    assert [text for module in wrong - NOT_YET["imports"] for text in found[module]] == []
-    assert NOT_YET["imports"] - wrong == set(), "these keep the rule: take them out of NOT_YET"
+    assert [text for module, source in SOURCES.items() for text in problems(module, source)] == []
 
 
 def test_no_circle_of_any_kind() -> None:
-    found = circles(import_graph(SOURCES))
-    excused = NOT_YET["circles"]
-    assert [" <-> ".join(group) for group in found if not excused.issuperset(group)] == []
-    assert excused - {module for group in found for module in group} == set(), "take them out of NOT_YET"
+    assert [" <-> ".join(group) for group in circles(import_graph(SOURCES))] == []
 
 
 def test_the_tables_speak_of_what_exists() -> None:
@@ -241,7 +233,7 @@ def test_the_tables_speak_of_what_exists() -> None:
     ours = {name.removeprefix(f"{PACKAGE}.") for name in IMPURE_MODULES if is_in(name, [PACKAGE])}
     importers = {name for names in IMPORTERS.values() for name in names}
     named = {*FLOOR_OF, *rows, *ours, *importers, *PURE, *NO_IMPORTS_FOR_TYPES_ONLY}
-    assert named - set(SOURCES) == NOT_YET["exists"]
+    assert named - set(SOURCES) == set()
 
 
 # --- the rules see what they should ---
@@ -252,7 +244,7 @@ ALLOWED = [
     ("core.bus", "from eventbus_mp.core.spans import SpanTable"),
     ("protocol.requests", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from eventbus_mp import events"),
     ("memory.shm", "from multiprocessing.shared_memory import SharedMemory"),
-    ("memory.buffers", "import importlib\nimportlib.import_module('numpy')"),
+    ("memory.arrays", "import importlib\nimportlib.import_module('numpy')"),
     ("worker.pool", "import dill"),
     ("runtime.filelocks", "def f():\n    from filelock import FileLock"),
     ("manager.server", "from eventbus_mp.manager.executor import EffectExecutor"),

@@ -36,37 +36,6 @@ Rule = Callable[[Path, str], Iterator[str]]
 parse = functools.cache(ast.parse)
 """Each file is looked at by a dozen rules."""
 
-# Files that do not keep a rule yet: rule -> paths. A file that keeps it must not be here.
-NOT_YET: dict[str, set[str]] = {
-    "long_file": {
-        "eventbus_mp/core/bus.py",
-        "eventbus_mp/core/state.py",
-        "eventbus_mp/manager/server.py",
-        "tests/properties/test_core_machine.py",
-    },
-    "plain_locks": {
-        "eventbus_mp/client/connection.py",
-        "eventbus_mp/client/inbox.py",
-        "eventbus_mp/client/source.py",
-        "eventbus_mp/client/span_pool.py",
-        "eventbus_mp/worker/pool.py",
-    },
-    "wrong_all": {
-        "eventbus_mp/client/endpoint.py",
-        "eventbus_mp/client/loan.py",
-        "eventbus_mp/client/publisher.py",
-        "eventbus_mp/client/sessions.py",
-        "eventbus_mp/events.py",
-        "eventbus_mp/manager/server.py",
-        "eventbus_mp/protocol/decoders.py",
-        "eventbus_mp/protocol/messages.py",
-        "eventbus_mp/protocol/records.py",
-        "eventbus_mp/runtime/handshake.py",
-    },
-    "spins": {"eventbus_mp/manager/server.py", "tests/client/test_sessions.py", "tests/core/test_spans.py"},
-    "renamed_modules": {"eventbus_mp/manager/server.py"},
-}
-
 
 # --- the rules ---
 
@@ -236,17 +205,9 @@ def names_bound_in(body: list[ast.stmt]) -> Iterator[str]:
 
 
 def complaints(rule: Rule, folders: tuple[str, ...] = FOLDERS) -> list[str]:
-    """What `rule` says of each Python file in `folders`, those of NOT_YET excepted if there is something to say."""
-    excused = NOT_YET.get(rule.__name__, set())
-    found = []
-    for path in (path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))):
-        name = path.relative_to(ROOT)
-        texts = list(rule(name, path.read_text()))
-        if str(name) not in excused:
-            found += texts
-        elif not texts:
-            found.append(f"{name} keeps the rule: take it out of NOT_YET")
-    return found + [f"{name} is not there: take it out of NOT_YET" for name in excused if not (ROOT / name).exists()]
+    """What `rule` says of each Python file in `folders`."""
+    paths = (path for folder in folders for path in sorted((ROOT / folder).rglob("*.py")))
+    return [text for path in paths for text in rule(path.relative_to(ROOT), path.read_text())]
 
 
 # --- the repository keeps them ---

@@ -15,7 +15,7 @@ from eventbus_mp.events import ENVELOPE_FIELDS, Event, EventShadow
 from eventbus_mp.memory.buffers import loaned_array, loaned_view, numpy_for_loans
 from eventbus_mp.memory.payload import encode_loaned, loaned_offset
 
-__all__ = ["Loan"]
+__all__ = ["Loan", "make_loan"]
 
 
 class Loan:

@@ -25,7 +25,7 @@ from eventbus_mp.protocol.client_events import TopicStale
 from eventbus_mp.protocol.records import NOTIFIED, RECORD
 from eventbus_mp.protocol.requests import ResolveTopic
 
-__all__ = ["LoanedSpan", "Publisher"]
+__all__ = ["LoanedSpan", "Publisher", "shadow_at"]
 
 pack_record = RECORD.pack
 log = logging.getLogger("eventbus_mp")
@@ -67,7 +67,7 @@ class Publisher:
 
     def notify(self, event: Event, *, awaited: bool = False) -> EventShadow:
         """Publish: the shadow, without a place when nobody is subscribed and nothing was stored."""
-        # hot path, 3.4 us: the lock is written out (locking.py), and calls are few.
+        # hot path: 3.4 us. The lock is written out (locking.py), and calls are few.
         lock, me = self._lock, get_ident()
         if lock.owner == me:
             raise reentered()

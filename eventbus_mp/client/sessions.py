@@ -14,7 +14,7 @@ from eventbus_mp.client.session import Session
 from eventbus_mp.config import BusConfig
 from eventbus_mp.lifecycle import ExitStage, ForkStage, after_fork_in_child, at_exit, run_exit_hooks_in_child
 
-__all__ = ["close_session", "connect_worker", "keep_session", "worker_session"]
+__all__ = ["Handle", "close_session", "connect_worker", "keep_session", "worker_session"]
 
 EXIT_PATIENCE_S = 5.0
 """How long a listener may continue when the process wants to end."""

@@ -125,8 +125,9 @@ class Ingest:
 
     def read_to_end(self, link: Link) -> None:
         """A process has ended. What it sent before counts: read it all, then take everything back."""
-        while link.is_open and self.read(link):
-            pass
+        more = True
+        while more and link.is_open:
+            more = self.read(link)
         if link.is_open and not self._journal.is_full:
             self.lose(link)
 

@@ -60,7 +60,7 @@ _WORD = struct.Struct("=I")
 _LONG = struct.Struct("=Q")
 _ENTRY = struct.Struct("=IIQQQ")
 _GENERATION_OFFSET, _SUCCESSOR_OFFSET, _TAKEOVERS_OFFSET = 0, 8, 16
-_READ = EntryKind.READ  # Hot path: a look-up in an enumeration's class is a call before Python 3.12.
+_READ = EntryKind.READ  # A look-up in an enumeration's class is a call before Python 3.12; this one is once a read.
 _UNREAD = os.urandom(8)
 """The marker. Random, because no process must be able to send it; the standby has it from the manager by `fork`."""
 

@@ -46,7 +46,7 @@ from eventbus_mp.protocol.records import (
 )
 from eventbus_mp.protocol.requests import REQUESTS, Request, WireType, fits
 
-__all__ = ["ClientDecoder", "ManagerDecoder", "encode_request"]
+__all__ = ["ClientDecoder", "ManagerDecoder", "decode_request", "encode_request", "unpack"]
 
 REQUEST_BYTES_MAX = 1 << 20
 SETTLED_RANGE_MAX = 1 << 20

@@ -13,7 +13,21 @@ from enum import IntEnum
 
 from eventbus_mp.protocol.requests import Request
 
-__all__ = ["Message", "Outcome"]
+__all__ = [
+    "DeliveriesSettled",
+    "EventsNotified",
+    "LinkLost",
+    "LinkOpened",
+    "ManagerReplaced",
+    "Message",
+    "Outcome",
+    "SkipNamed",
+    "SpanLeased",
+    "SpanReleased",
+    "SpanSealed",
+    "SpanWanted",
+    "TimePassed",
+]
 
 
 Record = tuple[int, int, int, int, int, int, int, int]

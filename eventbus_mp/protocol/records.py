@@ -18,7 +18,24 @@ import sys
 
 from eventbus_mp.geometry import RECORD_BYTES
 
-__all__ = ["KIND_BYTE", "RECORD", "RECORD_BYTES", "padded"]
+__all__ = [
+    "KIND_BYTE",
+    "RECORD",
+    "RECORD_BYTES",
+    "pack_delivered",
+    "pack_manager_replaced",
+    "pack_notified",
+    "pack_replied",
+    "pack_request",
+    "pack_settled",
+    "pack_span_granted",
+    "pack_span_leased",
+    "pack_span_released",
+    "pack_span_sealed",
+    "pack_span_wanted",
+    "pack_topic_stale",
+    "padded",
+]
 
 RECORD = struct.Struct("=6I2Q")
 assert RECORD.size == RECORD_BYTES

@@ -21,7 +21,18 @@ import msgpack
 
 from eventbus_mp.errors import EventBusError, ProtocolError
 
-__all__ = ["VERSION", "Welcome", "hello", "listen", "peer", "receive_welcome", "refuse", "welcome"]
+__all__ = [
+    "VERSION",
+    "Welcome",
+    "connect",
+    "hello",
+    "listen",
+    "peer",
+    "read_hello",
+    "receive_welcome",
+    "refuse",
+    "welcome",
+]
 
 MAGIC = "eventbus_mp"
 VERSION = 2

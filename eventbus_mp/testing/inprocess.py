@@ -218,8 +218,9 @@ class InProcessBus:
 
     def run(self) -> None:
         """Do all that is to be done at this moment."""
-        while self.step():
-            pass
+        more = True
+        while more:
+            more = self.step()
 
     def jump(self, deadline_ns: int | None) -> bool:
         """Let time pass until something is due, at most to the deadline: False when that is reached.

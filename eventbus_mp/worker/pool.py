@@ -25,6 +25,7 @@ from eventbus_mp.client.bus import EventBus
 from eventbus_mp.client.handler_spec import HandlerSpec, handler_decorator
 from eventbus_mp.errors import EventBusError, UsageError
 from eventbus_mp.lifecycle import ExitStage, at_exit, cancel_at_exit
+from eventbus_mp.locking import NonReentrantLock
 from eventbus_mp.memory.registered import registered_class, registered_name
 from eventbus_mp.statistics import SubscriberKey
 from eventbus_mp.worker.worker import READY, WorkerLimits, run_worker
@@ -115,7 +116,7 @@ class WorkerPool:
         self._stopping = False
         self._monitor: threading.Thread | None = None
         self._wake_read, self._wake_write = -1, -1
-        self._ending = threading.RLock()
+        self._ending = NonReentrantLock()
         self._owner_pid = 0
         self.restarts = 0
         """How many workers were replaced."""
@@ -198,7 +199,7 @@ class WorkerPool:
         if os.getpid() != self._owner_pid:
             self._monitor, self._workers = None, {}
             return
-        with self._ending:
+        with self._ending.held():
             if self._monitor is None:
                 return
             # If an exception interrupts this, it can be called again; the end of the program does so.

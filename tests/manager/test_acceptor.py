@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from eventbus_mp.errors import EventBusError
-from eventbus_mp.manager import acceptor as module
+from eventbus_mp.manager import acceptor
 from eventbus_mp.manager.acceptor import Acceptor
 from eventbus_mp.runtime import handshake
 from eventbus_mp.runtime.handshake import Welcome
@@ -109,7 +109,7 @@ def test_a_process_that_is_gone_before_its_greeting_harms_nobody(door: Door) -> 
 
 def test_a_process_that_there_is_no_room_for_is_told_so(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     room = iter([True, False])  # When it connects, and when its pipes are made.
-    monkeypatch.setattr(module, "_has_room", lambda: next(room))
+    monkeypatch.setattr(acceptor, "_has_room", lambda: next(room))
     with handshake.connect(door.path, 10.0) as connection:
         connection.sendall(handshake.hello())
         door.hear()

@@ -9,8 +9,8 @@ import pytest
 from eventbus_mp.core.bus import BusCore
 from eventbus_mp.events import Event
 from eventbus_mp.manager.executor import EffectExecutor
-from eventbus_mp.memory import segment
 from eventbus_mp.memory.payload import encode_event, write_payload
+from eventbus_mp.memory.shm import SHARED_MEMORY
 from eventbus_mp.protocol import effects, records, requests
 from eventbus_mp.protocol.client_events import Delivered, Replied, SpanGranted, TopicStale
 from eventbus_mp.protocol.decoders import unpack
@@ -307,7 +307,7 @@ def test_an_error_while_it_repeats_leaves_it_as_before(bench: Bench, caplog: pyt
 def test_a_bus_in_one_thread_under_a_clock_that_the_test_holds() -> None:
     prefix = f"ebmp-test-executor-{time.monotonic_ns()}-"
     transport = MemoryTransport(LINK)
-    executor = EffectExecutor(BusCore(SETTINGS, 0), prefix, transport, segment)
+    executor = EffectExecutor(BusCore(SETTINGS, 0), prefix, transport, SHARED_MEMORY)
     now_ns = 1_000
 
     def say(message: Message) -> list[Message]:
@@ -323,7 +323,7 @@ def test_a_bus_in_one_thread_under_a_clock_that_the_test_holds() -> None:
         *_, granted = transport.events(LINK)
         assert isinstance(granted, SpanGranted)
         name = f"{prefix}{granted.segment}"
-        assert segment.leftovers(prefix) == [name]
+        assert SHARED_MEMORY.leftovers(prefix) == [name]
         # A message that breaks the protocol: its answer is the end of the link, and memory comes back with that.
         follow_ups = say(SpanSealed(LINK, granted.segment, granted.offset + granted.length))
         assert follow_ups == [LinkLost(LINK, crashed=True)]
@@ -334,8 +334,8 @@ def test_a_bus_in_one_thread_under_a_clock_that_the_test_holds() -> None:
         executor.perform(TimePassed(), now_ns + int(SETTINGS.manager_idle_s * 2e9))
         assert executor.is_stopping
     finally:
-        for left in segment.leftovers(prefix):
-            segment.remove(left)
+        for left in SHARED_MEMORY.leftovers(prefix):
+            SHARED_MEMORY.remove(left)
 
 
 def test_a_standby_with_the_same_messages_comes_to_the_same_frames() -> None:

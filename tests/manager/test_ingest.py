@@ -5,8 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from eventbus_mp.manager import journal as journal_module
-from eventbus_mp.manager.journal import EntryKind, Journal
+from eventbus_mp.manager.journal import EntryKind, Journal, Position
 from eventbus_mp.protocol import records, requests
 from eventbus_mp.protocol.client_events import Delivered, Replied, SpanGranted
 from eventbus_mp.protocol.decoders import encode_request, unpack
@@ -39,7 +38,7 @@ def journaled(journal: Journal) -> list[tuple[EntryKind, int, int, bytes]]:
     return [(entry.kind, entry.link, entry.number, entry.data) for entry in other.replay(START)]
 
 
-START = journal_module.Position(-1, 0)
+START = Position(-1, 0)
 """A position in a generation that is over: everything since the beginning."""
 
 
@@ -182,7 +181,7 @@ def test_a_full_journal_leaves_everything_in_the_pipe(manager: Manager, monkeypa
     client.write(ROUND_TRIP)
     (link,) = manager.links
     with monkeypatch.context() as patch:
-        patch.setattr(journal_module, "JOURNAL_BYTES", 0)
+        patch.setattr("eventbus_mp.manager.journal.JOURNAL_BYTES", 0)
         assert manager.journal.is_full
         manager.turn()
         manager.ingest.read_to_end(link)

@@ -10,27 +10,20 @@ from hypothesis.stateful import initialize, precondition, rule, run_state_machin
 
 from eventbus_mp.core.expiry import BUCKET_SHIFT
 from eventbus_mp.core.transitions import SENT
-from eventbus_mp.geometry import CHUNK_BYTES, SEQUENCE_LINK_SHIFT
+from eventbus_mp.geometry import SEQUENCE_LINK_SHIFT
 from eventbus_mp.protocol import records
 from eventbus_mp.protocol.messages import (
-    SPAN_AHEAD,
-    SPAN_CANCELLED,
     SPAN_NEEDED,
-    SPAN_RESERVE,
     DeliveriesSettled,
     LinkLost,
     LinkOpened,
     Outcome,
-    SpanReleased,
-    SpanSealed,
-    SpanWanted,
     TimePassed,
 )
 from eventbus_mp.protocol.requests import (
     CancelWait,
     Drain,
     Goodbye,
-    LeaseEvent,
     MarkEvent,
     RegisterTopic,
     ResolveTopic,
@@ -39,10 +32,9 @@ from eventbus_mp.protocol.requests import (
     UnregisterTopic,
     Unsubscribe,
 )
-from tests.properties.harness import CoreHarness
+from tests.properties.memory_rules import EVENT_BYTES, MemoryRules, pick
 from tests.properties.model import ModelEvent, ModelSubscriber, ModelTopic
 
-EVENT_BYTES = 64
 TOPICS = ("a", "ab", "b", "dead")
 PATTERNS = (["a"], ["a$"], ["b", "ab"], [".*"], ["dead"], ["nothing"])
 SUBSCRIBERS = (("s1", b""), ("s1", b"config"), ("s2", b""), ("s3", b""))
@@ -59,15 +51,11 @@ def ranges(numbers):
     return found
 
 
-pick = st.integers(0, 1 << 16)
-"""An index into whatever there is: taken modulo its length, so that every draw fits."""
-
-
 events = st.lists(st.tuples(st.sampled_from(TOPICS), st.booleans(), st.integers(0, 3)), min_size=1, max_size=5)
 """(topic, awaited, ttl in buckets) of each event of a batch."""
 
 
-class CoreMachine(CoreHarness):
+class CoreMachine(MemoryRules):
     @initialize(letters=st.booleans(), links=st.integers(2, 3))
     def start(self, letters, links):
         self.begin("dead" if letters else None)
@@ -194,52 +182,6 @@ class CoreMachine(CoreHarness):
         assert self.ask(StopHosting, number, link=link) is True
         self.model.drop_host(self.by_number[number], link, "returned", self.now_ns)
         self.model.give_up_orphans(self.now_ns)
-        self.settle_up()
-
-    # --- memory ---
-
-    @rule(which=pick, blocks=st.sampled_from((1, 1, 2, 3, 5)), urgency=st.integers(SPAN_AHEAD, SPAN_RESERVE))
-    def want_span(self, which, blocks, urgency):
-        link = self.links[which % len(self.links)]
-        self.wanted.append((link, blocks * CHUNK_BYTES, urgency))
-        self.feed(SpanWanted(link, blocks * CHUNK_BYTES, urgency))
-        self.settle_up()
-
-    @rule(which=pick, blocks=st.sampled_from((1, 2, 3, 5)))
-    def cancel_span(self, which, blocks):
-        link = self.links[which % len(self.links)]
-        self.wanted = [item for item in self.wanted if item[:2] != (link, blocks * CHUNK_BYTES)]
-        self.feed(SpanWanted(link, blocks * CHUNK_BYTES, SPAN_CANCELLED))
-        self.settle_up()
-
-    @rule(which=pick)
-    @precondition(lambda self: self.spans)
-    def seal(self, which):
-        link, (segment, begin, _), _ = found = self.spans[which % len(self.spans)]
-        self.feed(SpanSealed(link, segment, begin))
-        self.spans.remove(found)
-        self.settle_up()
-
-    @rule(which=pick, who=pick)
-    def lease(self, which, who):
-        found = self.model.unsettled()
-        if not found:
-            return
-        link, event = self.links[which % len(self.links)], found[who % len(found)]
-        visible = any(self.model.topics.get(item.topic.name) is item.topic for item in self.events_of(event.sequence))
-        origin = self.origin(event)
-        got = self.ask(LeaseEvent, origin, event.span[1], EVENT_BYTES, event.sequence, link=link)
-        assert got == self.can_be_found(event)
-        assert visible or not got
-        if got:
-            self.leases.append((link, event.span, event.sequence))
-        self.settle_up()
-
-    @rule(which=pick)
-    @precondition(lambda self: self.leases)
-    def release(self, which):
-        link, _, sequence = self.leases.pop(which % len(self.leases))
-        self.feed(SpanReleased(link, sequence))
         self.settle_up()
 
     # --- events ---
