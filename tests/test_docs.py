@@ -74,7 +74,6 @@ def test_each_page_of_docs_is_in_the_map() -> None:
     assert pages - mapped == set()
 
 
-@pytest.mark.xfail(reason="the structure is still moving; the last change to it takes this mark away")
 def test_the_map_of_architecture_is_that_of_the_code() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text()
     package = ROOT / "eventbus_mp"

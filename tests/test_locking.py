@@ -88,6 +88,7 @@ def test_a_handler_that_raises_at_any_step_leaves_it_free(on_signal: Any) -> Non
 
     def take() -> None:
         nonlocal entered
+        signal.setitimer(signal.ITIMER_REAL, 0.0002)
         while True:
             with lock.held():
                 entered += 1
@@ -95,7 +96,6 @@ def test_a_handler_that_raises_at_any_step_leaves_it_free(on_signal: Any) -> Non
     before = signal.signal(signal.SIGALRM, lambda *_: handler())
     try:
         for _ in range(200):
-            signal.setitimer(signal.ITIMER_REAL, 0.0002)
             with pytest.raises(Alarm):
                 take()
             gc.collect(0)
