@@ -6,18 +6,18 @@ from hypothesis import strategies as st
 
 from eventbus_mp.core.allocator.spans import SpanTable
 from eventbus_mp.geometry import CHUNK_BYTES, SEGMENT_BYTES, SHARED_SPAN_BYTES_MAX
-from eventbus_mp.protocol.effects import CreateSegment, FreePages, RemoveSegment
+from eventbus_mp.protocol.effects import CreateSegment, Effect, FreePages, RemoveSegment
 
 MIB = 1 << 20
 
 
 def take(table, length, *, reserve=False):
-    effects = []
+    effects: list[Effect] = []
     return table.allocate(length, 1, effects, reserve=reserve), effects
 
 
 def put(table, span, *, written=True):
-    effects = []
+    effects: list[Effect] = []
     span.sealed = True
     span.backed = span.backed or written
     table.recycle(span, effects)

@@ -68,8 +68,8 @@ def written(function: ast.FunctionDef) -> set[str]:
                     targets.append(target)
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CHANGING_METHODS:
             targets.append(node.func.value)
-        found |= {state_of(target) for target in targets}
-    return found - {None}
+        found |= {state for target in targets if (state := state_of(target)) is not None}
+    return found
 
 
 def bindings(node: ast.Assign) -> Iterator[tuple[ast.AST, ast.AST]]:

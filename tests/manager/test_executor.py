@@ -231,8 +231,8 @@ def test_what_is_logged_is_logged_once(bench: Bench, caplog: pytest.LogCaptureFi
     record = records.RECORD.unpack(written(bench.segments, "event 1"))
     found: list[Effect] = [
         effects.Warn("100 % of the memory is in use"),
-        effects.WarnOfLease(42, "a", *record[2:5], record[7], 61.5),
-        effects.WarnOfLease(42, "a", *record[2:5], 0xABC, 61.5),
+        effects.WarnOfLease(42, "a", record[2], record[3], record[4], record[7], 61.5),
+        effects.WarnOfLease(42, "a", record[2], record[3], record[4], 0xABC, 61.5),
     ]
     bench.carry_out(*found)
     of_lease = (

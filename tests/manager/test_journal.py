@@ -75,7 +75,7 @@ def test_a_read_that_was_only_written_down_is_still_in_the_pipe(
     def die(*args: object) -> None:
         raise Killed
 
-    monkeypatch.setattr(journal.os, "readv", die)
+    monkeypatch.setattr("eventbus_mp.manager.journal.os.readv", die)
     with pytest.raises(Killed):
         found.read(reader, 1, 2)
     monkeypatch.undo()

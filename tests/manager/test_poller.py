@@ -133,8 +133,13 @@ def test_a_copy_that_a_fork_made_is_closed_without_an_effect_on_the_other(
 ) -> None:
     called: list[int] = []
     poller.watch(ready[0], lambda: called.append(1))
-    child = fork(lambda to_parent: to_parent.send(poller.close()))
-    assert child.hear() is None
+
+    def close(to_parent: Any) -> None:
+        poller.close()
+        to_parent.send("closed")
+
+    child = fork(close)
+    assert child.hear() == "closed"
     assert child.wait() == 0
     poller.wait(None)
     assert called == [1]

@@ -5,6 +5,7 @@ import ctypes
 import itertools
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def test_arrays_in_every_order(value, data):
 
 
 LEAVES = st.integers() | st.text(max_size=5) | st.binary(max_size=5) | st.tuples(st.floats(allow_nan=False), st.none())
-NESTED = st.recursive(
+NESTED: st.SearchStrategy[Any] = st.recursive(
     LEAVES | ARRAYS | st.binary(max_size=100).map(bytearray) | st.binary(max_size=300).map(memoryview),
     lambda inner: st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(st.text(max_size=3), inner),
     max_leaves=12,

@@ -53,7 +53,7 @@ class Money:
     def __eq__(self, other):
         return type(other) is Money and other.amount == self.amount
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Hash(str):

@@ -42,7 +42,7 @@ SUBSCRIBERS = (("s1", b""), ("s1", b"config"), ("s2", b""), ("s3", b""))
 
 def ranges(numbers):
     """The numbers as (first, count), neighbours joined."""
-    found = []
+    found: list[tuple[int, int]] = []
     for number in numbers:
         if found and sum(found[-1]) == number:
             found[-1] = (found[-1][0], found[-1][1] + 1)

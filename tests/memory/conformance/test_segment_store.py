@@ -94,7 +94,8 @@ def test_a_view_outlives_the_name(store, name):
 
 def test_ctypes_may_export_a_part_of_a_view(store, name):
     """Leases are made of this: an array over a part, whose death somebody hears of."""
-    view, ended = store.attach(name), []
+    ended: list[bool] = []
+    view = store.attach(name)
     exporter = (ctypes.c_char * 10).from_buffer(view, 100)
     watch = weakref.ref(exporter, ended.append)
     part = memoryview(exporter).cast("B")[2:4]
