@@ -137,7 +137,7 @@ def test_a_manager_that_cannot_start_says_why(make_bus: Make, monkeypatch: pytes
     bus = make_bus()
     with monkeypatch.context() as broken:
         broken.setenv("PYTHONHOME", "/nonexistent")
-        with pytest.raises(ManagerLost, match=r"last words(?s:.*)encodings"):
+        with pytest.raises(ManagerLost, match=r"the end of its log(?s:.*)encodings"):
             bus.topics()
     assert bus.topics() == []
 

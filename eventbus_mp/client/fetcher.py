@@ -68,7 +68,7 @@ class EventFetcher:
             event = self.delivered_event((0, *place[:4], 0, 0, place.sequence))
             if self._holds(place.sequence):
                 return event
-            # Another thread settled it meanwhile: whether it saw our view, and told of it, nobody knows.
+            # Another thread settled it meanwhile. It may have reported the outcome without a lease for our view.
             del event
         self._reporter.release_ended()
         if not self._connection.request(LeaseEvent, place.topic, place.offset, place.length, place.sequence):

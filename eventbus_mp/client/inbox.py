@@ -21,11 +21,13 @@ __all__ = ["Inbox"]
 
 
 class Inbox:
-    """The shadows of one subscriber, taken when you want them. Made by `EventBus.inbox`.
+    """The shadows of one subscriber, to be taken when you want them. Made by `EventBus.inbox`; threads may share one.
 
-    Every shadow that was taken must be completed or skipped, also one at a time. No more than `credit` of them are in
-    hand at once: with "auto" two at first, and more when they are settled fast; give a number to take larger batches.
-    `for shadow in inbox` waits for the next one and ends when the inbox is closed. Usable from several threads.
+    Complete or skip every shadow that you have taken, one at a time or in batches; `complete` and `skip` are short for
+    `EventBus.mark_as_completed` and `mark_as_skipped`. At most `credit` shadows are unsettled at once: with "auto" two
+    at first, and more if they are settled fast. Give a number to take larger batches.
+
+    `for shadow in inbox` waits for each next one, and ends when the inbox is closed.
     """
 
     def __init__(self, session: Session, endpoint: ClientEndpoint, key: SubscriberKey) -> None:
@@ -38,20 +40,35 @@ class Inbox:
         self._closed = False
 
     def get(self, timeout_s: float | None = None) -> EventShadow | None:
-        """The next shadow. Blocks; None when `timeout_s` is over first (0: only look).
+        """Take the next shadow. Blocks until there is one.
+
+        Args:
+            timeout_s: Seconds to wait at most; 0: do not wait; None: as long as it takes.
+
+        Returns:
+            The shadow, which has to be settled; None if none came in time.
 
         Raises:
-            BusClosed: The inbox was closed.
-            ManagerLost: The manager is gone.
+            BusClosed: The inbox, or its bus, was closed.
+            ManagerLost: The manager has ended, and the bus with it.
+            UsageError: `timeout_s` is not a time.
         """
         shadows = self.get_many(1, timeout_s)
         return shadows[0] if shadows else None
 
     def get_many(self, limit: int, timeout_s: float | None = None) -> list[EventShadow]:
-        """Up to `most` shadows: blocks for the first, then takes what is there. Empty when `timeout_s` is over.
+        """Take up to `limit` shadows. Blocks until there is one, then takes what has arrived.
+
+        Args:
+            limit: How many at most; `credit` limits them as well.
+            timeout_s: As of `get`.
+
+        Returns:
+            The shadows in the order of their arrival; empty if none came in time.
 
         Raises:
-            UsageError: `most` is no number, or below 1.
+            UsageError: `limit` is not a whole number of 1 or more, or `timeout_s` is not a time.
+            BusClosed, ManagerLost: As of `get`.
         """
         if type(limit) is not int or limit < 1:
             raise UsageError(f"get_many({limit!r}) of inbox {self.key.name!r}: give a number of shadows, 1 or more")
@@ -61,7 +78,7 @@ class Inbox:
         now_ns = self._transport.monotonic_ns
         began_ns = now_ns()
         while not taken:
-            if not endpoint.pending:  # Also when all there were had expired.
+            if not endpoint.pending:  # This is reached again if all that had arrived has expired.
                 reporter.flush(endpoint)
                 reporter.release_ended()
             left_s = None if timeout_s is None else timeout_s - (now_ns() - began_ns) / 1e9
@@ -88,22 +105,23 @@ class Inbox:
         return shadow
 
     def complete(self, shadow: EventShadow) -> None:
-        """Settle a shadow taken from here as completed; repeated, it changes nothing.
+        """Complete a shadow that was taken from here. Does not wait for the manager; repeated, it changes nothing.
 
-        Told to the manager at once, or with the ones that follow while more are waiting here.
+        The outcome is reported at once, or together with the next ones while more shadows are waiting here.
 
         Raises:
-            NotSubscribed: The shadow is of an event that this inbox was not told of.
+            BusClosed, ManagerLost: As of `get`.
+            NotSubscribed: The event was not delivered to this inbox's subscriber.
         """
         self._settle(shadow, Outcome.COMPLETED)
 
     def skip(self, shadow: EventShadow, reason: str = "") -> None:
-        """Settle a shadow taken from here as skipped, else like `complete`; `statistics()` shows the reason."""
+        """Skip a shadow that was taken from here; else like `complete`. `EventBus.statistics` shows the reason."""
         if self._settle(shadow, Outcome.SKIPPED) and reason:
             self._session.reporter.explain(self._endpoint, shadow.id, reason)
 
     def _settle(self, shadow: EventShadow, outcome: int) -> bool:
-        """Whether it was in hand here."""
+        """Whether it was in flight here."""
         self._check_open()
         place = getattr(shadow, "_place", None)
         if place is None:
@@ -126,10 +144,10 @@ class Inbox:
                 yield shadow
 
     def fileno(self) -> int:
-        """A descriptor that is readable while something is waiting: for select, epoll and asyncio.
+        """A descriptor that is readable while a shadow is waiting: for select, epoll and asyncio. Do not read from it.
 
-        It is readable, too, once the inbox has ended or the bus is lost: the next `get` then raises. The first call
-        starts the listener thread, which takes in what the pipe brings.
+        It also becomes readable when the inbox has ended or the bus is lost; the next `get` then raises. The first call
+        starts this process's listener thread, which takes in what arrives.
         """
         self._check_open()
         if self._event_fd < 0:

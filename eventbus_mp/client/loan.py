@@ -19,12 +19,14 @@ __all__ = ["Loan", "make_loan"]
 
 
 class Loan:
-    """Memory to fill in a `with` block, which publishes it when it ends. Made by `EventBus.loan`.
+    """Shared memory to fill in a `with` block, whose end publishes it without a copy. Made by `EventBus.loan`.
 
-    `buffer` (a writable memoryview) or `array` (an ndarray) is there in the block, with arbitrary content at first. An
-    exception in the block gives the memory back and publishes nothing. After the block `shadow` is set, and the memory
-    is not the producer's any more: `buffer` is released and `array` is made read-only. A view that was derived from
-    them, or a `buffer` that something still holds, cannot be taken away; it must neither be written nor read.
+    In the block, `buffer` is a writable memoryview, or `array` an ndarray; their content is arbitrary at first. If the
+    block ends by an exception, the memory is given back and nothing is published. After the block, `shadow` is set, and
+    the memory belongs to the readers: `buffer` is released and `array` is made read-only. Views that you derived from
+    them, or a `buffer` that something still refers to, cannot be taken away: do not use them any more.
+
+    Entering the block blocks and raises as `EventBus.notify` does. No lock is held while you fill the memory.
     """
 
     def __init__(
@@ -37,7 +39,7 @@ class Loan:
         self.shadow: EventShadow | None = None
         """Of the event that was published; None before."""
         self._handle = handle
-        """The bus that lent it: its connection ends with it."""
+        """The bus that made it: it must live as long as the loan, for its connection ends with it."""
         self._publisher = publisher
         self._event = event
         self._nbytes = nbytes
@@ -53,7 +55,7 @@ class Loan:
         self._entered = True
         self._loaned = loaned = self._publisher.loan_span(self._event, self._encoded)
         if loaned is None:
-            memory = memoryview(bytearray(self._nbytes))  # Nobody will see it.
+            memory = memoryview(bytearray(self._nbytes))  # There is no subscriber to see it.
         else:
             start = loaned.span.offset + loaned_offset(self._encoded)
             memory = loaned.view[start : start + self._nbytes]

@@ -98,7 +98,7 @@ class Publisher:
         return shadow_at(topic_name, event.id, place)
 
     def notify_many(self, events: Iterable[Event]) -> list[EventShadow]:
-        """Publish in order, with one pipe write for as many as fit into the spans at hand."""
+        """Publish in order, with one pipe write for as many as fit into the spans that are ready."""
         self._lock.refuse_reentry()
         if isinstance(events, (list, tuple)):
             prepared = [(event, self._encode(event)) for event in events]
@@ -136,7 +136,7 @@ class Publisher:
     ) -> tuple[int, int] | None:
         """Write and notify as many as there is room for: (length of the last span that was filled, by how much).
 
-        Each one that is written gets its shadow, and is notified also when the next one fails.
+        Each one that is written gets its shadow, and is notified even if the next one fails.
         """
         parts: list[bytes] = []
         last = None

@@ -29,7 +29,7 @@ class Reporter:
 
     @property
     def lost(self) -> bool:
-        """Whether nobody is there to be told."""
+        """Whether the link has ended, so that nothing can be reported."""
         return self._connection.lost
 
     def flush(self, endpoint: ClientEndpoint) -> None:

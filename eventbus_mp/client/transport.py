@@ -199,8 +199,8 @@ class PipeTransport:
     def wake(self, *, followers: bool = False) -> None:
         """See `Transport.wake`. With `followers`, wake them even while nobody reads.
 
-        That is needed at the end only: when a signal's handler raised just as a leader was handing over, its followers
-        were not told.
+        Only the end of a session needs that: if a signal's handler raised just as a leader was handing over, its
+        followers still wait for it.
         """
         if self._wake_fd >= 0:
             os.eventfd_write(self._wake_fd, 1)

@@ -88,7 +88,7 @@ def _await_ready(ready: int, run_dir: RunDir, log_bytes: int, deadline: float) -
     # A manager that is only late finds our end of the pipe closed and leaves.
     what = "did not come up in time" if said is None else "ended at once"
     raise ManagerLost(
-        f"the manager of bus {run_dir.bus!r} {what}; its last words ({run_dir.log}):\n"
+        f"the manager of bus {run_dir.bus!r} {what}; the end of its log ({run_dir.log}):\n"
         f"{run_dir.log_tail(log_bytes) or '(none)'}"
     )
 
