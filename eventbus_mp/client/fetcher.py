@@ -76,14 +76,21 @@ class EventFetcher:
         name = self.topic_name(place.topic)
         try:
             view = self._mappings.of(place.segment, place.length)
-            if place.length > COPIED_BYTES_MAX:
-                # The view holds the lease that the manager has just noted, and gives it back with its end.
-                return read_event(self._leases.view(view, place, reported=True), place.sequence, name)
-            block = bytes(view[place.offset : place.offset + place.length])
-        except FileNotFoundError:
-            return None
+        except OSError as error:
+            # The manager has noted a lease that no view will end.
+            self._release(place)
+            if isinstance(error, FileNotFoundError):
+                return None
+            raise
+        if place.length > COPIED_BYTES_MAX:
+            # The view holds the lease that the manager has just noted, and gives it back with its end.
+            return read_event(self._leases.view(view, place, reported=True), place.sequence, name)
+        payload = bytes(view[place.offset : place.offset + place.length])
+        self._release(place)
+        return read_event(payload, place.sequence, name)
+
+    def _release(self, place: Place) -> None:
         self._connection.call(self._connection.protocol.release, place.sequence)
-        return read_event(block, place.sequence, name)
 
     def find(self, topic: str, event_id: str) -> Place | None:
         """The newest unsettled event of this topic and id: a search through the topic's unsettled events."""

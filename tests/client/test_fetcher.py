@@ -126,3 +126,31 @@ def test_watchers_of_a_topic(handle: Handle) -> None:
         for shadow in inbox.get_many(5, 0):
             inbox.complete(shadow)
     assert bus.watchers("a") == {}
+
+
+@pytest.mark.parametrize(("error", "expected"), [(FileNotFoundError, None), (PermissionError, PermissionError)])
+def test_a_segment_that_cannot_be_mapped_leaves_no_lease(
+    handle: Handle,
+    world: InProcessBus,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[OSError],
+    expected: type[OSError] | None,
+) -> None:
+    """The manager has granted the lease by then."""
+    bus, other = handle(), handle()
+    inbox = bus.inbox("one", ["a"])
+    shadow = bus.notify(Event("1", "a", memoryview(b"x" * LARGE)))
+
+    def refuse(name: str) -> memoryview:
+        raise error(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.store, "attach", refuse)
+        if expected is None:
+            assert other.fetch_event(shadow) is None
+        else:
+            with pytest.raises(expected):
+                other.fetch_event(shadow)
+    assert not leased_bytes(world)
+    for taken in inbox.get_many(5, 0):
+        inbox.complete(taken)
