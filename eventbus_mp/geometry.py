@@ -1,4 +1,4 @@
-"""Geometry: the sizes and bounds that several parts of the bus have to agree on."""
+"""Geometry: the sizes and bounds that several parts of the bus agree on."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ __all__ = [
 ]
 
 SEQUENCE_LINK_SHIFT = 40
-"""A sequence number is `link << 40 | serial`: its producer makes it without asking, and it never repeats."""
+"""A sequence number is `link << 40 | serial`: its producer makes it without asking, and never the same one twice."""
 
 CHUNK_BYTES = 256 * 1024
-"""What segments are cut into; a span is some neighbouring chunks."""
+"""Segments are cut into chunks of this length. A span is one chunk, or several that follow each other."""
 SEGMENT_BYTES = 64 * 1024 * 1024
+"""The length of a segment that several spans share."""
 SHARED_SPAN_BYTES_MAX = SEGMENT_BYTES // 2
-"""A larger event gets a segment of its own."""
+"""An event that needs a longer span gets a segment of its own."""
 PAYLOAD_ALIGNMENT = 64
 """Payloads begin at multiples of this in a span, and their lengths are multiples of it; so no payload is shorter."""
 

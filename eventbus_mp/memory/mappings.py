@@ -63,7 +63,8 @@ class Mappings(dict[int, memoryview]):
 
     def _keep(self, number: int, view: memoryview) -> None:
         while len(self) >= MAPPINGS_MAX:
-            # Each step is one that no other thread can see half done, and that bears the other having dropped it.
+            # Another thread may drop the same mapping at this moment: the keys are copied in one step, and a key that
+            # is gone already is no error.
             for oldest in list(self)[:1]:
                 self.pop(oldest, None)
         self[number] = view

@@ -18,7 +18,7 @@ _KINDS = ("Buffer", "RecordBatch", "Table")
 
 
 def arrow_kind(value: Any) -> str | None:
-    """ "Buffer", "RecordBatch" or "Table" of a value of these classes of pyarrow; None of any other value."""
+    """The class's name, if the value is a Buffer, a RecordBatch or a Table of pyarrow; None of any other value."""
     pyarrow = sys.modules.get("pyarrow")
     if pyarrow is None:
         return None
