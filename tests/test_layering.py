@@ -24,9 +24,9 @@ FLOORS = (
     ("core", "memory"),
     ("protocol",),
     ("config",),
-    ("events", "statistics", "patterns", "lifecycle"),
+    ("events", "statistics", "patterns"),
     ("ids", "locking", "geometry"),
-    ("errors",),
+    ("errors", "lifecycle"),
 )
 
 # The modules of a folder that has floors of its own. A module may import those of its own row and of the rows below.
@@ -47,8 +47,8 @@ IMPORTERS = {
     "eventbus_mp.console": ("cli", "demo"),
     "rich": ("console",),
     "multiprocessing.shared_memory": ("memory.segment", "memory.shm"),
-    "numpy": ("memory.buffers",),
-    "pyarrow": ("memory.buffers",),
+    "numpy": ("memory.arrays", "memory.buffers"),
+    "pyarrow": ("memory.buffers", "memory.tables"),
     "dill": ("worker", "lifecycle"),
     "multiprocess": ("worker", "lifecycle"),
     "filelock": ("runtime.filelocks",),
@@ -83,7 +83,7 @@ NO_IMPORTS_FOR_TYPES_ONLY = ("core",)
 NOT_YET = {
     "exists": {
         *("__main__", "lifecycle", "testing"),
-        *("client.protocol", "client.transport", "memory.shm"),
+        *("client.protocol", "client.transport", "memory.arrays", "memory.shm", "memory.tables"),
         *("manager.ingest", "manager.links", "manager.poller", "manager.takeover"),
     },
     "imports": {

@@ -153,7 +153,7 @@ def test_events_that_expired_on_the_way_make_room_for_others(bus: EventBus, an_h
 
 
 def test_a_shadow_from_elsewhere(make_bus: Make) -> None:
-    """It is marked as by `mark_as_completed`, for the process that holds it, if the inbox is subscribed to its topic."""
+    """It is marked as by `mark_as_completed`, for the process that holds it, if the inbox gets its topic."""
     bus, other = make_bus(topics=["a", "b"]), make_bus()
     inbox = bus.inbox("one", ["a"], credit=1)
     shared = other.inbox("one", ["a"], credit=1)

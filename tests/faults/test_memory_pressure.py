@@ -268,7 +268,7 @@ def test_a_pipeline_whose_stages_publish_while_memory_is_full(make_bus: Make, fo
 
 
 def test_sixty_four_descriptors(make_bus: Make, fork: Fork) -> None:
-    """More processes connect than the manager can hold: the last are refused with the reason, the others notice nothing."""
+    """More processes connect than the manager can hold: the last are refused with a reason, others notice nothing."""
     bus = make_bus(topics=["a"])
 
     def start(to_parent: Any) -> None:
