@@ -15,7 +15,7 @@ from benchmarks.scale.growth import Row, arrival, backlog, endpoints, subscriber
 from benchmarks.scale.standing import connecting, idle, long_run
 from benchmarks.tables import markdown_table, text_table
 
-SIZES, QUICK_SIZES = [1, 4, 16, 64], [1, 4, 16]
+SIZES, QUICK_SIZES = [1, 4, 16, 64], [1, 4]
 TITLES = {
     "backlog": "Cost of an event as the backlog grows; ratios to the smallest.",
     "arrival": "The manager's memory for an event that waits.",

@@ -34,7 +34,7 @@ from typing import NamedTuple
 from eventbus_mp import Event, EventBus, EventBusError
 from eventbus_mp.memory.shm import SHARED_MEMORY
 from eventbus_mp.runtime.rundir import RunDir
-from tests.faults.helpers import end_with_parent
+from tests.faults.helpers import await_links, end_with_parent
 
 __all__ = ["Book", "Chaos", "Child", "Entry", "consume", "ignore", "main", "produce", "read_books"]
 
@@ -283,12 +283,13 @@ class Chaos:
         for pid in self._stopped:
             os.kill(pid, signal.SIGCONT)
         self.stop_file.touch()
-        for child in [child for child in self._children if child.work is produce]:
-            self._await_end(child)
+        await_links(bus, 1 + len(self._children))
         for item in bus.subscribers():
-            # A passing one whose host was killed. What waits for it would keep the end waiting for its grace.
+            # A passing one whose host was killed: its events would keep everything waiting until its grace is over.
             if item.name not in LASTING and not item.pids:
                 bus.unsubscribe(item.key)
+        for child in [child for child in self._children if child.work is produce]:
+            self._await_end(child)
         try:
             bus.drain(timeout_s=SETTLE_TIMEOUT_S)
         except EventBusError as error:
