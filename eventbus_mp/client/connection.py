@@ -116,11 +116,12 @@ class Connection:
         while (event := next_event()) is not None:
             if type(event) is Delivered or type(event) is Replied:
                 continue
+            if type(event) is TopicStale:
+                self.on_topic_stale(event)  # Without the lock: it logs, and a log's handler may publish.
+                continue
             with lock.held():
                 if type(event) is SpanGranted:
                     self.on_span_granted(event)
-                elif type(event) is TopicStale:
-                    self.on_topic_stale(event)
                 elif type(event) is ManagerChanged:
                     self.on_manager_changed()
                 self.flush_locked()

@@ -79,8 +79,8 @@ class ClientProtocol:
         """The next thing that the manager said; None: nothing more is complete.
 
         Deliveries have been put into their endpoint, and replies are there to be taken, when their event is given out.
-        The other events ask something of the shell: `SpanGranted` belongs to `orders.granted`, `TopicStale`
-        to `forget_stale`, `ManagerChanged` to `resync`; call these with the write lock held.
+        The other events ask something of the shell: `TopicStale` belongs to `forget_stale`. `SpanGranted`
+        belongs to `orders.granted`, `ManagerChanged` to `resync`: call these two with the write lock held.
         """
         if not self._arrived:
             return None
@@ -112,6 +112,7 @@ class ClientProtocol:
         Raises:
             UsageError: A field is of a wrong type or too large.
         """
+        assert kind.ANSWERED, f"{kind.__name__} is never answered: make it a notice"
         number = next(self._request_numbers)
         self.outgoing.append(encode_request(kind(0, number, *fields)))
         self._expected.add(number)
@@ -123,6 +124,7 @@ class ClientProtocol:
         Raises:
             UsageError: A field is of a wrong type or too large.
         """
+        assert not kind.ANSWERED, f"{kind.__name__} is answered: make it a request"
         self.outgoing.append(encode_request(kind(0, 0, *fields)))
 
     def expect_reply(self, number: int) -> None:

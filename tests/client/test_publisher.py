@@ -183,3 +183,32 @@ def test_waiting_for_an_event_to_be_settled(handle: Handle) -> None:
     watcher = bus.notify_and_wait(Event("1", "a", "x"), timeout_s=5)
     assert seen == ["x"]
     assert [key.name for key in watcher.completers] == ["handler"]
+
+
+def test_a_log_handler_may_publish(handle: Handle, world: InProcessBus) -> None:
+    """The warning of a topic that lost its subscribers comes in the middle of taking in what arrived."""
+    bus, other = handle(), handle()
+    inbox = other.inbox("one", ["a"])
+    warnings = bus.inbox("warnings", ["b"])
+    bus.notify(Event("0", "b", "the topic's number is known from now on"))
+    bus.notify(Event("1", "a", 1))
+    shadow = inbox.get(timeout_s=1)
+    assert shadow is not None
+    inbox.complete(shadow)
+    other.unsubscribe("one")
+
+    class Publishes(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            bus.notify(Event("warning", "b", record.getMessage()))
+
+    log, publishes = logging.getLogger("eventbus_mp"), Publishes()
+    log.addHandler(publishes)
+    try:
+        bus.notify(Event("2", "a", 1))
+        bus.topics()  # A wait, in which the answer to that comes in.
+    finally:
+        log.removeHandler(publishes)
+    found = warnings.get_many(2, 1)
+    assert [item.id for item in found] == ["0", "warning"]
+    for item in found:
+        warnings.complete(item)
