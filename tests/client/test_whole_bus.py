@@ -51,6 +51,8 @@ class WholeBus(RuleBasedStateMachine):
         """Subscriber -> the ids that it has to get, in the order of notify."""
         self.settled: dict[str, set[str]] = {}
         self.producer_of: dict[str, int] = {}
+        self.id_of: dict[int, str] = {}
+        """By sequence."""
         self.seen_again: dict[str, set[str]] = {name: set() for name in NAMES}
         """What came back: its order is not that of notify."""
         self.last_from: dict[tuple[str, int, int], int] = {}
@@ -96,6 +98,8 @@ class WholeBus(RuleBasedStateMachine):
         for shadow in shadows:
             assert (shadow._place is not None) == bool(getters), "dropped, or stored for nobody"
             self.producer_of[shadow.id] = self.client(which).session.connection.welcome.link
+            if shadow._place is not None:
+                self.id_of[shadow._place.sequence] = shadow.id
             for name in getters:
                 self.expected[name].append(shadow.id)
 
@@ -162,8 +166,15 @@ class WholeBus(RuleBasedStateMachine):
         client = self.clients.pop(which % len(self.clients))
         for name in client.inboxes:
             # What it had, or was about to get, comes back at the front.
+            if killed:
+                self.settled[name] -= self.unreported(client, name)
             self.seen_again[name] |= set(self.expected[name]) - self.settled[name]
         self.bus.kill(client.session) if killed else client.session.close()
+
+    def unreported(self, client: Client, name: str) -> set[str]:
+        """What a process has settled and not reported: if it dies now, that comes again."""
+        outcomes = client.inboxes[name]._endpoint.take_outcomes()
+        return {self.id_of[sequence] for _, sequences in outcomes for sequence in sequences}
 
     @rule(steps=st.integers(1, 5))
     def go_on(self, steps: int) -> None:
