@@ -18,7 +18,7 @@ TOPICS = ("a", "b")
 NAMES = {"x": ["a"], "y": [".*"]}
 CLIENTS_MAX = 4
 VIEWS_MAX = 5
-"""Or views would fill the memory."""
+"""What a client keeps."""
 index = st.integers(0, 50)
 
 
@@ -44,7 +44,10 @@ class WholeBus(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.bus = InProcessBus(orphan_grace_s=86_400, crashes_max=1_000, manager_idle_s=86_400)
+        # More memory than all events of a run take: none waits for it.
+        self.bus = InProcessBus(
+            memory_bytes_max=512 << 20, orphan_grace_s=86_400, crashes_max=1_000, manager_idle_s=86_400
+        )
         self.clients: list[Client] = []
         self.serial = 0
         self.expected: dict[str, list[str]] = {}
