@@ -16,10 +16,10 @@ from eventbus_mp.client.span_orders import LOANS_AHEAD
 from eventbus_mp.client.span_pool import SpanPool
 from eventbus_mp.config import TIME_UNITS_NS, BusConfig
 from eventbus_mp.errors import EventTooLarge, UnknownTopic
-from eventbus_mp.events import Event, EventShadow, Place, check_topic
+from eventbus_mp.events import Event, EventShadow, Place, check_topic, new_object
 from eventbus_mp.locking import reentered
 from eventbus_mp.memory.arena import Arena, GrantedSpan
-from eventbus_mp.memory.payload import EncodedEvent, encode_event, new_object, write_loaned, write_payload
+from eventbus_mp.memory.payload import EncodedEvent, encode_event, write_loaned, write_payload
 from eventbus_mp.protocol import records
 from eventbus_mp.protocol.client_events import TopicStale
 from eventbus_mp.protocol.records import NOTIFIED, RECORD

@@ -16,6 +16,7 @@ from eventbus_mp.client.listeners import Listener, broadcast_key, pack_config, u
 from eventbus_mp.client.publisher import Publisher
 from eventbus_mp.client.reporter import Reporter
 from eventbus_mp.client.span_pool import SpanPool
+from eventbus_mp.client.validation import check_name
 from eventbus_mp.config import BusConfig
 from eventbus_mp.errors import BusClosed, EventBusError, ManagerLost, UsageError, WaitTimeout
 from eventbus_mp.events import EventShadow, Place
@@ -82,8 +83,7 @@ class Session:
             UsageError: Its name is not a text, or empty.
             BusClosed: Another thread has unsubscribed it at this moment.
         """
-        if not isinstance(key.name, str) or not key.name:
-            raise UsageError(f"a subscriber's name is a text of one character or more, not {key.name!r}")
+        check_name(key.name)
         config_bytes = pack_config(key.config)
         request = self.connection.call(self._protocol.subscribe, key, config_bytes, patterns, credit, broadcast)
         number = self.connection.await_reply(request, "Subscribe")

@@ -30,7 +30,6 @@ __all__ = [
     "write_payload",
 ]
 
-new_object = object.__new__
 new_tuple = tuple.__new__
 """Makes a NamedTuple of a tuple in a third of the time of calling its class."""
 JOINED_BYTES_MAX = 1 << 16
