@@ -1,6 +1,6 @@
 """An event bus for many processes on one machine. Begin with `EventBus`.
 
-Public are the names in `__all__` of this package, and nothing else: import them from `eventbus_mp`. All its modules and
+Public are the names in `__all__` of this package and of `eventbus_mp.testing`, and nothing else. All other modules and
 folders are private, whatever their names, and so is every name that begins with an underscore. Every error is an
 `EventBusError`; its module has the tree. ARCHITECTURE.md has the picture of the whole.
 
@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eventbus_mp.client.bus import EventBus
+    from eventbus_mp.client.dead_letters import DeadLetter
+    from eventbus_mp.client.handle_state import LostBus
     from eventbus_mp.client.inbox import Inbox
     from eventbus_mp.client.source import EventSource
     from eventbus_mp.config import BusConfig
@@ -32,17 +34,40 @@ if TYPE_CHECKING:
         InvalidPattern,
         InvalidTopic,
         ManagerLost,
+        NoSubscriber,
+        NoSuchBus,
         NotSubscribed,
         ProtocolError,
+        Retry,
         Skip,
         UnknownTopic,
         UsageError,
         WaitTimeout,
     )
-    from eventbus_mp.events import Event, EventShadow
+    from eventbus_mp.events import EncodedData, EventShadow
+    from eventbus_mp.explanation import Explanation, OpenView, UnsettledDelivery
+    from eventbus_mp.history import HistoryEntry, HistoryPage
     from eventbus_mp.ids import unique_id
+    from eventbus_mp.instrument import Instrument
+    from eventbus_mp.memory.payload import Event
     from eventbus_mp.memory.registered import register_type
-    from eventbus_mp.statistics import BusStatistics, Subscriber, SubscriberKey, SubscriberStatistics, Watcher
+    from eventbus_mp.snapshot import (
+        EventCounts,
+        ManagerSnapshot,
+        MemorySnapshot,
+        ProcessSnapshot,
+        Snapshot,
+        SubscriberSnapshot,
+        TopicSnapshot,
+    )
+    from eventbus_mp.statistics import (
+        BusStatistics,
+        Subscriber,
+        SubscriberKey,
+        SubscriberStatistics,
+        Watcher,
+        WatcherPage,
+    )
     from eventbus_mp.worker.pool import WorkerPool
 
 __all__ = [
@@ -50,29 +75,49 @@ __all__ = [
     "BusConfig",
     "BusFull",
     "BusStatistics",
+    "DeadLetter",
     "DecodeError",
+    "EncodedData",
     "EncodeError",
     "Event",
     "EventBus",
     "EventBusError",
+    "EventCounts",
     "EventShadow",
     "EventSource",
     "EventTooLarge",
+    "Explanation",
+    "HistoryEntry",
+    "HistoryPage",
     "Inbox",
+    "Instrument",
     "InternalError",
     "InvalidPattern",
     "InvalidTopic",
+    "LostBus",
     "ManagerLost",
+    "ManagerSnapshot",
+    "MemorySnapshot",
+    "NoSubscriber",
+    "NoSuchBus",
     "NotSubscribed",
+    "OpenView",
+    "ProcessSnapshot",
     "ProtocolError",
+    "Retry",
     "Skip",
+    "Snapshot",
     "Subscriber",
     "SubscriberKey",
+    "SubscriberSnapshot",
     "SubscriberStatistics",
+    "TopicSnapshot",
     "UnknownTopic",
+    "UnsettledDelivery",
     "UsageError",
     "WaitTimeout",
     "Watcher",
+    "WatcherPage",
     "WorkerPool",
     "register_type",
     "unique_id",
@@ -86,15 +131,32 @@ _MODULES = {
     "Inbox": "client.inbox",
     "EventSource": "client.source",
     "BusConfig": "config",
-    "Event": "events",
+    "Event": "memory.payload",
+    "EncodedData": "events",
     "EventShadow": "events",
+    "Explanation": "explanation",
+    "OpenView": "explanation",
+    "UnsettledDelivery": "explanation",
+    "HistoryEntry": "history",
+    "HistoryPage": "history",
     "unique_id": "ids",
+    "Instrument": "instrument",
     "register_type": "memory.registered",
+    "EventCounts": "snapshot",
+    "ManagerSnapshot": "snapshot",
+    "MemorySnapshot": "snapshot",
+    "ProcessSnapshot": "snapshot",
+    "Snapshot": "snapshot",
+    "SubscriberSnapshot": "snapshot",
+    "TopicSnapshot": "snapshot",
+    "DeadLetter": "client.dead_letters",
+    "LostBus": "client.handle_state",
     "BusStatistics": "statistics",
     "Subscriber": "statistics",
     "SubscriberKey": "statistics",
     "SubscriberStatistics": "statistics",
     "Watcher": "statistics",
+    "WatcherPage": "statistics",
     "WorkerPool": "worker.pool",
 }
 """Where a public name is defined; the other ones are in `errors`."""

@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from eventbus_mp.arguments import as_int, as_list, as_number, as_text
 from eventbus_mp.errors import UsageError
 from eventbus_mp.events import check_topic
+from eventbus_mp.ids import EventId
 
 __all__ = [
     "TIME_UNITS_NS",
@@ -22,6 +24,7 @@ __all__ = [
     "Kind",
     "Setting",
     "check_bus_name",
+    "check_topics",
     "seconds",
     "setting",
     "settings_table",
@@ -34,6 +37,7 @@ TIME_UNITS_NS = {"second": 1_000_000_000, "millisecond": 1_000_000, "microsecond
 EVENT_BYTES_LIMIT = (1 << 32) - 1
 """An event's length travels as 32 bits, and so does a msgpack `bin`."""
 
+SPILL_FACTOR = 16
 _YEAR_S = 86_400 * 365
 _BUS_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _ENVIRONMENT_PREFIX = "EVENTBUS_MP_"
@@ -88,10 +92,15 @@ def _shown(value: Any) -> str:
     return f"{value:,g}" if value else "none"
 
 
-def _number(low: float, high: float, types: tuple[type, ...], parse: Callable[[str], Any], optional: bool) -> Kind:
+def _number(
+    low: float, high: float, convert: Callable[[object], Any], parse: Callable[[str], Any], optional: bool
+) -> Kind:
     def check(name: str, value: Any) -> Any:
-        if (value is None and optional) or (type(value) in types and low <= value <= high):
-            return value
+        if value is None and optional:
+            return None
+        number = convert(value)
+        if number is not None and low <= number <= high:
+            return number
         raise UsageError(f"BusConfig.{name}={value!r} is not a number from {low} to {high}")
 
     return Kind(f"{_shown(low)} to {_shown(high)}", check, parse)
@@ -99,12 +108,12 @@ def _number(low: float, high: float, types: tuple[type, ...], parse: Callable[[s
 
 def whole_number(low: int, high: int, *, optional: bool = False) -> Kind:
     """An int from `low` to `high`; or None, if it is optional."""
-    return _number(low, high, (int,), int, optional)
+    return _number(low, high, as_int, int, optional)
 
 
 def seconds(low: float, high: float) -> Kind:
     """An int or a float from `low` to `high`."""
-    return _number(low, high, (int, float), float, optional=False)
+    return _number(low, high, as_number, float, optional=False)
 
 
 def _boolean(text: str) -> bool:
@@ -119,14 +128,28 @@ def _split(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _as_it_is(name: str, value: Any) -> Any:
-    return value
+def _check_flag(name: str, value: Any) -> bool:
+    # 0 and 1 as well, and numpy's bool, which is neither bool nor int. A text is refused: "no" would count as true.
+    if isinstance(value, (bool, int)) or type(value).__name__ in ("bool_", "bool"):
+        return bool(value)
+    raise UsageError(f"BusConfig.{name}={value!r} is not True or False")
+
+
+def check_topics(what: str, topics: Any) -> tuple[str, ...]:
+    """The topics as a tuple; `what` names them in errors.
+
+    Raises:
+        InvalidTopic: One of them cannot name a topic.
+        UsageError: They are not a sequence of topics.
+    """
+    wanted = as_list(topics)
+    if wanted is None:
+        raise UsageError(f"{what}={topics!r} is not a sequence of topics; write [{topics!r}] for one")
+    return tuple(check_topic(topic) for topic in wanted)
 
 
 def _check_topics(name: str, value: Any) -> tuple[str, ...]:
-    if isinstance(value, (str, bytes)):
-        raise UsageError(f"BusConfig.{name}={value!r} is one text, not a sequence of topics")
-    return tuple(check_topic(topic) for topic in value)
+    return check_topics(f"BusConfig.{name}", value)
 
 
 def _check_optional_topic(name: str, value: Any) -> str | None:
@@ -134,9 +157,29 @@ def _check_optional_topic(name: str, value: Any) -> str | None:
 
 
 def _check_time_unit(name: str, value: Any) -> str:
-    if not isinstance(value, str) or value not in TIME_UNITS_NS:
+    unit = as_text(value)
+    if unit is None or unit not in TIME_UNITS_NS:
         raise UsageError(f"BusConfig.{name}={value!r} is none of {', '.join(TIME_UNITS_NS)}")
-    return value
+    return unit
+
+
+def _check_path(name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, (str, os.PathLike)):
+        path = as_text(os.fspath(value))
+        if path is not None and "\0" not in path and _is_of_bytes(path):
+            return path or None
+    raise UsageError(f"BusConfig.{name}={value!r} is not a path")
+
+
+def _is_of_bytes(path: str) -> bool:
+    """Whether the file system can have it: a name that is not UTF-8 is a text with surrogates, but not with any."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_callable(name: str, value: Any) -> Any:
@@ -145,8 +188,8 @@ def _check_callable(name: str, value: Any) -> Any:
     return value
 
 
-FLAG = Kind("`true` or `false`", _as_it_is, _boolean)
-PATH = Kind("a directory's path", _as_it_is, str)
+FLAG = Kind("`true` or `false`", _check_flag, _boolean)
+PATH = Kind("a directory's path", _check_path, str)
 TOPIC = Kind("a topic", _check_optional_topic, str)
 TOPICS = Kind("topics; commas separate them in the variable", _check_topics, _split)
 TIME_UNIT = Kind(", ".join(f"`{unit}`" for unit in TIME_UNITS_NS), _check_time_unit, str)
@@ -179,7 +222,7 @@ class BusConfig:
     time_unit: str = setting(
         "microsecond", TIME_UNIT, "The unit of `initialized_at`, `occurred_at`, `ttl` and `duration`."
     )
-    id_generator: Callable[[], str] | None = setting(  # noqa: RUF009  (it returns a field)
+    id_generator: Callable[[], EventId] | None = setting(  # noqa: RUF009  (it returns a field)
         None, ID_GENERATOR, "Makes the ids of events and transactions.", default_doc="19 characters that sort by time"
     )
     strict: bool = setting(
@@ -199,11 +242,32 @@ class BusConfig:
     request_timeout_s: float = setting(
         30.0, seconds(0.001, 86_400), "How long the manager may take to answer before `ManagerLost` is raised."
     )
+    exit_timeout_s: float = setting(
+        5.0,
+        seconds(0, _YEAR_S),
+        "How long a running handler may go on when its process ends. Then its event goes to another process.",
+    )
+    stop_timeout_s: float = setting(
+        30.0,
+        seconds(0, _YEAR_S),
+        "How long handlers and the threads they have started may go on when a worker of a pool is to leave.",
+    )
+    reconnect: bool = setting(
+        True,
+        FLAG,
+        "Whether a handle comes back, with all that it has subscribed, when its bus was lost. If not, its calls raise "
+        "`ManagerLost` from then on.",
+    )
+    show_stacks: bool = setting(
+        True,
+        FLAG,
+        "Whether this process shows its threads' stacks to `explain` in other processes. It takes a signal for that.",
+    )
     run_dir: str | None = setting(
         None,
         PATH,
         "The directory in which buses keep their sockets, locks and logs.",
-        default_doc="`$XDG_RUNTIME_DIR/eventbus_mp`, or else `eventbus_mp-<uid>` in the temporary directory",
+        default_doc="`/dev/shm/ebmp-<uid>`",
     )
 
     memory_bytes_max: int | None = setting(
@@ -212,6 +276,20 @@ class BusConfig:
         "The bus's memory for events.",
         bus_wide=True,
         default_doc="a quarter of the free bytes of `/dev/shm`, at most 1 GiB",
+    )
+    spill_bytes_max: int | None = setting(
+        None,
+        whole_number(0, 1 << 50, optional=True),
+        "How many bytes of events may lie in files, when handlers publish and the memory is used up; 0: none.",
+        bus_wide=True,
+        default_doc="16 times `memory_bytes_max`",
+    )
+    spill_dir: str | None = setting(
+        None,
+        PATH,
+        "The directory of these files. It should be on a disk, and not in memory.",
+        bus_wide=True,
+        default_doc="`/var/tmp`",
     )
     credit_max: int = setting(
         4096,
@@ -228,16 +306,25 @@ class BusConfig:
     orphan_grace_s: float = setting(
         30.0,
         seconds(0, _YEAR_S),
-        "How long a subscriber without a process keeps its place. After that its deliveries are skipped.",
+        "How long a subscriber without a process, and the bus with it, stays. Then its deliveries are skipped.",
         bus_wide=True,
     )
     manager_idle_s: float = setting(
-        2.0, seconds(0, _YEAR_S), "How long the manager stays after the last process has left.", bus_wide=True
+        2.0,
+        seconds(0, _YEAR_S),
+        "How long the manager stays after the last process has left; longer if events wait within a grace.",
+        bus_wide=True,
     )
     lease_warning_s: float = setting(
         60.0,
         seconds(0, _YEAR_S),
         "The age at which an open view of an event is logged in the manager's log, once.",
+        bus_wide=True,
+    )
+    event_log_bytes_max: int = setting(
+        4 << 20,
+        whole_number(1 << 15, 1 << 34),
+        "How much memory the manager uses to remember what happened to events, about: for `story` and `history`.",
         bus_wide=True,
     )
     dead_letter_topic: str | None = setting(
@@ -260,7 +347,7 @@ class BusConfig:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None, **given: Any) -> BusConfig:
-        """The settings from `EVENTBUS_MP_*` variables; the arguments `given` win over them.
+        """The settings from `EVENTBUS_MP_*` variables that are not empty; the arguments `given` win over them.
 
         Raises:
             UsageError: A variable's text is not a value of its setting, or `given` has a name that is no setting; the
@@ -274,12 +361,21 @@ class BusConfig:
         for name, one in declared.items():
             variable = _ENVIRONMENT_PREFIX + name.upper()
             text = environment.get(variable)
-            if text is not None and name not in given and one.kind.parse is not None:
+            # Set and empty is unset: docker compose writes a variable that way that has no value.
+            if text and text.strip() and name not in given and one.kind.parse is not None:
                 try:
                     given[name] = one.kind.parse(text)
                 except ValueError as cause:
                     raise UsageError(f"{variable}={text!r} is not a value of BusConfig.{name}") from cause
         return cls(**given)
+
+    @property
+    def spill_bytes(self) -> int:
+        """`spill_bytes_max`, or its default. `memory_bytes_max` must be a number."""
+        if self.spill_bytes_max is not None:
+            return self.spill_bytes_max
+        assert self.memory_bytes_max is not None
+        return SPILL_FACTOR * self.memory_bytes_max
 
     def bus_wide(self) -> dict[str, Any]:
         """The settings that the manager lives by, as plain values."""
@@ -293,11 +389,12 @@ def check_bus_name(name: str) -> str:
         UsageError: It is not 1 to 64 letters, digits, `_`, `-` or `.`, or begins with `-` or `.`. It becomes part of
             file names.
     """
-    if not isinstance(name, str) or not _BUS_NAME.fullmatch(name):
+    text = as_text(name)
+    if text is None or not _BUS_NAME.fullmatch(text):
         raise UsageError(
             f"bus name {name!r}: use 1 to 64 letters, digits, '_', '-' or '.', not starting with '.' or '-'"
         )
-    return name
+    return text
 
 
 def settings_table() -> str:

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol
 
+from eventbus_mp.arguments import as_text
 from eventbus_mp.errors import InvalidTopic, UsageError
+from eventbus_mp.event_fields import checked_headers, checked_identity, checked_transaction_id, plain_field
+from eventbus_mp.ids import EventId
 
-__all__ = ["Event", "EventShadow", "Place", "check_topic", "fetched_event"]
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # Type checkers bring it along; it is not installed with this package.
+
+    Data_co = TypeVar("Data_co", default=Any, covariant=True)
+else:
+    from typing import TypeVar
+
+    Data_co = TypeVar("Data_co", covariant=True)
+
+__all__ = [
+    "FORMAT",
+    "EncodedData",
+    "Event",
+    "EventCodec",
+    "EventShadow",
+    "Place",
+    "check_topic",
+    "fetched_event",
+    "shadow_at",
+]
 
 new_object = object.__new__
 """Makes an object without calling its class, which takes twice as long."""
@@ -16,17 +39,21 @@ TOPIC_LENGTH_MAX = 255
 ID_BYTES_MAX = 1024
 NOT_READ: Any = object()
 """Stands for a field of a fetched event until somebody asks for it."""
-ENVELOPE_FIELDS = ("transaction_id", "initialized_at", "occurred_at", "source", "ttl")
+ENVELOPE_FIELDS = ("transaction_id", "initialized_at", "occurred_at", "source", "ttl", "headers")
+FORMAT = 2
+"""The way in which this version encodes data; `EncodedData.format` says it."""
 
 
 def check_topic(topic: str) -> str:
-    """Return `topic` if it can name a topic.
+    """Return `topic` as a str, of no subclass, if it can name a topic.
 
     Raises:
         InvalidTopic: It is not a str of 1 to 255 characters, has a control character, or is not valid unicode.
     """
-    if not isinstance(topic, str):
+    name = as_text(topic)
+    if name is None:
         raise InvalidTopic(f"topic {topic!r} is a {type(topic).__name__}, not a str")
+    topic = name
     if not 1 <= len(topic) <= TOPIC_LENGTH_MAX:
         raise InvalidTopic(f"topic {topic[:40]!r} has {len(topic)} characters; 1 to {TOPIC_LENGTH_MAX} are allowed")
     if not topic.isprintable() and any(ord(char) < 32 or 127 <= ord(char) < 160 for char in topic):
@@ -38,68 +65,144 @@ def check_topic(topic: str) -> str:
     return topic
 
 
-class Event:
+class EncodedData(NamedTuple):
+    """An event's data as it is encoded: to store it, or to send it on, without decoding it.
+
+    It can be published again with `Event.from_encoded`, where the types in the data need not be known.
+    """
+
+    data: bytes | memoryview
+    """Msgpack."""
+    buffers: tuple[memoryview, ...]
+    """The memory of arrays and memoryviews, which is kept beside the data. Those of a fetched event are one piece, in
+    which each begins at a multiple of 64."""
+    format: int = FORMAT
+
+
+class EventCodec(Protocol):
+    """Encodes events, and decodes the fields of fetched ones. `memory/payload.py` is the only one."""
+
+    def load_data(self, event: Event) -> Any:
+        """The data, which is `NOT_READ`."""
+
+    def load(self, event: Event, field: str) -> Any:
+        """Another field that is `NOT_READ`, or "encoded"."""
+
+    def encode_data(self, event: Event) -> EncodedData:
+        """The data of an event that was made here."""
+
+
+class Event(Generic[Data_co]):
     """What happened: an id, a topic, the data, and where and when it came from.
+
+    Type checkers know its data: `def bill(event: Event[Paid])`, where `Event` alone is one with any data. Nothing of
+    that is looked at when the program runs: the data of a fetched event is what was published.
 
     An event is a value: its fields cannot be set, and events with equal fields are equal. Making one only checks the
     types of its fields; `EventBus.notify` encodes it. A fetched event decodes each field when it is first used.
 
     Args:
-        id: Names the event within its topic; 1 to 1024 bytes of UTF-8.
+        id: Names the event within its topic: a text of 1 to 1024 bytes of UTF-8, or an integer of 64 bits, signed.
         topic: A registered topic.
-        data: Anything that msgpack and the bus's ext types can carry, except None.
-        transaction_id: Ties together the events of one piece of work.
+        data: What docs/reference/data.md lists, None included.
+        transaction_id: Ties together the events of one piece of work; a text or an integer, as `id`.
         initialized_at: When the work began, in the bus's `time_unit`.
         occurred_at: When it was done, in the bus's `time_unit`.
         source: Who made the event.
         ttl: How long after `occurred_at` the event may still be delivered, in the bus's `time_unit`; None: for ever.
+        headers: Texts by name, for whatever carries events on (a trace's context, say); 8 KiB of UTF-8 in all. None
+            and an empty dict are the same.
 
     Raises:
-        UsageError: `id`, `topic` or `data` is missing or has the wrong type; or `ttl` is given without `occurred_at`,
-            or one of these two is not an int.
+        UsageError: `id` or `topic` is missing or has the wrong type; or `ttl` is given without `occurred_at`,
+            or one of these two is not an int; or `headers` are not texts, or too long.
         DecodeError: From reading a field of a fetched event: its type is not registered in this process, or another
             program wrote over the event's memory.
     """
 
-    __slots__ = ("_data", "_envelope", "_id", "_load", "_marks", "_payload", "_topic")
-    # These three belong to a fetched event: its bytes, where their parts begin, and the function that decodes one
-    # field of them. A field that nobody has used yet is `NOT_READ`.
-    _payload: memoryview | bytes | None
+    __slots__ = ("_data", "_envelope", "_id", "_marks", "_payload", "_topic")
+    # Of a fetched event, its bytes, and where their parts begin. An event of `from_encoded` has its encoded data here.
+    # A field that nobody has used yet is `NOT_READ`.
+    _payload: memoryview | bytes | EncodedData | None
     _marks: tuple[int, int, int, int]
-    _load: Callable[[Event, str], Any]
+    codec: ClassVar[EventCodec]
+    """Set by `memory/payload.py`, which is above this module; the public name `Event` comes from there."""
 
     def __init__(
         self,
-        id: str,
+        id: EventId,
         topic: str,
-        data: Any,
+        data: Data_co,
         *,
-        transaction_id: str | None = None,
+        transaction_id: EventId | None = None,
         initialized_at: int | None = None,
         occurred_at: int | None = None,
         source: str | None = None,
         ttl: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        if type(id) is not str or not id or type(topic) is not str or not topic or data is None:
-            raise UsageError(_what_is_missing(id, topic))
+        if type(id) is not str or not id or type(topic) is not str or not topic:
+            id, topic = checked_identity(id, topic)
         self._id = id
         self._topic = topic
         self._data = data
         self._payload = None
         self._envelope: Any = None
-        if transaction_id is None and initialized_at is None and occurred_at is None and source is None and ttl is None:
+        if (
+            transaction_id is None
+            and initialized_at is None
+            and occurred_at is None
+            and source is None
+            and ttl is None
+            and headers is None
+        ):
             return
+        if transaction_id is not None and type(transaction_id) is not str:
+            transaction_id = checked_transaction_id(id, transaction_id)
+        if initialized_at is not None and type(initialized_at) is not int:
+            initialized_at = plain_field(initialized_at)
+        if occurred_at is not None and type(occurred_at) is not int:
+            occurred_at = plain_field(occurred_at)
+        if source is not None and type(source) is not str:
+            source = plain_field(source)
+        if ttl is not None and type(ttl) is not int:
+            ttl = plain_field(ttl)
         if ttl is not None and occurred_at is None:
             raise UsageError(f"Event(id={id!r}, ttl={ttl!r}): a ttl counts from occurred_at, which is missing")
         if ttl is not None and (type(ttl) is not int or type(occurred_at) is not int):
             raise UsageError(f"Event(id={id!r}, ttl={ttl!r}, occurred_at={occurred_at!r}): both are whole numbers")
         self._envelope = (transaction_id, initialized_at, occurred_at, source, ttl)
+        checked = checked_headers(id, headers) if headers is not None else None
+        if checked:
+            self._envelope += (checked,)
+
+    @classmethod
+    def from_encoded(cls, id: EventId, topic: str, encoded: EncodedData, **fields: Any) -> Event[Any]:
+        """An event whose data is encoded already, as `Event.encoded` of another one gave it.
+
+        Publishing it copies the bytes as they are: nothing is decoded, and the types in the data need not be known to
+        this process. They are not checked either; a reader of bytes that no event had gets a `DecodeError`.
+
+        Args:
+            id: As of `Event`.
+            topic: As of `Event`.
+            encoded: (data, buffers, format), all of them bytes or memoryviews.
+            fields: The other fields of `Event`.
+
+        Raises:
+            UsageError: As of `Event`; or `encoded` is not of that form, or of another format than this version's.
+        """
+        checked = _checked_encoded(encoded)
+        event: Event[Any] = Event(id, topic, checked, **fields)
+        event._data = NOT_READ
+        event._payload = checked
+        return event
 
     @property
-    def id(self) -> str:
+    def id(self) -> EventId:
         value = self._id
         if value is NOT_READ:
-            value = self._id = self._load(self, "id")
+            value = self._id = self.codec.load(self, "id")
         return value
 
     @property
@@ -107,28 +210,34 @@ class Event:
         return self._topic
 
     @property
-    def data(self) -> Any:
-        value = self._data
+    def data(self) -> Data_co:
+        value: Any = self._data
         if value is NOT_READ:
-            value = self._data = self._load(self, "data")
-        return value
+            value = self._data = self.codec.load_data(self)
+        return value  # type: ignore[no-any-return]
 
     @property
-    def raw(self) -> memoryview | None:
-        """The encoded data of a fetched event, read-only; None for an event that was made in this process.
+    def encoded(self) -> EncodedData:
+        """The data as it is encoded, and the buffers beside it; nothing is decoded.
 
-        It is the msgpack without the memory of arrays and memoryviews, which lies beside it.
+        Of a fetched event they are read-only views: they keep its memory in use as long as they live. An event that was
+        made in this process is encoded now; its buffers are your own memory.
+
+        Raises:
+            EncodeError: The data cannot travel.
         """
-        return memoryview(self._load(self, "raw")) if self._payload is not None else None
+        if self._payload is None:
+            return self.codec.encode_data(self)
+        return self.codec.load(self, "encoded")  # type: ignore[no-any-return]
 
     def _field(self, index: int) -> Any:
         values = self._envelope
         if values is NOT_READ:
-            values = self._envelope = self._load(self, "envelope")
+            values = self._envelope = self.codec.load(self, "envelope")
         return values[index] if values is not None else None
 
     @property
-    def transaction_id(self) -> str | None:
+    def transaction_id(self) -> EventId | None:
         return self._field(0)  # type: ignore[no-any-return]
 
     @property
@@ -148,25 +257,30 @@ class Event:
         return self._field(4)  # type: ignore[no-any-return]
 
     @property
+    def headers(self) -> Mapping[str, str] | None:
+        """Read-only; None if there are none."""
+        values = self._envelope
+        if values is NOT_READ:
+            values = self._envelope = self.codec.load(self, "envelope")
+        return MappingProxyType(values[5]) if values is not None and len(values) > 5 else None
+
+    @property
     def duration(self) -> int:
         """`occurred_at - initialized_at`, in the bus's `time_unit`; 0 if either is missing."""
         if self.initialized_at is None or self.occurred_at is None:
             return 0
         return self.occurred_at - self.initialized_at
 
-    def copy(self) -> Event:
+    def copy(self) -> Event[Data_co]:
         """The same event, detached from the bus's memory: it keeps no memory of the bus in use.
 
         The copy of a fetched event decodes its arrays and memoryviews again, over memory of its own. An event that was
         made in this process uses none of the bus's memory; its copy shares the data.
         """
-        if self._payload is None:
-            return self._made_here()
-        return fetched_event(self._topic, bytes(self._payload), self._marks, self._load)
-
-    def _made_here(self) -> Event:
-        """The same fields as an event that was not fetched."""
-        return _rebuild_event(*self._key())
+        payload = self._payload
+        if payload is None or isinstance(payload, EncodedData):
+            return _rebuild_event(*self._key())
+        return fetched_event(self._topic, bytes(payload), self._marks)
 
     def _key(self) -> tuple[Any, ...]:
         return (
@@ -178,7 +292,12 @@ class Event:
             self.occurred_at,
             self.source,
             self.ttl,
+            self._plain_headers(),
         )
+
+    def _plain_headers(self) -> dict[str, str] | None:
+        headers = self.headers
+        return dict(headers) if headers is not None else None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Event) and self._key() == other._key()
@@ -196,31 +315,38 @@ class Event:
         return _rebuild_event, (*self._key(),)
 
 
-def fetched_event(
-    topic: str,
-    payload: memoryview | bytes,
-    marks: tuple[int, int, int, int],
-    load: Callable[[Event, str], Any],
-) -> Event:
-    """An event over its encoded bytes; `load` decodes the field that it is asked for. Nothing is decoded here."""
+def fetched_event(topic: str, payload: memoryview | bytes, marks: tuple[int, int, int, int]) -> Event:
+    """An event over its encoded bytes. Nothing is decoded here."""
     event = new_object(Event)
     event._topic = topic
     event._payload = payload
     event._marks = marks
-    event._load = load
     event._id = event._data = event._envelope = NOT_READ
     return event
 
 
-def _what_is_missing(id: Any, topic: Any) -> str:
-    if type(id) is not str or not id:
-        return f"Event(id={id!r}): an event needs an id, a str that is not empty"
-    if type(topic) is not str or not topic:
-        return f"Event(id={id!r}, topic={topic!r}): an event needs a topic, a str that is not empty"
-    return f"Event(id={id!r}, topic={topic!r}): an event needs data that is not None"
+def _checked_encoded(encoded: Any) -> EncodedData:
+    """`encoded` with read-only views for its buffers.
+
+    Raises:
+        UsageError: It is not of the form of `EncodedData`, or of another format.
+    """
+    try:
+        data, buffers, format = encoded
+        views = tuple(_bytes_of(buffer) for buffer in buffers)
+        data = data if type(data) is bytes else _bytes_of(data)
+    except (TypeError, ValueError) as cause:
+        raise UsageError(f"from_encoded({encoded!r:.80}): give (data, buffers, format), as of Event.encoded") from cause
+    if format != FORMAT:
+        raise UsageError(f"from_encoded: data of format {format!r} is not that of this version, {FORMAT}")
+    return EncodedData(data, views, format)
 
 
-def _rebuild_event(id: str, topic: str, data: Any, *rest: Any) -> Event:
+def _bytes_of(buffer: Any) -> memoryview:
+    return memoryview(buffer).cast("B").toreadonly()
+
+
+def _rebuild_event(id: EventId, topic: str, data: Any, *rest: Any) -> Event:
     return Event(id, topic, data, **dict(zip(ENVELOPE_FIELDS, rest, strict=True)))
 
 
@@ -240,7 +366,7 @@ class EventShadow:
     _at: tuple[int, int, int, int, int] | None
     """The fields of its `Place`; a plain tuple costs a fifth of a named one."""
 
-    def __init__(self, topic: str, id: str, place: Place | None = None) -> None:
+    def __init__(self, topic: str, id: EventId, place: Place | None = None) -> None:
         self._topic = topic
         self._id = id
         self._at = place
@@ -250,21 +376,21 @@ class EventShadow:
         return self._topic
 
     @property
-    def id(self) -> str:
+    def id(self) -> EventId:
         return self._id
 
     @property
     def _place(self) -> Place | None:
         return Place(*self._at) if self._at is not None else None
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[Any]:
         yield self._topic
         yield self._id
 
     def __len__(self) -> int:
         return 2
 
-    def __getitem__(self, index: int) -> str:
+    def __getitem__(self, index: int) -> Any:
         return (self._topic, self._id)[index]
 
     def __eq__(self, other: object) -> bool:
@@ -277,6 +403,15 @@ class EventShadow:
 
     def __repr__(self) -> str:
         return f"EventShadow({self._topic!r}, {self._id!r})"
+
+
+def shadow_at(topic: str, id: EventId, at: tuple[int, int, int, int, int]) -> EventShadow:
+    """A shadow of an event at this place, in half the time that calling the class takes."""
+    shadow = new_object(EventShadow)
+    shadow._topic = topic
+    shadow._id = id
+    shadow._at = at
+    return shadow
 
 
 class Place(NamedTuple):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 __all__ = [
+    "EVENTS_PAGE_MAX",
+    "REQUIRED_MAX",
     "CHUNK_BYTES",
     "PAYLOAD_ALIGNMENT",
     "REASON_LENGTH_MAX",
+    "TRACEBACK_LENGTH_MAX",
     "RECORD_BYTES",
     "SEGMENT_BYTES",
     "SEQUENCE_LINK_SHIFT",
     "SHARED_SPAN_BYTES_MAX",
+    "SPILLED_FROM",
     "WAIT_S_MAX",
     "shared_span_bytes",
 ]
@@ -23,6 +27,8 @@ SEGMENT_BYTES = 64 * 1024 * 1024
 """The length of a segment that several spans share."""
 SHARED_SPAN_BYTES_MAX = SEGMENT_BYTES // 2
 """An event that needs a longer span gets a segment of its own."""
+SPILLED_FROM = 1 << 31
+"""Segments that lie in files have numbers from here on."""
 PAYLOAD_ALIGNMENT = 64
 """Payloads begin at multiples of this in a span, and their lengths are multiples of it; so no payload is shorter."""
 
@@ -30,6 +36,7 @@ RECORD_BYTES = 40
 """The size of a packed record: protocol/records.py has the picture."""
 
 REASON_LENGTH_MAX = 500
+TRACEBACK_LENGTH_MAX = 2048
 """How many characters of a skip's reason travel and are remembered."""
 WAIT_S_MAX = 86_400.0
 """The longest single wait in a system call: poll() refuses numbers that do not fit into its milliseconds."""
@@ -43,3 +50,10 @@ def shared_span_bytes(memory_bytes_max: int) -> int:
     """The length of the spans that small events share: a power of two, at least one chunk."""
     largest = memory_bytes_max // SPANS_MIN
     return min(SPAN_BYTES_MAX, max(CHUNK_BYTES, 1 << (largest.bit_length() - 1)))
+
+
+REQUIRED_MAX = 64
+"""How many subscribers a producer may require."""
+
+EVENTS_PAGE_MAX = 1000
+"""How many unsettled events one answer lists."""

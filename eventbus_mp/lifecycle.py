@@ -1,6 +1,6 @@
 """What this process does when it has been forked, and when it ends: registered here, run in one written order.
 
-    a forked child        IDS, then FILE_LOCKS, then SESSIONS       `ForkStage`
+    a forked child        IDS, FILE_LOCKS, SESSIONS, then WORKERS   `ForkStage`
     the end               POOLS, then SESSIONS                      `ExitStage`
 
 Python runs fork hooks in the order of their registration, which is the order in which modules happen to be imported,
@@ -11,26 +11,37 @@ with a stage, and this is the only module that registers with Python itself.
 from __future__ import annotations
 
 import atexit
+import mmap
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from functools import partial
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 __all__ = [
+    "FORK_MARK",
     "ExitStage",
     "ForkStage",
     "after_fork_in_child",
+    "around_fork",
     "at_exit",
+    "before_os_exit",
     "cancel_at_exit",
+    "importing_program",
     "imports_program",
+    "notice_fork",
     "run_exit_hooks_in_child",
 ]
 
 Hook = Callable[[], None]
 
-PACKAGES = ("multiprocessing", "multiprocess")
+_MADV_WIPEONFORK = 18
+"""From linux/mman.h; `mmap` does not name it."""
+
+PACKAGES = ("multiprocessing", "multiprocess", "billiard")
 """The packages whose children end without `atexit`. They are looked at only if the program has imported them."""
 
 
@@ -43,6 +54,8 @@ class ForkStage(IntEnum):
     """Close the copies of locked files, which would keep the locks of a parent that is killed."""
     SESSIONS = 3
     """Give up the parent's pipes and memory. From here on a handle may connect, which needs the two above."""
+    WORKERS = 4
+    """Give up the parent's workers; and what makes the parent a worker, if it is one."""
 
 
 class ExitStage(IntEnum):
@@ -55,7 +68,11 @@ class ExitStage(IntEnum):
 
 
 _fork_hooks: dict[ForkStage, list[Hook]] = {stage: [] for stage in ForkStage}
+_before_fork: list[Hook] = []
+_after_fork_in_parent: list[Hook] = []
 _exit_hooks: dict[ExitStage, list[Hook]] = {stage: [] for stage in ExitStage}
+_os_exit = os._exit
+_os_exit_hooks: list[Hook] = []
 _ready_pid = 0
 """The child of multiprocessing in which `run_exit_hooks_in_child` has done its work; 0: it has not."""
 
@@ -67,6 +84,12 @@ def after_fork_in_child(stage: ForkStage, hook: Hook) -> None:
     those before it as its context.
     """
     _fork_hooks[stage].append(hook)
+
+
+def around_fork(before: Hook, in_parent: Hook) -> None:
+    """Call `before` in the thread that forks, before it does, and `in_parent` afterwards; neither blocks."""
+    _before_fork.append(before)
+    _after_fork_in_parent.append(in_parent)
 
 
 def at_exit(stage: ExitStage, hook: Hook) -> None:
@@ -101,24 +124,128 @@ def run_exit_hooks_in_child() -> None:
         return
     for package in PACKAGES:
         process, util = sys.modules.get(f"{package}.process"), sys.modules.get(f"{package}.util")
-        if process is not None and util is not None and process.parent_process() is not None:
+        if process is not None and util is not None and _is_child(process):
             util.Finalize(None, _EXIT_RUNNERS[ExitStage.SESSIONS], exitpriority=0)
             # Not before: a child that still imports its program does not know its parent yet.
             _ready_pid = os.getpid()
 
 
+def _is_child(process: Any) -> bool:
+    """Whether this process is a child of the package with this `process` module."""
+    parent = getattr(process, "parent_process", None)  # billiard has none
+    return (parent() if parent is not None else process.current_process()._parent_pid) is not None
+
+
+_importing: list[bool] = []
+"""One element for each `importing_program` that is open."""
+
+
+@contextmanager
+def importing_program() -> Iterator[None]:
+    """Meanwhile the program is only imported: a process of a worker service looks for its pool."""
+    _importing.append(True)
+    try:
+        yield
+    finally:
+        _importing.pop()
+
+
 def imports_program() -> bool:
-    """Whether this is a child of multiprocessing, or its fork server, that is only importing the program again."""
+    """Whether this is a child of multiprocessing that is only importing the program again, or its fork server, which
+    imports for its children; or a process of a worker service that does."""
     modules = [sys.modules.get(f"{package}.process") for package in PACKAGES]
-    return any(getattr(module.current_process(), "_inheriting", False) for module in modules if module is not None)
+    if _importing:
+        return True
+    inherits = any(getattr(module.current_process(), "_inheriting", False) for module in modules if module is not None)
+    return inherits or _is_fork_server()
+
+
+def _is_fork_server() -> bool:
+    """By a look at the stack: only there is it told from the children that it forks."""
+    servers = [sys.modules.get(f"{package}.forkserver") for package in PACKAGES]
+    serving = {getattr(getattr(server, "main", None), "__code__", None) for server in servers}
+    forked = {getattr(getattr(server, "_serve_one", None), "__code__", None) for server in servers}
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code in forked:
+            return False
+        if frame.f_code in serving:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def before_os_exit(hook: Hook) -> None:
+    """Call `hook` when this process ends by `os._exit(0)`, as children of several packages do when all went well.
+
+    That call runs nothing of Python's own, so it is replaced by one that does this first. A hook must not wait for
+    anything that may not come: `os._exit` is what programs resort to.
+    """
+    _os_exit_hooks[:] = [hook]
+    os._exit = _exit_in_order
+
+
+def _exit_in_order(status: int) -> NoReturn:
+    """`os._exit`."""
+    try:
+        if status == 0 and FORK_MARK[0]:  # else: a child behind Python's back, and all is its parent's
+            for hook in _os_exit_hooks:
+                hook()
+    finally:
+        _os_exit(status)
+
+
+class _PidMark:
+    """As `FORK_MARK` where the kernel wipes no memory for a child."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+
+    def __getitem__(self, index: int) -> int:
+        return self._pid == os.getpid()
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self._pid = os.getpid()
+
+
+def _make_fork_mark() -> mmap.mmap | _PidMark:
+    mark = mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        mark.madvise(_MADV_WIPEONFORK)
+    except OSError:  # Before Linux 4.14.
+        mark.close()
+        return _PidMark()
+    mark[0] = 1
+    return mark
+
+
+FORK_MARK = _make_fork_mark()
+"""Its first item is 1, and 0 in a child that was forked behind Python's back, as uWSGI forks its workers: then no hook
+has run there. The kernel wipes this memory for every child. A look costs 30 ns, and `os.getpid` twice that."""
+
+
+def notice_fork() -> None:
+    """Do what a forked child does, if this is one and has not done it. Called before a handle is used."""
+    if not FORK_MARK[0]:
+        _run_fork_hooks()
 
 
 def _run_fork_hooks() -> None:
+    FORK_MARK[0] = 1
     _run_all(iter([hook for stage in ForkStage for hook in _fork_hooks[stage]]))
+
+
+def _run_before_fork() -> None:
+    _run_all(iter(_before_fork))
+
+
+def _run_after_fork_in_parent() -> None:
+    _run_all(iter(_after_fork_in_parent))
 
 
 def _run_exit_hooks(last_stage: ExitStage) -> None:
     """Run the hooks of every stage up to and including `last_stage`."""
+    notice_fork()  # What there is to end may be the parent's.
     _run_all(iter([hook for stage in ExitStage if stage <= last_stage for hook in reversed(_exit_hooks[stage])]))
 
 
@@ -133,4 +260,4 @@ def _run_all(hooks: Iterator[Hook]) -> None:
 
 _EXIT_RUNNERS: dict[ExitStage, Callable[[], Any]] = {stage: partial(_run_exit_hooks, stage) for stage in ExitStage}
 
-os.register_at_fork(after_in_child=_run_fork_hooks)
+os.register_at_fork(before=_run_before_fork, after_in_parent=_run_after_fork_in_parent, after_in_child=_run_fork_hooks)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-__all__ = ["BusStatistics", "Subscriber", "SubscriberKey", "SubscriberStatistics", "Watcher"]
+from eventbus_mp.ids import EventId
+
+__all__ = ["BusStatistics", "Subscriber", "SubscriberKey", "SubscriberStatistics", "Watcher", "WatcherPage"]
 
 
 class SubscriberKey(NamedTuple):
@@ -17,7 +19,7 @@ class SubscriberKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Subscriber:
-    """One subscriber, as the manager knows it; `pids` are the processes that host it at the moment."""
+    """One subscriber: its listener (`name` and `config`), its patterns, and the processes that host it now."""
 
     name: str
     config: Any
@@ -28,6 +30,11 @@ class Subscriber:
     def key(self) -> SubscriberKey:
         """Its name and its config."""
         return SubscriberKey(self.name, self.config)
+
+    @property
+    def listener(self) -> str | tuple[str, Any]:
+        """The listener by name, as `unsubscribe` and its siblings take it: `name`, or (name, config) if it has one."""
+        return self.name if self.config is None else (self.name, self.config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,13 @@ class Watcher:
         return tuple(key for key in self.subscribers if key not in done)
 
 
+class WatcherPage(dict[EventId, Watcher]):
+    """Watchers of unsettled events, by id: all of them, or a part."""
+
+    next: int | None = None
+    """What to give as `after` for the events behind this page; None: there are none."""
+
+
 @dataclass(frozen=True, slots=True)
 class SubscriberStatistics:
     """One subscriber's deliveries: counts since it subscribed, and its latest skips with their reasons.
@@ -59,8 +73,12 @@ class SubscriberStatistics:
     completed: int
     skipped: int
     redelivered: int
-    recent_skips: tuple[tuple[str, str], ...] = ()
+    recent_skips: tuple[tuple[EventId, str], ...] = ()
     """(event id, reason), the newest last; at most 100."""
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Reason -> how many were skipped for it. "not given" and, after 64 reasons, "other" are among them."""
+    grace_left_s: float | None = None
+    """No process hosts it: how long it stays for the next one, with all that waits for it; None: one hosts it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +105,6 @@ class BusStatistics:
     """pid -> bytes of the spans that it writes, or has written and that are still in use."""
     lease_holders: dict[int, int] = field(default_factory=dict)
     """pid -> bytes of the events that it has views into and holds no delivery of."""
+    leaves_in_s: float | None = None
+    """When the manager leaves unless a process connects, as a handle of `EventBus.attach` sees it; None: the bus is in
+    use."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from eventbus_mp.core.entities import EventBatch
+from eventbus_mp.core.event_batch import EventBatch
 from eventbus_mp.core.masks import SEQUENCE_BUCKET_SHIFT
 
 __all__ = ["BatchTable"]
@@ -22,6 +22,11 @@ class BatchTable:
         for batches in self._by_bucket.values():
             yield from batches
 
+    def __reversed__(self) -> Iterator[EventBatch]:
+        """The newest first."""
+        for batches in reversed(self._by_bucket.values()):
+            yield from reversed(batches)
+
     def add(self, batch: EventBatch) -> None:
         """Add a batch, which is the newest from now on."""
         self._by_bucket.setdefault(batch.first >> SEQUENCE_BUCKET_SHIFT, []).append(batch)
@@ -36,6 +41,10 @@ class BatchTable:
             del self._by_bucket[bucket]
         if self.newest is batch:
             self.newest = None
+
+    def buckets(self, first: int) -> list[int]:
+        """The buckets that have batches, from `first` on, in the order of their sequence numbers."""
+        return sorted(bucket for bucket in self._by_bucket if bucket >= first)
 
     def in_bucket(self, bucket: int) -> tuple[EventBatch, ...] | list[EventBatch]:
         """The batches with sequence numbers of this bucket; dead letters have those of their events."""

@@ -18,7 +18,8 @@ from eventbus_mp.core.hosting import on_link_lost, on_link_opened, on_manager_re
 from eventbus_mp.core.ingest import on_notified
 from eventbus_mp.core.invariants import check_invariants
 from eventbus_mp.core.leases import on_span_leased, on_span_released
-from eventbus_mp.core.outcomes import on_settled
+from eventbus_mp.core.leaving import on_end_asked
+from eventbus_mp.core.outcomes import on_settled, on_taken
 from eventbus_mp.core.requests import ANSWERED_LATER, REQUEST_HANDLERS
 from eventbus_mp.core.settlement import answer_drains
 from eventbus_mp.core.skips import on_skip_named
@@ -29,6 +30,8 @@ from eventbus_mp.errors import InternalError, ProtocolError, UsageError
 from eventbus_mp.protocol.effects import CloseLink, Effect, Refuse, Reply, Warn
 from eventbus_mp.protocol.messages import (
     DeliveriesSettled,
+    DeliveriesTaken,
+    EndAsked,
     EventsNotified,
     LinkLost,
     LinkOpened,
@@ -72,6 +75,7 @@ class BusCore:
     HANDLERS: ClassVar[dict[type, Callable[[Step, Any], None]]] = {
         EventsNotified: on_notified,
         DeliveriesSettled: on_settled,
+        DeliveriesTaken: on_taken,
         SpanWanted: on_span_wanted,
         SpanSealed: on_span_sealed,
         SpanLeased: on_span_leased,
@@ -79,6 +83,7 @@ class BusCore:
         LinkOpened: on_link_opened,
         LinkLost: on_link_lost,
         TimePassed: on_time_passed,
+        EndAsked: on_end_asked,
         ManagerReplaced: on_manager_replaced,
         SkipNamed: on_skip_named,
         **dict.fromkeys(REQUEST_HANDLERS, _on_request),
@@ -107,6 +112,8 @@ class BusCore:
         for subscriber in state.dirty:
             dispatch(step, subscriber)
         state.dirty.clear()
+        for subscriber in tuple(state.held):
+            dispatch(step, subscriber)
         if state.memory_freed:
             serve_span_requests(step)
         if state.topic_emptied and state.drains:
@@ -125,7 +132,3 @@ class BusCore:
             check_invariants(self.state)
         except AssertionError as error:
             raise InternalError(f"invariant broken: {error}") from error
-
-    def history(self, sequence: int) -> list[str]:
-        """What the core remembers of one event."""
-        return self.state.event_log.of(sequence)

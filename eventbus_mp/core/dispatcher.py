@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from operator import attrgetter
 
-from eventbus_mp.core.entities import Endpoint, EventBatch, SubscriberState
-from eventbus_mp.core.masks import lowest
+from eventbus_mp.core.backpressure import hold_back
+from eventbus_mp.core.entities import Endpoint, SubscriberState
+from eventbus_mp.core.event_batch import EventBatch
+from eventbus_mp.core.masks import bits, lowest
+from eventbus_mp.core.recalls import note_sharing
 from eventbus_mp.core.state import Step
 from eventbus_mp.protocol.effects import Deliver
+from eventbus_mp.protocol.history_kinds import HistoryKind
 
-__all__ = ["dispatch"]
+__all__ = ["deliver_by_attempt", "dispatch"]
+
+SENT = HistoryKind.SENT
 
 
 def dispatch(step: Step, subscriber: SubscriberState) -> None:
     """Send what waits for `subscriber` to the endpoints with the most free credit, up to the available credit."""
     endpoints = subscriber.endpoints
+    if subscriber.outputs and hold_back(step, subscriber):
+        return
     if subscriber.attempts:
         _dispatch_quarantined(step, subscriber)
         if subscriber.quarantine:
@@ -58,17 +67,40 @@ def _split(endpoints: list[Endpoint], waiting: int) -> list[tuple[Endpoint, int]
 
 
 def _send(step: Step, subscriber: SubscriberState, endpoint: Endpoint, limit: int) -> None:
-    now_ns, event_log = step.now_ns, step.state.event_log
+    now_ns, log = step.now_ns, step.state.event_log.append
     if not endpoint.in_flight_count:
         endpoint.since_ns = now_ns
-    what = f"sent to {subscriber.name} on link {endpoint.link}"
+    pid, key = endpoint.pid, subscriber.key
     parts = []
-    for batch, mask in _take(subscriber, limit):
-        endpoint.add_in_flight(batch, mask)
-        parts.append(batch.cut(mask))
-        event_log.record(now_ns, what, batch.first, mask)
-    packed = parts[0] if len(parts) == 1 else b"".join(parts)
-    step.effects.append(Deliver(endpoint.link, subscriber.number, 1, packed))
+    sent = _take(subscriber, limit)
+    failed = subscriber.failed
+    if failed and any(mask & failed.get(batch, 0) for batch, mask in sent):
+        for batch, mask in sent:
+            endpoint.add_in_flight(batch, mask)
+        deliver_by_attempt(step, endpoint, sent, SENT)
+    else:
+        for batch, mask in sent:
+            endpoint.add_in_flight(batch, mask)
+            parts.append(batch.cut(mask))
+            log((now_ns, SENT, batch.first, mask, batch.topics, pid, key, 1))
+        packed = parts[0] if len(parts) == 1 else b"".join(parts)
+        step.effects.append(Deliver(endpoint.link, subscriber.number, 1, packed))
+    if endpoint.in_flight_count > 1 and len(subscriber.endpoints) > 1:
+        note_sharing(step, subscriber)
+
+
+def deliver_by_attempt(step: Step, endpoint: Endpoint, sent: list[tuple[EventBatch, int]], kind: HistoryKind) -> None:
+    """Send deliveries, of which some may have been tried before: in order, those with the same number together."""
+    subscriber = endpoint.subscriber
+    singles = [(batch, index) for batch, mask in sent for index in bits(mask)]
+    for attempt, group in groupby(singles, lambda item: subscriber.attempt_of(item[0].first + item[1])):
+        masks: dict[EventBatch, int] = {}
+        for batch, index in group:
+            masks[batch] = masks.get(batch, 0) | 1 << index
+        for batch, mask in masks.items():
+            step.log(kind, batch, mask, subscriber, attempt, endpoint.pid)
+        packed = b"".join([batch.cut(mask) for batch, mask in masks.items()])
+        step.effects.append(Deliver(endpoint.link, subscriber.number, attempt, packed))
 
 
 def _take(subscriber: SubscriberState, limit: int) -> list[tuple[EventBatch, int]]:
@@ -95,21 +127,28 @@ def _take(subscriber: SubscriberState, limit: int) -> list[tuple[EventBatch, int
 
 
 def _has_quarantined(endpoint: Endpoint) -> bool:
-    """Whether it was sent a quarantined event, which it then holds alone."""
-    for batch, mask in endpoint.in_flight.items():
-        return batch.first + mask.bit_length() - 1 in endpoint.subscriber.attempts
+    """Whether it was sent a quarantined event that it has not taken, which is then the only one."""
+    if endpoint.untaken == 1:
+        for batch, mask in endpoint.in_flight.items():
+            untaken = mask & ~endpoint.taken.get(batch, 0)
+            if untaken:
+                return batch.first + untaken.bit_length() - 1 in endpoint.subscriber.attempts
     return False
 
 
 def _dispatch_quarantined(step: Step, subscriber: SubscriberState) -> None:
-    """Send one quarantined event to each endpoint that has nothing in flight."""
+    """Send one quarantined event to each endpoint that has taken all it was sent.
+
+    What it has taken and keeps does not hinder: a listener may settle nothing before it has got the next one.
+    """
     quarantine = subscriber.quarantine
     for endpoint in subscriber.endpoints:
-        if quarantine and not endpoint.in_flight_count and not endpoint.is_resyncing:
+        if quarantine and not endpoint.untaken and endpoint.free > 0:
             batch, bit = quarantine.popleft()
-            endpoint.since_ns = step.now_ns
+            if not endpoint.in_flight_count:
+                endpoint.since_ns = step.now_ns
             endpoint.add_in_flight(batch, bit)
-            attempt = subscriber.attempts[batch.first + bit.bit_length() - 1] + 1
+            attempt = subscriber.attempt_of(batch.first + bit.bit_length() - 1)
             step.effects.append(Deliver(endpoint.link, subscriber.number, attempt, batch.cut(bit)))
-            what = f"sent to {subscriber.name} on link {endpoint.link}, attempt {attempt}"
-            step.state.event_log.record(step.now_ns, what, batch.first, bit)
+            entry = (step.now_ns, SENT, batch.first, bit, batch.topics, endpoint.pid, subscriber.key, attempt)
+            step.state.event_log.append(entry)

@@ -1,4 +1,5 @@
-"""The nouns of the core: topic, route, subscriber, endpoint, batch of events. (Links and leases are in links.py.)
+"""The nouns of the core: subscriber and endpoint. (Batches, topics and routes are in event_batch.py, links and leases
+in links.py.)
 
 They hold what is known and keep their own counts straight. What happens to them is decided by the functions of the
 other modules; `state.py` has the object that holds all of them.
@@ -8,29 +9,31 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Set
 
-from eventbus_mp.core.allocator.spans import Span
-from eventbus_mp.core.masks import SEQUENCE_BUCKET_SHIFT, bits
-from eventbus_mp.geometry import RECORD_BYTES
+from eventbus_mp.core.event_batch import EventBatch
+from eventbus_mp.core.failures import Failure, SkipReasons
+from eventbus_mp.core.masks import bits
+from eventbus_mp.ids import EventId
 
 __all__ = [
-    "NOBODY",
+    "HANDLING_BUCKETS",
     "RECENT_SKIPS_MAX",
     "Endpoint",
-    "EventBatch",
-    "Route",
     "SubscriberState",
-    "Topic",
 ]
 
 RECENT_SKIPS_MAX = 100
 """How many skips of a subscriber are remembered with their reasons, the newest ones."""
 
+HANDLING_BUCKETS = 33
+"""A settle record reports a time in 32 bits of nanoseconds, so a `bit_length` is the index of its bucket."""
+
 CREDIT_FIRST = 2
-"""What an endpoint with automatic credit begins with: one to work on, one to go on with."""
+"""What an endpoint with automatic credit begins with, for each thread: one to work on, one to go on with."""
 QUEUED_WORK_NS = 4_000_000
-"""Automatic credit aims at this much queued work for each endpoint: some rounds of the manager, which rests for a fifth
-of a millisecond under load, and of a worker, which settles every two."""
+"""Automatic credit aims at this much queued work for each thread of an endpoint: some rounds of the manager, which
+rests for a fifth of a millisecond under load, and of a worker, which settles every two."""
 QUEUED_SLOW, QUEUED_SLOW_NS = 8, 8_000_000
 """Slow tasks: queue at most QUEUED_SLOW of them, or QUEUED_SLOW_NS of work. Tasks of 1 ms thus get eight, of which a
 worker settles four at once. With a credit of four, workers ran dry now and then, and each wake-up of the manager takes
@@ -43,37 +46,6 @@ SLOW_NS = 10_000_000
 """From this cost on, a second shadow would wait longer behind the first than a free process needs to take it."""
 
 
-class Route:
-    """The subscribers of some topics at one moment. Events keep the route they were notified with.
-
-    Each subscriber has a row: its index in the lists of masks that a batch keeps.
-    """
-
-    __slots__ = ("row_of", "subscribers")
-
-    def __init__(self, subscribers: tuple[SubscriberState, ...]) -> None:
-        self.subscribers = subscribers
-        self.row_of = {subscriber.number: row for row, subscriber in enumerate(subscribers)}
-
-
-NOBODY = Route(())
-"""The route of a topic that nobody subscribes to."""
-
-
-class Topic:
-    """One topic; `unsettled` counts its events that somebody still has to settle."""
-
-    __slots__ = ("is_gone", "name", "number", "route", "unsettled")
-
-    def __init__(self, number: int, name: str) -> None:
-        self.number = number
-        self.name = name
-        self.unsettled = 0
-        self.route = NOBODY
-        self.is_gone = False
-        """It was unregistered."""
-
-
 class SubscriberState:
     """One subscriber: what it wants, who hosts it, and what waits for it."""
 
@@ -82,14 +54,22 @@ class SubscriberState:
         "broadcast",
         "completed",
         "config",
+        "delayed",
+        "delayed_count",
         "endpoints",
+        "failed",
+        "failures",
+        "handling",
+        "key",
         "matchers",
         "name",
         "number",
+        "outputs",
         "patterns",
         "quarantine",
         "queue",
         "queued",
+        "reasons",
         "recent_skips",
         "redelivered",
         "skipped",
@@ -100,9 +80,12 @@ class SubscriberState:
         self.number = number
         self.name = name
         self.config = config
+        self.key = (name, config)
         self.broadcast = broadcast
         self.patterns: tuple[str, ...] = ()
         self.matchers: tuple[re.Pattern[str], ...] = ()
+        self.outputs: Set[int] = frozenset()
+        """The numbers of the topics that its handlers are known to publish to."""
         self.endpoints: list[Endpoint] = []
         self.queue: deque[EventBatch] = deque()
         """Batches with events that wait, in the order of their events."""
@@ -115,15 +98,76 @@ class SubscriberState:
         next crash accuses a single event."""
         self.attempts: dict[int, int] = {}
         """sequence -> crashes, of events that are or were in quarantine and are not settled."""
+        self.delayed: dict[EventBatch, int] = {}
+        """batch -> mask of deliveries that are to be tried again later (`BusState.delays` knows when), and of dead
+        letters that wait for a process to be done with the one before (dead_letters.py)."""
+        self.delayed_count = 0
+        """How many deliveries are in `delayed`."""
+        self.failures: dict[int, Failure] = {}
+        """sequence -> what went wrong so far, of deliveries that are not settled."""
+        self.failed: dict[EventBatch, int] = {}
+        """batch -> mask of the deliveries in `failures`: one look says of a whole batch that there is none."""
         self.completed = 0
         self.skipped = 0
         self.redelivered = 0
-        self.recent_skips: deque[tuple[str, str]] = deque(maxlen=RECENT_SKIPS_MAX)
+        self.handling = [0] * HANDLING_BUCKETS
+        """How long deliveries took in handlers: element k counts those of less than 2^k ns, and of 2^(k-1) or more."""
+        self.recent_skips: deque[tuple[EventId, str]] = deque(maxlen=RECENT_SKIPS_MAX)
         """(event id, reason), the newest last."""
+        self.reasons = SkipReasons()
+
+    @property
+    def waiting_count(self) -> int:
+        """How many deliveries wait for a process, or for another attempt."""
+        return self.queued + len(self.quarantine) + self.delayed_count
 
     def wants(self, topic: str) -> bool:
         """Whether one of its patterns matches the topic."""
         return any(matcher.match(topic) for matcher in self.matchers)
+
+    def failure(self, batch: EventBatch, index: int, now_ns: int) -> Failure:
+        """What went wrong with this delivery; noted from now on if it is the first time."""
+        sequence = batch.first + index
+        found = self.failures.get(sequence)
+        if found is None:
+            found = self.failures[sequence] = Failure(now_ns)
+            self.failed[batch] = self.failed.get(batch, 0) | 1 << index
+        return found
+
+    def forget_failures(self, batch: EventBatch, mask: int) -> None:
+        """These deliveries are settled."""
+        hit = mask & self.failed.get(batch, 0)
+        if hit:
+            for index in bits(hit):
+                del self.failures[batch.first + index]
+            self.failed[batch] &= ~hit
+            if not self.failed[batch]:
+                del self.failed[batch]
+
+    def attempt_of(self, sequence: int) -> int:
+        """The number of the next attempt at this delivery, 1 for the first."""
+        failure = self.failures.get(sequence)
+        return 1 + self.attempts.get(sequence, 0) + (failure.attempts if failure else 0)
+
+    def delay(self, batch: EventBatch, mask: int) -> None:
+        """These deliveries, which nobody holds, wait for their time."""
+        self.delayed[batch] = self.delayed.get(batch, 0) | mask
+        self.delayed_count += mask.bit_count()
+
+    def undelay(self, batch: EventBatch, mask: int) -> None:
+        """These deliveries, which are delayed, wait no longer."""
+        left = self.delayed.pop(batch) & ~mask
+        if left:
+            self.delayed[batch] = left
+        self.delayed_count -= mask.bit_count()
+
+    def to_front(self, batch: EventBatch, mask: int) -> None:
+        """These deliveries, which nobody holds, wait again, in front of the others."""
+        row = batch.route.row_of[self.number]
+        if not batch.waiting[row]:
+            self.queue.appendleft(batch)
+        batch.waiting[row] |= mask
+        self.queued += mask.bit_count()
 
     def note_stale(self) -> None:
         """A queued batch has nothing left that waits; rebuild the queue once most of its places are like that.
@@ -141,40 +185,95 @@ class SubscriberState:
 
 
 class Endpoint:
-    """One process's place for one subscriber. `in_flight` is what it was sent and has not settled: batch -> mask."""
+    """One process's place for one subscriber. `in_flight` is what it was sent and has not settled: batch -> mask.
+
+    Automatic credit bounds what the process has not yet taken: more would only wait there, while another process could
+    have it. What it has taken and keeps counts towards `credit_max` only, so a listener that settles later gets more.
+    A demand is the process's own word for how many it will take at once, and goes beyond the credit.
+    """
 
     __slots__ = (
         "cost_ns",
         "credit",
-        "credit_max",
+        "demand",
+        "held_max",
         "in_flight",
         "in_flight_count",
+        "is_automatic",
+        "is_recalled",
         "is_resyncing",
         "link",
+        "owes_all",
+        "owes_return",
+        "pid",
         "since_ns",
         "subscriber",
+        "taken",
+        "taken_count",
+        "threads",
     )
 
-    def __init__(self, link: int, subscriber: SubscriberState, credit: int, credit_max: int) -> None:
+    def __init__(self, link: int, subscriber: SubscriberState, credit: int, credit_max: int, pid: int = 0) -> None:
         self.link = link
+        self.pid = pid
         self.subscriber = subscriber
         self.in_flight: dict[EventBatch, int] = {}
         self.in_flight_count = 0
         """How many events are in `in_flight`."""
+        self.threads = 1
+        """How many of these it works on at once."""
         self.cost_ns = 0
-        """What one delivery takes, an average that follows quickly; 0: not known yet."""
+        """What one delivery takes a thread, an average that follows quickly; 0: not known yet."""
         self.since_ns = 0
         """When its present work began."""
-        self.credit_max = 0 if credit else credit_max
-        """The bound of automatic credit; 0: the credit is fixed."""
+        self.is_automatic = not credit
         self.credit = credit or CREDIT_FIRST
+        """How many events it may have that it has not taken."""
+        self.held_max = credit or credit_max
+        """How many unsettled events it may have, taken or not. With a fixed credit that is the credit."""
+        self.taken: dict[EventBatch, int] = {}
+        """What the process says that it has taken and not settled, of what is in flight: batch -> mask. A handler's
+        deliveries never get here, so they cost nothing."""
+        self.taken_count = 0
+        """How many events are in `taken`."""
+        self.demand = 0
+        """How many events it has asked for and was not sent yet, beyond its credit."""
+        self.is_recalled = False
+        """It was asked to hand back what it has not taken, and has taken and settled nothing since: it gets nothing."""
+        self.owes_return = False
+        """It has not handed back anything since it was asked last: it is not asked again, for it may read nothing."""
+        self.owes_all = False
+        """It was asked to hand back all that it has not begun, and has not said yet that it has. It gets nothing until
+        then, so that what comes back is before what is sent next."""
         self.is_resyncing = False
         """The manager was replaced, and the process has not yet reported what arrived. What is missing goes first."""
 
     @property
     def free(self) -> int:
-        """How many more events it may be sent."""
-        return 0 if self.is_resyncing else self.credit - self.in_flight_count
+        """How many more events it may be sent: not more than it wants, nor than it may hold."""
+        if self.is_resyncing or self.is_recalled or self.owes_all:
+            return 0
+        in_flight = self.in_flight_count
+        wanted = self.credit - in_flight
+        if self.taken_count or self.demand:
+            wanted = max(wanted + self.taken_count, self.demand)
+        room = self.held_max - in_flight
+        return wanted if wanted < room else room
+
+    def hear(self) -> None:
+        """It has taken or settled something, or asked for more: it is at work."""
+        self.is_recalled = self.owes_return = False
+
+    @property
+    def untaken(self) -> int:
+        """How many events were sent to it that it has neither settled nor reported as taken."""
+        return self.in_flight_count - self.taken_count
+
+    def work_with(self, threads: int) -> None:
+        """From now on this many deliveries are worked on at once; automatic credit is enough for all of them."""
+        self.threads = threads
+        if self.is_automatic:
+            self.credit = min(max(self.credit, CREDIT_FIRST * threads), self.held_max)
 
     @property
     def min_batch(self) -> int:
@@ -184,7 +283,18 @@ class Endpoint:
     def add_in_flight(self, batch: EventBatch, mask: int) -> None:
         """These events were sent to it."""
         self.in_flight[batch] = self.in_flight.get(batch, 0) | mask
-        self.in_flight_count += mask.bit_count()
+        count = mask.bit_count()
+        self.in_flight_count += count
+        if self.demand:
+            self.demand = max(0, self.demand - count)
+
+    def add_taken(self, batch: EventBatch, mask: int) -> None:
+        """It has taken these events of the batch; those that it does not hold are passed over."""
+        mask &= self.in_flight.get(batch, 0)
+        if mask:
+            before = self.taken.get(batch, 0)
+            self.taken[batch] = before | mask
+            self.taken_count += (mask & ~before).bit_count()
 
     def release_in_flight(self, batch: EventBatch, mask: int) -> int:
         """It no longer holds these events of the batch: the mask of those that it did hold."""
@@ -195,13 +305,22 @@ class Endpoint:
         else:
             self.in_flight[batch] = in_flight & ~hit
         self.in_flight_count -= hit.bit_count()
+        if self.taken:
+            self._release_taken(batch, hit)
         return hit
+
+    def _release_taken(self, batch: EventBatch, mask: int) -> None:
+        before = self.taken.pop(batch, 0)
+        if before & ~mask:
+            self.taken[batch] = before & ~mask
+        self.taken_count -= (before & mask).bit_count()
 
     def release_all_in_flight(self) -> list[tuple[EventBatch, int]]:
         """It no longer holds anything: what it held, the oldest first."""
         events = list(self.in_flight.items())
         self.in_flight.clear()
-        self.in_flight_count = 0
+        self.taken.clear()
+        self.in_flight_count = self.taken_count = 0
         return events
 
     def update_credit(self, settled: int, now_ns: int, reported_ns: int = 0) -> None:
@@ -213,159 +332,11 @@ class Endpoint:
         cost_ns = reported_ns or (now_ns - self.since_ns) // settled + 1
         self.since_ns = now_ns
         self.cost_ns = cost_ns = (self.cost_ns + cost_ns) // 2 if self.cost_ns else cost_ns
-        if not self.credit_max:
+        if not self.is_automatic:
             return
         if cost_ns > SLOW_NS:
-            self.credit = 1
+            credit = 1
         else:
             slow = min(QUEUED_SLOW, QUEUED_SLOW_NS // cost_ns)
-            self.credit = min(max(QUEUED_WORK_NS // cost_ns, slow, CREDIT_FIRST), self.credit_max)
-
-
-class EventBatch:
-    """Events that arrived together: consecutive sequence numbers, one route, one span.
-
-    A producer numbers its events one after the other, so what one read of a pipe brings is mostly a range of sequence
-    numbers with the same subscribers and in the same piece of memory. The core keeps such a range as one object. One
-    event on its own costs the manager some 10 us of decisions; in a batch of forty, each costs 0.3 to 0.6.
-
-    What differs from event to event is kept in masks. Bit `i` stands for the event `first + i`, and the lists of masks
-    have one for each subscriber of the route, at the subscriber's row. Sending some events, settling them and taking
-    them back from a dead process are then one or two operations on integers, whatever their number:
-
-        sent        waiting[row] &= ~mask        and the endpoint's in_flight[batch] |= mask
-        settled     unsettled[row] &= ~mask      and the endpoint's in_flight[batch] &= ~mask
-        completed   completed[row] |= mask       in addition; what is neither unsettled nor completed was skipped
-        returned    waiting[row] |= mask         and the endpoint's in_flight[batch] &= ~mask
-
-    Clearing uses `&= ~`, never `^=`: a bit that is clear stays clear, so a message that comes twice changes nothing.
-
-    `core/invariants.py` checks, for every batch and row:
-
-    - An unsettled delivery is in exactly one place: `waiting`, an endpoint's `in_flight`, or the quarantine.
-    - What waits or is in quarantine is unsettled. What is completed is not.
-    - In flight but not unsettled: another process settled the delivery while its holder may be reading. Such deliveries
-      are counted by `pins`, and keep the batch, and with it the memory, until the holder is done.
-    - `live` is the number of events that are unsettled for anybody. A batch with neither `live` events nor `pins` is
-      removed; its span counts one batch less.
-
-    Only the newest batch grows, and only while the next event has the same route, span and bucket (see masks.py).
-    """
-
-    __slots__ = (
-        "awaited",
-        "completed",
-        "count",
-        "dead_lettered",
-        "deadlines",
-        "expired",
-        "first",
-        "is_dead_letter",
-        "live",
-        "packed",
-        "pins",
-        "route",
-        "span",
-        "topics",
-        "unsettled",
-        "waiting",
-    )
-
-    def __init__(self, first: int, route: Route, span: Span, *, is_dead_letter: bool = False) -> None:
-        self.first = first
-        self.count = 0
-        self.packed = b""
-        """The events' packed records, opaque to the core, which sends them on as they came."""
-        self.route = route
-        self.span = span
-        self.topics: list[Topic] = []
-        """One topic for all events, or one for each of them."""
-        self.is_dead_letter = is_dead_letter
-        """The same payload and sequence as the event it was, delivered to the subscribers of the dead letter topic."""
-        rows = len(route.subscribers)
-        self.unsettled = [0] * rows
-        """By row: not settled yet."""
-        self.waiting = [0] * rows
-        """By row: in the subscriber's queue."""
-        self.completed = [0] * rows
-        """By row: settled as completed."""
-        self.live = 0
-        """Number of events that somebody still has to settle."""
-        self.pins = 0
-        """Number of deliveries that another process settled while their holder may still be reading."""
-        self.awaited = 0
-        """Mask of the events whose producer waits for the final watcher."""
-        self.dead_lettered = 0
-        """Mask of the events that went to the dead letter topic; each goes there once."""
-        self.expired = 0
-        """Mask of the events whose ttl is over; if a process hands one back, it is skipped."""
-        self.deadlines: dict[int, int] = {}
-        """Index of an event with a ttl -> the expiry bucket it waits in."""
-
-    def add(self, packed: bytes, topics: list[Topic], count: int) -> int:
-        """Append events: the mask of the new ones. `topics` is one for all of them, or one for each."""
-        mask = ((1 << count) - 1) << self.count
-        if self.packed:
-            self._add_topics(topics, count)
-            self.packed += packed
-        else:
-            self.packed, self.topics = packed, topics
-        self.count += count
-        self.live += count
-        return mask
-
-    def _add_topics(self, topics: list[Topic], count: int) -> None:
-        if len(self.topics) == len(topics) == 1 and self.topics[0] is topics[0]:
-            return
-        # From now on one topic for each event.
-        ours = self.topics if len(self.topics) > 1 else self.topics * self.count
-        self.topics = ours + (topics if len(topics) > 1 else topics * count)
-
-    def continues_with(self, sequence: int) -> bool:
-        """Whether this is the next sequence number, and in the same bucket."""
-        return (
-            sequence == self.first + self.count
-            and sequence >> SEQUENCE_BUCKET_SHIFT == self.first >> SEQUENCE_BUCKET_SHIFT
-        )
-
-    def topic_of(self, index: int) -> Topic:
-        """The topic of one event."""
-        return self.topics[index if len(self.topics) > 1 else 0]
-
-    def topics_of(self, mask: int) -> list[Topic]:
-        """The topic of each of these events, in a batch that has one for each."""
-        start, stop = (mask & -mask).bit_length() - 1, mask.bit_length()
-        if mask == (1 << stop) - (1 << start):
-            return self.topics[start:stop]
-        return [self.topics[index] for index in bits(mask)]
-
-    def of_topic(self, topic: Topic) -> int:
-        """The mask of the events of one topic."""
-        if len(self.topics) == 1:
-            return (1 << self.count) - 1 if self.topics[0] is topic else 0
-        return sum(1 << index for index, found in enumerate(self.topics) if found is topic)
-
-    def without_topic(self) -> int:
-        """The mask of the events whose topic was unregistered."""
-        if len(self.topics) == 1:
-            return (1 << self.count) - 1 if self.topics[0].is_gone else 0
-        return sum(1 << index for index, topic in enumerate(self.topics) if topic.is_gone)
-
-    def any_unsettled(self) -> int:
-        """The mask of the events that somebody still has to settle."""
-        union = 0
-        for mask in self.unsettled:
-            union |= mask
-        return union
-
-    def cut(self, mask: int) -> bytes:
-        """The records of these events."""
-        start, stop = (mask & -mask).bit_length() - 1, mask.bit_length()
-        if mask == (1 << stop) - (1 << start):  # The common case: they follow each other, and one slice has them.
-            return self.packed[start * RECORD_BYTES : stop * RECORD_BYTES]
-        return b"".join([self.packed[index * RECORD_BYTES : (index + 1) * RECORD_BYTES] for index in bits(mask)])
-
-    def between(self, first: int, last: int) -> int:
-        """The mask of the events whose sequence numbers are from `first` to `last`."""
-        low, high = max(first - self.first, 0), min(last - self.first + 1, self.count)
-        return (1 << high) - (1 << low) if low < high else 0
+            credit = max(QUEUED_WORK_NS // cost_ns, slow, CREDIT_FIRST)
+        self.credit = min(credit * self.threads, self.held_max)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 
-from eventbus_mp.core.entities import EventBatch
+from eventbus_mp.core.event_batch import EventBatch
 from eventbus_mp.core.masks import bits
 
 __all__ = ["Expiry"]

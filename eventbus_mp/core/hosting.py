@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from eventbus_mp.core.entities import Endpoint, EventBatch, SubscriberState
+from eventbus_mp.core.entities import Endpoint, SubscriberState
+from eventbus_mp.core.event_batch import EventBatch
 from eventbus_mp.core.leases import drop_lease
-from eventbus_mp.core.links import LinkState
+from eventbus_mp.core.leaving import begin_idling
+from eventbus_mp.core.links import Blame, LinkState
 from eventbus_mp.core.redelivery import reclaim
+from eventbus_mp.core.requirements import tell_unmet
 from eventbus_mp.core.skips import skip_all_waiting
 from eventbus_mp.core.span_requests import drop_span_requests, recycle_if_free
 from eventbus_mp.core.state import BusState, Step
+from eventbus_mp.protocol.history_kinds import HistoryKind
 from eventbus_mp.protocol.messages import LinkLost, LinkOpened, ManagerReplaced
 
 __all__ = [
@@ -25,8 +29,9 @@ __all__ = [
 
 def on_link_opened(step: Step, message: LinkOpened) -> None:
     """A process connected."""
-    step.state.links[message.link] = LinkState(message.link, message.pid)
-    step.state.idle_deadline_ns = None
+    state = step.state
+    link = state.links[message.link] = LinkState(message.link, message.pid, step.now_ns)
+    link.idle_deadline_ns, state.idle_deadline_ns = state.idle_deadline_ns, None
 
 
 def on_link_lost(step: Step, message: LinkLost) -> None:
@@ -40,7 +45,7 @@ def on_link_lost(step: Step, message: LinkLost) -> None:
         del state.awaited[waiting]
     state.drains = [waiter for waiter in state.drains if waiter.link != link.number]
     for endpoint in link.endpoints.values():
-        drop_endpoint(step, endpoint, crashed=crashed)
+        drop_endpoint(step, endpoint, crashed=crashed, blame=link.cut_off)
     for lease in link.leases.values():
         drop_lease(step, lease)
     for span in link.spans.values():
@@ -48,14 +53,16 @@ def on_link_lost(step: Step, message: LinkLost) -> None:
         recycle_if_free(step, span)
     drop_span_requests(step, link.number)
     give_up_orphans(step)
-    if not state.links:
-        state.idle_deadline_ns = step.now_ns + int(state.config.manager_idle_s * 1e9)
+    if not link.observes:
+        begin_idling(step)
 
 
 def on_manager_replaced(step: Step, message: ManagerReplaced) -> None:
     """What the manager before had sent may not have arrived: until each process has reported, it gets nothing new."""
     for link in step.state.links.values():
         link.begin_resync(message.pid)
+    step.state.takeovers += 1
+    step.state.event_log.append((step.now_ns, HistoryKind.MANAGER_REPLACED, 0, 0, (), message.pid, None, None))
 
 
 def holder_of(state: BusState, batch: EventBatch, bit: int, subscriber: SubscriberState) -> Endpoint | None:
@@ -82,12 +89,12 @@ def forget_if_done(state: BusState, subscriber: SubscriberState) -> None:
         state.registry.forget(subscriber)
 
 
-def drop_endpoint(step: Step, endpoint: Endpoint, *, crashed: bool) -> None:
+def drop_endpoint(step: Step, endpoint: Endpoint, *, crashed: bool, blame: Blame | None = None) -> None:
     """A process no longer hosts the subscriber: what it held comes back. If it was the last one, the grace begins."""
     state, subscriber = step.state, endpoint.subscriber
     if endpoint in subscriber.endpoints:
         subscriber.endpoints.remove(endpoint)
-    reclaim(step, endpoint, crashed=crashed)
+    reclaim(step, endpoint, crashed=crashed, blame=blame)
     if not state.registry.is_subscribed(subscriber):
         skip_all_waiting(step, subscriber, "it was unsubscribed")
         forget_if_done(state, subscriber)
@@ -95,12 +102,14 @@ def drop_endpoint(step: Step, endpoint: Endpoint, *, crashed: bool) -> None:
         orphan_grace_s = 0 if subscriber.broadcast else state.config.orphan_grace_s
         # Even one that is due at once is given up by `give_up_orphans`, when everything else has come back.
         state.orphans[subscriber] = step.now_ns + int(orphan_grace_s * 1e9)
+        state.recall_checks.pop(subscriber, None)
 
 
 def give_up_orphans(step: Step) -> None:
     """Skip what waits for subscribers that nobody has hosted for too long."""
     state = step.state
-    for subscriber in [item for item, due in state.orphans.items() if due <= step.now_ns]:
+    due = [item for item, due_ns in state.orphans.items() if due_ns <= step.now_ns]
+    for subscriber in due:
         del state.orphans[subscriber]
         state.registry.unsubscribe(subscriber)
         reason = (
@@ -110,3 +119,5 @@ def give_up_orphans(step: Step) -> None:
         )
         skip_all_waiting(step, subscriber, reason)
         forget_if_done(state, subscriber)
+    if due:
+        tell_unmet(step)

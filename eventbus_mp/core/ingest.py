@@ -6,17 +6,22 @@ from __future__ import annotations
 from operator import add
 
 from eventbus_mp.core.allocator.spans import Span
-from eventbus_mp.core.entities import NOBODY, EventBatch, Route, Topic
+from eventbus_mp.core.entities import SubscriberState
+from eventbus_mp.core.event_batch import NOBODY, EventBatch, Route, Topic
 from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.masks import SEQUENCE_BUCKET_EVENTS, bits
 from eventbus_mp.core.state import BusState, Step
 from eventbus_mp.core.watchers import EMPTY_WATCHER
 from eventbus_mp.errors import ProtocolError
 from eventbus_mp.geometry import PAYLOAD_ALIGNMENT, RECORD_BYTES, SEQUENCE_LINK_SHIFT
-from eventbus_mp.protocol.effects import Reply, TellTopicStale
+from eventbus_mp.protocol.client_events import TopicStale
+from eventbus_mp.protocol.effects import Reply, Tell
+from eventbus_mp.protocol.history_kinds import HistoryKind
 from eventbus_mp.protocol.messages import EventsNotified
 
 __all__ = ["append_batch", "on_notified"]
+
+NOTIFIED = HistoryKind.NOTIFIED  # A look-up in an enumeration's class is a call before Python 3.12.
 
 
 def on_notified(step: Step, message: EventsNotified) -> None:
@@ -39,20 +44,34 @@ def _ingest(step: Step, link: LinkState, message: EventsNotified, start: int) ->
     state = step.state
     first = message.first + start
     span = _written_span(state, link, message, start)
-    stop = _end_in_span(
-        span, message, start, min(len(message.topics), start + SEQUENCE_BUCKET_EVENTS - first % SEQUENCE_BUCKET_EVENTS)
-    )
+    stop = len(message.topics)
+    if stop > 1:  # else: it is in its span.
+        in_bucket = start + SEQUENCE_BUCKET_EVENTS - first % SEQUENCE_BUCKET_EVENTS
+        stop = _end_in_span(span, message, start, min(stop, in_bucket))
     topics, route, stop = _routed(state, message, start, stop)
-    _fill(span, message.lengths[start:stop])
+    if stop - start == 1:
+        nbytes = shortest = message.lengths[start]
+    else:
+        lengths = message.lengths[start:stop]
+        nbytes, shortest = sum(lengths), min(lengths)
+    _fill(span, nbytes, shortest)
     if not route.subscribers:
         _drop(step, link, message, start, stop)
         return stop
     # Only the newest batch grows: so the order of batches is the order of events.
     batch = state.batches.newest
     if batch is None or batch.route is not route or batch.span is not span or not batch.continues_with(first):
-        batch = EventBatch(first, route, span)
+        batch = EventBatch(first, route, span, step.now_ns)
     mask = append_batch(step, batch, message.packed[start * RECORD_BYTES : stop * RECORD_BYTES], topics, stop - start)
-    state.event_log.record(step.now_ns, f"notified by process {link.pid}", batch.first, mask)
+    batch.nbytes += nbytes
+    if len(topics) == 1:
+        topic = topics[0]
+        topic.notified += stop - start
+        topic.delivered += (stop - start) * len(route.subscribers)
+        topic.nbytes += nbytes
+    else:
+        _count_each(topics, len(route.subscribers), message.lengths[start:stop])
+    state.event_log.append((step.now_ns, NOTIFIED, batch.first, mask, batch.topics, link.pid, None, None))
     shift = first - batch.first
     for index in range(start, stop) if message.deadlines else ():
         if index in message.deadlines:
@@ -63,6 +82,13 @@ def _ingest(step: Step, link: LinkState, message: EventsNotified, start: int) ->
         for index in bits(awaited):
             state.awaited[batch.first + index] = link.number
     return stop
+
+
+def _count_each(topics: list[Topic], subscribers: int, lengths: list[int]) -> None:
+    for topic, length in zip(topics, lengths, strict=True):
+        topic.notified += 1
+        topic.delivered += subscribers
+        topic.nbytes += length
 
 
 def append_batch(step: Step, batch: EventBatch, packed: bytes, topics: list[Topic], count: int) -> int:
@@ -85,13 +111,17 @@ def append_batch(step: Step, batch: EventBatch, packed: bytes, topics: list[Topi
         dirty[subscriber] = None
     if len(topics) == 1:
         topics[0].unsettled += count
+        topics[0].batches[batch] = None
     else:
         for topic in topics:
             topic.unsettled += 1
+            topic.batches[batch] = None
     return mask
 
 
-def _routed(state: BusState, message: EventsNotified, start: int, stop: int) -> tuple[list[Topic], Route, int]:
+def _routed(
+    state: BusState, message: EventsNotified, start: int, stop: int
+) -> tuple[list[Topic], Route[SubscriberState], int]:
     """Which of the events from `start` on have one route: their topics, the route, and the index where they end.
 
     The topics are one for all events, or one for each. An event of a topic that is gone has the route to nobody.
@@ -122,11 +152,15 @@ def _drop(step: Step, link: LinkState, message: EventsNotified, start: int, stop
         topic = message.topics[index]
         if not step.state.registry.was_registered(topic):
             raise ProtocolError(f"topic number {topic} was never given out")
+        known = step.state.registry.topic_by_number.get(topic)
+        if known is not None:
+            known.notified += 1
+            known.dropped += 1
         if message.awaited >> index & 1:
             step.effects.append(Reply(link.number, message.first + index, EMPTY_WATCHER))
         if topic not in link.stale_reported:
             link.stale_reported.add(topic)
-            step.effects.append(TellTopicStale(link.number, topic, 1))
+            step.effects.append(Tell(link.number, TopicStale(topic, 1)))
 
 
 def _written_span(state: BusState, link: LinkState, message: EventsNotified, index: int) -> Span:
@@ -152,10 +186,10 @@ def _end_in_span(span: Span, message: EventsNotified, start: int, stop: int) -> 
     return stop
 
 
-def _fill(span: Span, lengths: list[int]) -> None:
+def _fill(span: Span, nbytes: int, shortest: int) -> None:
     """Count what is written: so a span's size bounds the number of events in it, whatever its writer says."""
-    if min(lengths) < PAYLOAD_ALIGNMENT:
-        raise ProtocolError(f"an event of {min(lengths)} bytes is shorter than its header")
-    span.filled += sum(lengths)
+    if shortest < PAYLOAD_ALIGNMENT:
+        raise ProtocolError(f"an event of {shortest} bytes is shorter than its header")
+    span.filled += nbytes
     if span.filled > span.length:
         raise ProtocolError(f"the span at {span.segment}+{span.start} got {span.filled} bytes, more than it has")

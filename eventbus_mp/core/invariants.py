@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from eventbus_mp.core.allocator.spans import Span
-from eventbus_mp.core.entities import EventBatch, SubscriberState, Topic
+from eventbus_mp.core.entities import SubscriberState
+from eventbus_mp.core.event_batch import EventBatch, Topic
 from eventbus_mp.core.masks import SEQUENCE_BUCKET_SHIFT, bits
 from eventbus_mp.core.state import BusState
 
@@ -29,6 +30,8 @@ def _in_flight_by_batch(state: BusState) -> dict[tuple[int, EventBatch], int]:
     for link in state.links.values():
         for number, endpoint in link.endpoints.items():
             count = 0
+            numbers = [batch.first + index for batch, mask in endpoint.in_flight.items() for index in bits(mask)]
+            assert len(numbers) == len(set(numbers)), "an endpoint holds two deliveries with one number"
             for batch, mask in endpoint.in_flight.items():
                 assert mask, "an endpoint holds nothing of a batch"
                 assert not in_flight.get((number, batch), 0) & mask, (
@@ -39,6 +42,12 @@ def _in_flight_by_batch(state: BusState) -> dict[tuple[int, EventBatch], int]:
             assert endpoint.in_flight_count == count, (
                 f"an endpoint counts {endpoint.in_flight_count} events, not {count}"
             )
+            taken = sum(mask.bit_count() for mask in endpoint.taken.values())
+            assert endpoint.taken_count == taken, f"an endpoint counts {endpoint.taken_count} taken events, not {taken}"
+            assert count <= endpoint.held_max, f"an endpoint holds {count} events, more than {endpoint.held_max}"
+            for batch, mask in endpoint.taken.items():
+                assert mask, "an endpoint has taken nothing of a batch"
+                assert not mask & ~endpoint.in_flight.get(batch, 0), "an endpoint has taken what it does not hold"
     return in_flight
 
 
@@ -50,10 +59,12 @@ def _check_batch(state: BusState, batch: EventBatch, in_flight: dict[tuple[int, 
         waiting, unsettled = batch.waiting[row], batch.unsettled[row]
         in_flight_mask = in_flight.get((subscriber.number, batch), 0)
         quarantine = sum(bit for quarantined, bit in subscriber.quarantine if quarantined is batch)
+        delayed = subscriber.delayed.get(batch, 0)
+        assert not delayed & (waiting | in_flight_mask | quarantine), f"{name}: a delayed delivery is somewhere else"
         assert not waiting & in_flight_mask, f"{name}: a delivery is queued and sent"
         assert not (waiting | in_flight_mask) & quarantine, f"{name}: a delivery in quarantine is queued or sent"
-        assert not (waiting | quarantine) & ~unsettled, f"{name}: a settled delivery waits"
-        assert not unsettled & ~(waiting | in_flight_mask | quarantine), (
+        assert not (waiting | quarantine | delayed) & ~unsettled, f"{name}: a settled delivery waits"
+        assert not unsettled & ~(waiting | in_flight_mask | quarantine | delayed), (
             f"{name}: a delivery is lost: neither queued nor sent"
         )
         assert not batch.completed[row] & unsettled, f"{name}: a delivery is completed and unsettled"
@@ -76,6 +87,14 @@ def _check_queue(state: BusState, subscriber: SubscriberState) -> None:
     queued = sum(batch.waiting[row].bit_count() for batch, row in rows)
     assert subscriber.queued == queued, f"{subscriber.name} counts {subscriber.queued} waiting, not {queued}"
     assert waiting <= set(subscriber.queue), f"{subscriber.name}: a batch waits and is not queued"
+    assert set(subscriber.delayed) <= set(state.batches), f"{subscriber.name}: a delayed batch is gone"
+    delayed = sum(mask.bit_count() for mask in subscriber.delayed.values())
+    assert subscriber.delayed_count == delayed, f"{subscriber.name} counts {subscriber.delayed_count} delayed"
+    held = {
+        batch.first + i for item in subscriber.endpoints for batch, mask in item.in_flight.items() for i in bits(mask)
+    }
+    due = [batch for batch in subscriber.delayed if not (batch.is_dead_letter and batch.first in held)]
+    assert not due or state.delays.next_due_ns() is not None, f"{subscriber.name}: a delayed delivery is never due"
     stale = len(subscriber.queue) - len(waiting)
     assert subscriber.stale == stale, f"{subscriber.name} counts {subscriber.stale} stale places, not {stale}"
     for endpoint in subscriber.endpoints:
@@ -90,8 +109,19 @@ def _check_topics(state: BusState) -> None:
         for index in bits(batch.any_unsettled()):
             topic = batch.topic_of(index)
             counts[topic] = counts.get(topic, 0) + 1
+    nbytes: dict[Topic, int] = {}
+    for batch in state.batches:
+        lengths = batch.lengths()
+        assert batch.nbytes == (0 if batch.is_dead_letter else sum(lengths)), f"batch {batch.first:#x} counts its bytes"
+        for index in range(0 if batch.is_dead_letter else batch.count):
+            nbytes[batch.topic_of(index)] = nbytes.get(batch.topic_of(index), 0) + lengths[index]
     for topic in state.registry.topics.values():
         assert topic.unsettled == counts.get(topic, 0), f"topic {topic.name} counts {topic.unsettled} events"
+        assert topic.nbytes == nbytes.get(topic, 0), f"topic {topic.name} counts {topic.nbytes} bytes"
+        mine = [batch for batch in state.batches if topic in batch.topics]
+        assert set(topic.batches) == set(mine), f"topic {topic.name} has other batches"
+        oldest = min((batch.since_ns for batch in mine if batch.of_topic(topic) & batch.any_unsettled()), default=None)
+        assert topic.oldest_ns() == oldest, f"topic {topic.name}: {topic.oldest_ns()} is not its oldest batch"
 
 
 def _check_spans(state: BusState) -> None:
@@ -103,6 +133,8 @@ def _check_spans(state: BusState) -> None:
     for link in state.links.values():
         for lease in link.leases.values():
             assert lease.views, f"link {link.number} has a lease without a view"
+        assert link.leased_bytes == sum(lease.length for lease in link.leases.values()), f"link {link.number}: bytes"
+        for lease in link.leases.values():
             leases[lease.span] = leases.get(lease.span, 0) + 1
     for span in state.spans.in_use():
         name = f"span {span.segment}+{span.start}"
@@ -121,5 +153,9 @@ def _check_nothing_is_left(state: BusState, in_flight: dict[tuple[int, EventBatc
     assert set(state.awaited) <= unsettled, "a settled event is still awaited"
     for subscriber in state.registry.subscriber_by_number.values():
         assert set(subscriber.attempts) <= unsettled, f"{subscriber.name} counts crashes of settled events"
+        assert set(subscriber.failures) <= unsettled, f"{subscriber.name} remembers failures of settled events"
+        failed = {batch.first + index for batch, mask in subscriber.failed.items() for index in bits(mask)}
+        assert set(subscriber.failures) == failed, f"{subscriber.name} remembers failures of other events"
+    assert set(state.letters) <= batches, "a dead letter is remembered that is settled"
     assert not state.dirty, "a subscriber was to be served, and was not"
     assert not state.memory_freed, "memory came free, and nobody was served"

@@ -36,6 +36,7 @@ def on_span_released(step: Step, message: SpanReleased) -> None:
     found.views -= 1
     if not found.views:
         del link.leases[message.sequence]
+        link.leased_bytes -= found.length
         drop_lease(step, found)
 
 
@@ -47,7 +48,8 @@ def lease(step: Step, link: LinkState, sequence: int, span: Span, topic: str, of
         if len(link.leases) >= LEASES_MAX:
             raise ProtocolError(f"it has views into {LEASES_MAX} events")
         found = link.leases[sequence] = Lease(span, topic, offset, length, step.now_ns)
-        span.leases += 1
+        state.spans.add_lease(span)
+        link.leased_bytes += length
     found.views += 1
     if state.lease_check_ns is None:
         state.lease_check_ns = step.now_ns + state.lease_warning_ns
@@ -55,7 +57,7 @@ def lease(step: Step, link: LinkState, sequence: int, span: Span, topic: str, of
 
 def drop_lease(step: Step, lease: Lease) -> None:
     """The last view is gone, or its process is."""
-    lease.span.leases -= 1
+    step.state.spans.drop_lease(lease.span)
     recycle_if_free(step, lease.span)
 
 

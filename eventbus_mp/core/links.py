@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from eventbus_mp.core.allocator.spans import Span
-from eventbus_mp.core.entities import Endpoint, EventBatch
+from eventbus_mp.core.entities import Endpoint
+from eventbus_mp.core.event_batch import EventBatch
 from eventbus_mp.geometry import SEQUENCE_LINK_SHIFT
 
-__all__ = ["Lease", "LinkState", "Resync"]
+__all__ = ["Blame", "Lease", "LinkState", "Resync"]
 
 
 class Lease:
@@ -23,6 +26,16 @@ class Lease:
         self.views = 0
         self.is_warned = False
         """The manager's log has a warning of it; one is enough."""
+
+
+@dataclass(frozen=True)
+class Blame:
+    """What a process is killed for: a delivery whose handler took too long."""
+
+    subscriber: int
+    sequence: int
+    """0: whatever the process has of that subscriber."""
+    reason: str
 
 
 class Resync:
@@ -44,20 +57,32 @@ class LinkState:
     """One process's link: what it hosts, writes and leases. All of it comes back when the process is gone."""
 
     __slots__ = (
+        "cut_off",
         "endpoints",
+        "idle_deadline_ns",
         "last_sequence",
+        "leased_bytes",
         "leases",
         "leaving",
         "number",
+        "observes",
         "pid",
+        "reasons",
+        "required",
+        "required_topics",
         "resync",
+        "role",
+        "since_ns",
         "spans",
         "stale_reported",
     )
 
-    def __init__(self, number: int, pid: int) -> None:
+    def __init__(self, number: int, pid: int, now_ns: int = 0) -> None:
         self.number = number
         self.pid = pid
+        self.role = "client"
+        self.since_ns = now_ns
+        """When it connected."""
         self.last_sequence = number << SEQUENCE_LINK_SHIFT
         """The newest sequence number that it used; its numbers only grow."""
         self.endpoints: dict[int, Endpoint] = {}
@@ -66,8 +91,22 @@ class LinkState:
         """What it may append to, by (segment, start)."""
         self.leases: dict[int, Lease] = {}
         """What it has views into, by sequence, the oldest first."""
+        self.leased_bytes = 0
+        """Of the events in `leases`."""
+        self.reasons: dict[int, str] = {}
+        """The texts that it has given numbers to, as reasons for skips."""
         self.leaving = False
         """It said goodbye: its end of file is no crash."""
+        self.cut_off: Blame | None = None
+        """Its pool kills it, for this: its end of file accuses nothing else."""
+        self.observes = False
+        """It only looks: the bus does not live on for it."""
+        self.idle_deadline_ns: int | None = None
+        """The bus's when it connected: if it only looks, that one goes on."""
+        self.required: tuple[str, ...] = ()
+        """Names of the subscribers without which it publishes nothing."""
+        self.required_topics: set[int] = set()
+        """Numbers of the topics that it publishes to, because all of these get their events."""
         self.stale_reported: set[int] = set()
         """Numbers of topics that it has been asked to look up again: once is enough."""
         self.resync: Resync | None = None

@@ -7,21 +7,26 @@ event and its last reader.
 
 from __future__ import annotations
 
-from eventbus_mp.core.entities import EventBatch, SubscriberState, Topic
+from eventbus_mp.core.entities import SubscriberState
+from eventbus_mp.core.event_batch import EventBatch, Topic
 from eventbus_mp.core.masks import bits
 from eventbus_mp.core.span_requests import recycle_if_free
 from eventbus_mp.core.state import BusState, Step
 from eventbus_mp.core.watchers import describe
 from eventbus_mp.protocol.effects import Reply
+from eventbus_mp.protocol.history_kinds import HistoryKind
 from eventbus_mp.protocol.messages import Outcome
 
 __all__ = ["answer_drains", "settle_held", "settle_waiting", "unpin"]
 
-COMPLETED = Outcome.COMPLETED
+COMPLETED = int(Outcome.COMPLETED)
+SETTLED = HistoryKind.SETTLED
 
 
-def settle_waiting(step: Step, batch: EventBatch, mask: int, subscriber: SubscriberState, outcome: int) -> None:
-    """Settle deliveries that nobody holds: they wait in the queue, or are in quarantine."""
+def settle_waiting(
+    step: Step, batch: EventBatch, mask: int, subscriber: SubscriberState, outcome: int, reason: str = ""
+) -> None:
+    """Settle deliveries that nobody holds: they wait in the queue, are delayed, or are in quarantine."""
     row = batch.route.row_of[subscriber.number]
     queued = batch.waiting[row] & mask
     if queued:
@@ -29,28 +34,44 @@ def settle_waiting(step: Step, batch: EventBatch, mask: int, subscriber: Subscri
         subscriber.queued -= queued.bit_count()
         if not batch.waiting[row]:
             subscriber.note_stale()
-    for index in bits(mask & ~queued):
+    delayed = mask & subscriber.delayed.get(batch, 0) if subscriber.delayed else 0
+    if delayed:
+        subscriber.undelay(batch, delayed)
+        _forget_crashes(subscriber, batch, delayed)
+    for index in bits(mask & ~(queued | delayed)):
         del subscriber.attempts[batch.first + index]
         subscriber.quarantine.remove((batch, 1 << index))
         step.state.dirty[subscriber] = None  # What waited behind it need not wait any longer.
-    _settle(step, batch, mask, row, subscriber, outcome)
+    _settle(step, batch, mask, row, subscriber, outcome, reason)
 
 
-def settle_held(step: Step, batch: EventBatch, mask: int, subscriber: SubscriberState, outcome: int) -> None:
+def settle_held(
+    step: Step, batch: EventBatch, mask: int, subscriber: SubscriberState, outcome: int, reason: str = ""
+) -> None:
     """Settle deliveries that an endpoint held until now."""
     if subscriber.attempts:
-        for index in bits(mask):
-            subscriber.attempts.pop(batch.first + index, None)
-    _settle(step, batch, mask, batch.route.row_of[subscriber.number], subscriber, outcome)
+        _forget_crashes(subscriber, batch, mask)
+    _settle(step, batch, mask, batch.route.row_of[subscriber.number], subscriber, outcome, reason)
 
 
-def _settle(step: Step, batch: EventBatch, mask: int, row: int, subscriber: SubscriberState, outcome: int) -> None:
+def _forget_crashes(subscriber: SubscriberState, batch: EventBatch, mask: int) -> None:
+    for index in bits(mask):
+        subscriber.attempts.pop(batch.first + index, None)
+
+
+def _settle(
+    step: Step, batch: EventBatch, mask: int, row: int, subscriber: SubscriberState, outcome: int, reason: str
+) -> None:
     batch.unsettled[row] &= ~mask
+    if subscriber.failed:
+        subscriber.forget_failures(batch, mask)
     if outcome == COMPLETED:
         batch.completed[row] |= mask
         subscriber.completed += mask.bit_count()
     else:
-        subscriber.skipped += mask.bit_count()
+        count = mask.bit_count()
+        subscriber.skipped += count
+        subscriber.reasons.count(count, reason)
     finished = mask & ~batch.any_unsettled()
     if finished:
         _finish(step, batch, finished)
@@ -61,6 +82,7 @@ def _finish(step: Step, batch: EventBatch, mask: int) -> None:
     state = step.state
     count = mask.bit_count()
     batch.live -= count
+    state.event_log.append((step.now_ns, SETTLED, batch.first, mask, batch.topics, 0, None, None))
     if len(batch.topics) == 1:
         _count_off(state, batch.topics[0], count)
     else:
@@ -81,10 +103,21 @@ def _count_off(state: BusState, topic: Topic, count: int) -> None:
         state.topic_emptied = True
 
 
-def unpin(step: Step, batch: EventBatch, mask: int) -> None:
+def unpin(step: Step, batch: EventBatch, mask: int, subscriber: SubscriberState) -> None:
     """The holder of deliveries that others settled is done with them."""
     batch.pins -= mask.bit_count()
+    if batch.is_dead_letter:
+        _let_the_next_go(step, batch, subscriber)
     _release(step, batch)
+
+
+def _let_the_next_go(step: Step, letter: EventBatch, subscriber: SubscriberState) -> None:
+    """A process is done with a dead letter that was sent again meanwhile: if that has failed, its new letter may go."""
+    for batch, bit in step.state.batches.find(letter.first):
+        if batch is not letter and batch.is_dead_letter and subscriber.delayed.get(batch, 0) & bit:
+            subscriber.undelay(batch, bit)
+            subscriber.to_front(batch, bit)
+            step.state.dirty[subscriber] = None
 
 
 def _release(step: Step, batch: EventBatch) -> None:
@@ -92,6 +125,18 @@ def _release(step: Step, batch: EventBatch) -> None:
     if batch.live or batch.pins:
         return
     step.state.batches.remove(batch)
+    if step.state.letters:
+        step.state.letters.pop(batch, None)
+    if len(batch.topics) == 1:
+        topic = batch.topics[0]
+        topic.nbytes -= batch.nbytes
+        del topic.batches[batch]
+    else:
+        for topic, length in zip(batch.topics, batch.lengths(), strict=True):
+            topic.nbytes -= length
+            topic.batches.pop(batch, None)
+    if not batch.is_dead_letter:  # else: its event has the same record.
+        step.state.event_log.ended.add(batch.packed)
     batch.span.live -= 1
     recycle_if_free(step, batch.span)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from eventbus_mp.core.allocator.spans import Span
+from eventbus_mp.core.backpressure import note_output
 from eventbus_mp.core.state import SpanRequest, Step, check_waits
 from eventbus_mp.errors import ProtocolError
 from eventbus_mp.protocol.effects import GrantSpan
@@ -20,6 +21,8 @@ def on_span_wanted(step: Step, message: SpanWanted) -> None:
     """Grant the span, say no, or have the producer wait for its turn."""
     state = step.state
     link = state.link(message.link)
+    if message.subscriber:
+        note_output(step, link, message.subscriber, message.topic)
     if message.urgency == SPAN_CANCELLED:
         drop_span_requests(step, link.number, message.length)
         return

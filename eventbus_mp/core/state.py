@@ -16,17 +16,21 @@ from collections import deque
 from typing import NamedTuple
 
 from eventbus_mp.config import BusConfig
-from eventbus_mp.core.allocator.spans import SpanTable
+from eventbus_mp.core.allocator.spilling import SpillingSpanTable
 from eventbus_mp.core.batches import BatchTable
+from eventbus_mp.core.delays import Delays
 from eventbus_mp.core.entities import SubscriberState
+from eventbus_mp.core.event_batch import EventBatch, Topic
 from eventbus_mp.core.event_log import EventLog
 from eventbus_mp.core.expiry import Expiry
+from eventbus_mp.core.failures import Failure
 from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.registry import Registry
 from eventbus_mp.errors import ProtocolError
 from eventbus_mp.protocol.effects import Effect
+from eventbus_mp.protocol.history_kinds import HistoryKind
 
-__all__ = ["BusState", "DrainWaiter", "SpanRequest", "Step", "check_waits"]
+__all__ = ["BusState", "DrainWaiter", "Letter", "SpanRequest", "Step", "check_waits"]
 
 WAITS_MAX = 1024
 """How many things of each kind one process may wait for at the same time; it waits for as many as it has threads."""
@@ -49,6 +53,23 @@ class DrainWaiter(NamedTuple):
     pattern: re.Pattern[str]
 
 
+class Letter(NamedTuple):
+    """Why there is a dead letter: what failed, and for whom."""
+
+    number: int
+    """Counts up, so that a list can go on where it was."""
+    topic: Topic
+    """The event's own."""
+    name: str
+    config: bytes
+    """The subscriber that failed, which may be gone."""
+    reason: str
+    attempts: int
+    failure: Failure | None
+    receivers: frozenset[int]
+    """The numbers of all subscribers that got the event itself: they do not get it as a dead letter."""
+
+
 class BusState:
     """Everything that the core knows between two messages.
 
@@ -62,10 +83,16 @@ class BusState:
         self.config = config
         self.registry = Registry()
         self.batches = BatchTable()
-        self.spans = SpanTable(config.memory_bytes_max)
+        self.spans = SpillingSpanTable(config.memory_bytes_max, config.spill_bytes)
         self.links: dict[int, LinkState] = {}
-        self.event_log = EventLog()
+        self.event_log = EventLog(config.event_log_bytes_max)
         self.expiry = Expiry()
+        self.delays = Delays()
+        self.letter_serial = 0
+        """The number of the newest dead letter."""
+        self.letters: dict[EventBatch, Letter] = {}
+        """Why there are these dead letters, and these events that were sent again because of one; the oldest first. The
+        details of a failure live as long as the event is unsettled there."""
         self.awaited: dict[int, int] = {}
         """sequence -> link that waits for the final watcher; the sequence is also the number of its request."""
         self.drains: list[DrainWaiter] = []
@@ -73,14 +100,24 @@ class BusState:
         """First come, first served."""
         self.orphans: dict[SubscriberState, int] = {}
         """Subscribers that no process hosts -> when they are given up."""
+        self.held: dict[SubscriberState, None] = {}
+        """Subscribers that get nothing until the later stages have come further (backpressure.py)."""
+        self.downstream: dict[SubscriberState, tuple[int, tuple[Topic, ...]]] = {}
+        """Which topics come of a subscriber's work, and for which `Registry.version` this was found."""
+        self.recall_checks: dict[SubscriberState, int] = {}
+        """Subscribers that several processes share -> when to look whether one of them has too much."""
         self.idle_deadline_ns: int | None = now_ns + int(max(config.manager_idle_s, config.connect_timeout_s) * 1e9)
         """When to leave because nobody is connected; the first process gets the time that connecting may take."""
         self.lease_check_ns: int | None = None
         """When to look for leases that are too old; None: there is none to look at."""
         self.lease_warning_ns = int(config.lease_warning_s * 1e9)
+        self.is_end_asked = False
+        """The manager was asked to end, and does so when nobody needs it."""
         self.is_stopping = False
         self.events_notified = 0
         self.events_dropped = 0
+        self.started_ns = now_ns
+        self.takeovers = 0
 
         # What is left to do at the end of the message.
         self.dirty: dict[SubscriberState, None] = {}
@@ -110,6 +147,19 @@ class Step:
         self.now_ns = now_ns
         self.effects = effects
         """To be carried out in this order, after the message."""
+
+    def log(
+        self,
+        kind: HistoryKind,
+        batch: EventBatch,
+        mask: int,
+        subscriber: SubscriberState | None = None,
+        detail: str | int | None = None,
+        pid: int = 0,
+    ) -> None:
+        """Write down what happened to events of a batch. Hot paths append to the log themselves."""
+        key = subscriber.key if subscriber is not None else None
+        self.state.event_log.append((self.now_ns, kind, batch.first, mask, batch.topics, pid, key, detail))
 
 
 def check_waits(count: int, what: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eventbus_mp.core.entities import EventBatch
+from eventbus_mp.core.event_batch import EventBatch
 
 __all__ = ["EMPTY_WATCHER", "WireWatcher", "describe"]
 

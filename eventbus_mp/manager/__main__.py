@@ -1,4 +1,4 @@
-"""The manager's process: `python -m eventbus_mp.manager ROOT BUS READY_FD`.
+"""The manager's process: `eventbus_mp.manager ROOT BUS READY_FD`, run by `runtime/launcher`.
 
 The bus-wide settings come as msgpack on standard input. `runtime/launch.py` starts it; it is no command for users.
 """
@@ -9,7 +9,7 @@ import gc
 import logging
 import os
 import resource
-import signal
+import socket
 import sys
 import traceback
 
@@ -17,16 +17,20 @@ import msgpack
 
 from eventbus_mp.config import BusConfig
 from eventbus_mp.manager.server import Server
+from eventbus_mp.manager.signals import reset_signals
 from eventbus_mp.runtime import handshake
 from eventbus_mp.runtime.launch import READY
-from eventbus_mp.runtime.rundir import RunDir
+from eventbus_mp.runtime.rundir import Claim, RunDir
 
 LOCK_TIMEOUT_S = 15.0
 """How long to wait for a manager of the same bus that is about to leave."""
+CLAIM_TIMEOUT_S = 2.0
+"""The same, for one whose lock was removed."""
 
 
 def main() -> int:
     """Be the manager of a bus until it is over. Returns the exit code."""
+    reset_signals()
     root, bus, ready_fd = sys.argv[1], sys.argv[2], int(sys.argv[3])
     config = BusConfig(**msgpack.unpackb(sys.stdin.buffer.read()))
     # The process that was started ends here, so that the manager is not the child of the process that started it.
@@ -40,21 +44,28 @@ def main() -> int:
     except TimeoutError:
         sys.stderr.write(f"another manager of bus {bus!r} is running and does not answer\n")
         return 1
-    run_dir.remove_segments()
+    home = run_dir.open()
+    # First the link: one that leads nowhere while the lock is held says that the manager has another /dev/shm.
     run_dir.socket.unlink(missing_ok=True)
+    run_dir.remove_segments()
     claim = run_dir.claim_segments()
+    if not claim.is_alone(run_dir.segment_prefix, CLAIM_TIMEOUT_S):
+        # It lost its lock file, as to somebody who tidies up, and cannot be seen by it.
+        claim.release()
+        sys.stderr.write(f"another manager of bus {bus!r} lives, although its lock was removed\n")
+        return 1
     serves = False
     try:
-        with handshake.listen(run_dir.socket) as listener:
+        with _listen(run_dir, claim) as listener:
             server = Server(claim.prefix, config, listener)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
             os.write(ready_fd, READY)
             os.close(ready_fd)
             _keep_the_collector_away()
             _allow_many_descriptors()
             serves = True
             server.run()
-            run_dir.socket.unlink(missing_ok=True)
+            if run_dir.is_still(home):
+                run_dir.socket.unlink(missing_ok=True)
     except Exception:
         if serves:
             # The standby goes on, and needs all that would be cleaned up here.
@@ -63,9 +74,20 @@ def main() -> int:
         raise
     finally:
         claim.release()
-    run_dir.remove_files()
+    if run_dir.is_still(home):  # If somebody has removed it, another manager may live in the one that is there now.
+        run_dir.remove_files()
     lock.release()
     return 0
+
+
+def _listen(run_dir: RunDir, claim: Claim) -> socket.socket:
+    """The bus's socket, beside its memory, with a link to it in the run directory."""
+    try:
+        listener = handshake.listen(claim.socket)
+    except OSError:  # There is no room for a name there. Then the bus is found as long as its run directory is.
+        return handshake.listen(run_dir.socket)
+    run_dir.socket.symlink_to(claim.socket)
+    return listener
 
 
 def _keep_the_collector_away() -> None:

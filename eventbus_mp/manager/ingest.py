@@ -1,6 +1,6 @@
 """Taking in: what happened to the links becomes messages, is written to the journal, and is decided and carried out.
 
-Everything that enters the core comes through here in one of four ways, and each is one kind of entry in the journal.
+Everything that enters the core comes through here in one of five ways, and each is one kind of entry in the journal.
 Each has two halves: one writes the entry down, the other carries it out. The second half is all that a standby repeats
 (takeover.py), so it depends on nothing but the entry and what came before it.
 
@@ -9,6 +9,7 @@ Each has two halves: one writes the entry down, the other carries it out. The se
     LINK_OPENED    open_link          decide(LinkOpened)
     LINK_LOST      lose               close and decide(LinkLost)
     TIME_PASSED    pass_time          decide(TimePassed)
+    END_ASKED      ask_end            decide(EndAsked)
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from eventbus_mp.manager.executor import EffectExecutor
 from eventbus_mp.manager.journal import EntryKind, Journal
 from eventbus_mp.manager.links import Link, LinkTable
 from eventbus_mp.protocol.decoders import ManagerDecoder
-from eventbus_mp.protocol.messages import LinkLost, LinkOpened, Message, TimePassed
+from eventbus_mp.protocol.messages import EndAsked, LinkLost, LinkOpened, Message, TimePassed
 from eventbus_mp.runtime.handshake import Welcome
 from eventbus_mp.runtime.pipe import PipeEnds
 
@@ -148,10 +149,16 @@ class Ingest:
             self.lose(link)
             self.is_standby_stale = True  # As in `_follow`.
 
-    # --- time ---
+    # --- time, and signals ---
 
     def pass_time(self) -> None:
         """Something is due."""
         now_ns = time.monotonic_ns()
         self._journal.append(EntryKind.TIME_PASSED, 0, 0, now_ns)
         self.decide(TimePassed(), now_ns)
+
+    def ask_end(self) -> None:
+        """A signal asks the manager to end."""
+        now_ns = time.monotonic_ns()
+        self._journal.append(EntryKind.END_ASKED, 0, 0, now_ns)
+        self.decide(EndAsked(), now_ns)

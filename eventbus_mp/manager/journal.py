@@ -36,7 +36,7 @@ from typing import NamedTuple
 
 from eventbus_mp.runtime.pipe import READ_BYTES
 
-__all__ = ["Entry", "EntryKind", "Journal", "Position"]
+__all__ = ["JOURNAL_BYTES", "Entry", "EntryKind", "Journal", "Position"]
 
 JOURNAL_BYTES = 8 << 20
 """Room for about 200,000 records. A standby catches up with that in less than a tenth of a second."""
@@ -53,6 +53,8 @@ class EntryKind(enum.IntEnum):
     """The pipe of the link ended, or the manager gave it up."""
     TIME_PASSED = 4
     """Something was due."""
+    END_ASKED = 5
+    """A signal asked the manager to end."""
 
 
 _HEAD = struct.Struct("=QQQ")

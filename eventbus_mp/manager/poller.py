@@ -28,7 +28,7 @@ class Poller:
         """Begin anew, with no descriptor watched."""
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[], object]] = {}
-        # A signal's handler runs between two steps of the interpreter. If the signal comes just before the wait, the
+        # A signal handler runs between two steps of the interpreter. If the signal comes just before the wait, the
         # handler runs after it. Hence each signal is also written to a descriptor that ends the wait.
         self._wake, self._wakes = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         signal.set_wakeup_fd(self._wakes.fileno())

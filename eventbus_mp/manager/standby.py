@@ -15,6 +15,7 @@ import signal
 from collections.abc import Callable
 
 from eventbus_mp.manager.journal import Journal
+from eventbus_mp.manager.signals import ignore_end_signals, restore_signals
 
 __all__ = ["Standby"]
 
@@ -41,6 +42,11 @@ class Standby:
         """Every standby that is not seen dead yet, by its pidfd."""
         self.pidfd = -1
         """The newest one's: readable when it has died; -1: there is none."""
+
+    @property
+    def pid(self) -> int:
+        """The newest one's; 0: there is none."""
+        return self._pids.get(self.pidfd, 0)
 
     def fork(self, before_sleeping: Callable[[], None]) -> bool:
         """Make a new standby and dismiss the one before.
@@ -84,9 +90,9 @@ class Standby:
 
     def _sleep(self, wakes: int) -> None:
         """Wait for the manager's death. A standby that is not its successor ends here."""
-        # SIGTERM asks the manager to end the bus in order. It may go to all processes of a group, and a standby that
-        # died of it first would be replaced.
-        on_sigterm = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        # These signals ask the manager to end. They may go to all processes of a group, and a standby that died of one
+        # would be replaced.
+        handlers = ignore_end_signals()
         # The lifeline of the one before, and what watches those before, are the manager's, not ours.
         for fd in (self._lifeline, *self._pids):
             if fd >= 0:
@@ -97,7 +103,7 @@ class Standby:
         os.close(wakes)
         if self._journal.successor_pid != os.getpid():
             os._exit(0)
-        signal.signal(signal.SIGTERM, on_sigterm)
+        restore_signals(handlers)
 
     def dismiss(self) -> None:
         """End the standby, if there is one: nobody takes over from now on. `reap` it when its pidfd is readable."""

@@ -32,8 +32,8 @@ from eventbus_mp.manager.journal import Entry, EntryKind, Journal, Position
 from eventbus_mp.manager.links import LinkTable
 from eventbus_mp.manager.poller import Poller
 from eventbus_mp.manager.standby import Standby
-from eventbus_mp.protocol import records
-from eventbus_mp.protocol.messages import LinkLost, LinkOpened, ManagerReplaced, TimePassed
+from eventbus_mp.protocol.client_events import ManagerChanged, pack_client_event
+from eventbus_mp.protocol.messages import EndAsked, LinkLost, LinkOpened, ManagerReplaced, TimePassed
 
 __all__ = ["Takeover"]
 
@@ -72,6 +72,11 @@ class Takeover:
         self._standby = Standby(journal)
 
     # --- the manager's side ---
+
+    @property
+    def standby_pid(self) -> int:
+        """The process that would take over now; 0: there is none."""
+        return self._standby.pid
 
     def renew_standby(self) -> None:
         """Have a standby with every link there is, and greet the processes that wait for it. In the standby: take over.
@@ -160,13 +165,15 @@ class Takeover:
         ingest.decide(ManagerReplaced(pid), now_ns)
         for link in links:
             link.ends.drop_queued()
-            links.post(link.number, [records.pack_manager_replaced(pid), *link.unsent_replies])
+            links.post(link.number, [pack_client_event(ManagerChanged(pid)), *link.unsent_replies])
 
     def _repeat(self, entry: Entry) -> None:
         """Carry out one entry, as the table in ingest.py says."""
         ingest, link = self._ingest, self._links.get(entry.link)
         if entry.kind is EntryKind.TIME_PASSED:
             ingest.decide(TimePassed(), entry.now_ns)
+        elif entry.kind is EntryKind.END_ASKED:
+            ingest.decide(EndAsked(), entry.now_ns)
         elif entry.kind is EntryKind.LINK_OPENED:
             ingest.link_serial = entry.link
             ingest.decide(LinkOpened(entry.link, entry.number), entry.now_ns)

@@ -11,8 +11,6 @@ piece and become one message, without being unpacked one by one (`ManagerDecoder
 
 from __future__ import annotations
 
-from dataclasses import fields
-from types import GenericAlias
 from typing import Any
 
 import msgpack
@@ -20,12 +18,20 @@ import msgpack
 from eventbus_mp.errors import ProtocolError, UsageError
 from eventbus_mp.geometry import RECORD_BYTES
 from eventbus_mp.protocol import records
-from eventbus_mp.protocol.client_events import ClientEvent, Delivered, ManagerChanged, Replied, SpanGranted, TopicStale
+from eventbus_mp.protocol.client_events import (
+    ClientEvent,
+    Delivered,
+    ManagerChanged,
+    Replied,
+    read_client_event,
+)
 from eventbus_mp.protocol.messages import (
     DeliveriesSettled,
+    DeliveriesTaken,
     EventsNotified,
     Message,
     Outcome,
+    Record,
     SpanLeased,
     SpanReleased,
     SpanSealed,
@@ -44,7 +50,7 @@ from eventbus_mp.protocol.records import (
     SEGMENT,
     TOPIC,
 )
-from eventbus_mp.protocol.requests import REQUESTS, Request, WireType, fits
+from eventbus_mp.protocol.requests import REQUESTS, Request, field_types, fits, said_types
 
 __all__ = ["ClientDecoder", "ManagerDecoder", "decode_request", "encode_request", "unpack"]
 
@@ -126,9 +132,11 @@ class ManagerDecoder:
                 messages += self._notified(data[position:end])
                 position = end
                 continue
-            kind, first, segment, offset, length, _, _, sequence = RECORD.unpack_from(data, position)
+            kind, first, segment, offset, length, reason, delay_ns, sequence = RECORD.unpack_from(data, position)
             if kind == records.SETTLED:
-                self._settled(first, segment, offset, length, sequence, messages)
+                self._settled(first, segment, offset, length, reason, delay_ns, sequence, messages)
+            elif kind == records.TAKEN:
+                self._taken(segment, length, sequence, messages)
             elif kind == records.REQUEST:
                 need = RECORD_BYTES + _body_bytes(length)
                 if size - position < need:
@@ -193,7 +201,15 @@ class ManagerDecoder:
         return EventsNotified(self._link, sequence, raw, [topic], [segment], [offset], [length], deadlines, awaited)
 
     def _settled(
-        self, outcome: int, subscriber: int, cost_ns: int, count: int, first: int, messages: list[Message]
+        self,
+        outcome: int,
+        subscriber: int,
+        cost_ns: int,
+        count: int,
+        reason: int,
+        delay_ns: int,
+        first: int,
+        messages: list[Message],
     ) -> None:
         """Add a settled range to the message before it, if that one settles for the same subscriber in the same way."""
         if outcome not in _OUTCOMES:
@@ -201,14 +217,31 @@ class ManagerDecoder:
         if not 0 < count <= SETTLED_RANGE_MAX:
             raise ProtocolError(f"{count} deliveries were settled at once")
         last = messages[-1] if messages else None
-        if type(last) is DeliveriesSettled and (last.subscriber, last.outcome) == (subscriber, outcome):
+        if (
+            type(last) is DeliveriesSettled
+            and last.subscriber == subscriber
+            and last.outcome == outcome
+            and last.reason == reason
+            and last.delay_ns == delay_ns
+        ):
             last.ranges.append((first, count))
         else:
-            messages.append(DeliveriesSettled(self._link, subscriber, outcome, [(first, count)], cost_ns))
+            ranges = [(first, count)]
+            messages.append(DeliveriesSettled(self._link, subscriber, outcome, ranges, cost_ns, reason, delay_ns))
+
+    def _taken(self, subscriber: int, count: int, first: int, messages: list[Message]) -> None:
+        """Add a taken range to the message before it, if that one is of the same kind and subscriber."""
+        if not 0 < count <= SETTLED_RANGE_MAX:
+            raise ProtocolError(f"{count} deliveries were taken at once")
+        last = messages[-1] if messages else None
+        if type(last) is DeliveriesTaken and last.subscriber == subscriber:
+            last.ranges.append((first, count))
+        else:
+            messages.append(DeliveriesTaken(self._link, subscriber, [(first, count)]))
 
     def _message(self, kind: int, first: int, segment: int, offset: int, length: int, sequence: int) -> Message:
         if kind == records.SPAN_WANTED:
-            return SpanWanted(self._link, length, first)
+            return SpanWanted(self._link, length, first, segment, offset)
         if kind == records.SPAN_SEALED:
             return SpanSealed(self._link, segment, offset)
         if kind == records.SPAN_LEASED:
@@ -232,26 +265,19 @@ def encode_request(message: Request) -> bytes:
         UsageError: A field is of a wrong type, or larger than the manager takes; it would close the link for that.
     """
     kind = type(message)
-    values = {name: getattr(message, name) for name in _wire_names(kind)}
-    for (name, value), expected in zip(values.items(), kind.WIRE, strict=True):
-        if not fits(value, expected):
+    types = field_types(kind.NUMBER)
+    values = {name: getattr(message, name) for name in types}
+    for name, value in values.items():
+        if not fits(value, types[name]):
             given = f"{name}={value!r:.80} is a {type(value).__name__}"
-            raise UsageError(f"{kind.__name__}: {given}; give a {_said(expected)}")
+            raise UsageError(f"{kind.__name__}: {given}; give a {said_types(kind)[name]}")
     try:
         body = msgpack.packb(list(values.values()))
-    except ValueError as cause:
+    except (ValueError, OverflowError) as cause:
         raise UsageError(f"{kind.__name__}: it cannot travel: {cause}") from cause
     if len(body) > REQUEST_BYTES_MAX:
         raise UsageError(f"{kind.__name__}: it has {len(body)} bytes, over {REQUEST_BYTES_MAX}: {values!r:.80}")
-    return records.pack_request(REQUESTS.index(kind), message.request, body)
-
-
-def _said(expected: WireType) -> str:
-    """The type as a text for an error."""
-    if isinstance(expected, GenericAlias):
-        return str(expected)
-    kinds = expected if isinstance(expected, tuple) else (expected,)
-    return " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+    return records.pack_request(kind.NUMBER, message.request, body)
 
 
 def decode_request(link: int, kind: int, number: int, body: bytes) -> Request:
@@ -260,23 +286,21 @@ def decode_request(link: int, kind: int, number: int, body: bytes) -> Request:
     Raises:
         ProtocolError: It is not one of `REQUESTS`, or a field is of a wrong type.
     """
-    if kind >= len(REQUESTS):
+    wanted = REQUESTS.get(kind)
+    if wanted is None:
         raise ProtocolError(f"request {kind} does not exist")
-    wanted = REQUESTS[kind]
     try:
         values = msgpack.unpackb(body)
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as cause:
         raise ProtocolError(f"a {wanted.__name__} is not msgpack: {cause}") from cause
-    if not isinstance(values, list) or len(values) != len(wanted.WIRE):
-        raise ProtocolError(f"a {wanted.__name__} has {len(wanted.WIRE)} fields")
-    for value, expected in zip(values, wanted.WIRE, strict=True):
+    types = field_types(kind)
+    if not isinstance(values, list) or len(values) != len(types):
+        raise ProtocolError(f"a {wanted.__name__} has {len(types)} fields")
+    for value, (name, expected) in zip(values, types.items(), strict=True):
         if not fits(value, expected):
-            raise ProtocolError(f"a {wanted.__name__} has a {type(value).__name__} where {_said(expected)} belongs")
+            belongs = said_types(wanted)[name]
+            raise ProtocolError(f"a {wanted.__name__} has a {type(value).__name__} where {belongs} belongs")
     return wanted(link, number, *values)
-
-
-def _wire_names(kind: type[Request]) -> list[str]:
-    return [field.name for field in fields(kind)[2:]]
 
 
 class ClientDecoder:
@@ -300,9 +324,10 @@ class ClientDecoder:
         position, size = 0, len(data)
         need = RECORD_BYTES
         while size - position >= RECORD_BYTES:
-            kind, first, segment, offset, length, _, _, sequence = RECORD.unpack_from(data, position)
+            record = RECORD.unpack_from(data, position)
+            kind, attempt, subscriber, count, length, _, _, sequence = record
             if kind == records.DELIVERED:
-                need = RECORD_BYTES + offset * RECORD_BYTES
+                need = RECORD_BYTES + count * RECORD_BYTES
             elif kind in _WITH_BODY:
                 need = RECORD_BYTES + length + -length % RECORD_BYTES
             if size - position < need:
@@ -311,27 +336,23 @@ class ClientDecoder:
             position += need
             need = RECORD_BYTES
             if kind == records.DELIVERED:
-                messages.append(Delivered(segment, first, body))
+                messages.append(Delivered(subscriber, attempt, body))
             elif kind == records.REPLY_PART:
                 self._parts.setdefault(sequence, []).append(body)
             elif kind in _WITH_BODY:
                 parts = self._parts.pop(sequence, []) if self._parts else []
                 messages.append(Replied(sequence, kind == records.REFUSED, b"".join([*parts, body[:length]])))
             else:
-                messages.append(self._message(kind, first, segment, offset, length))
+                messages.append(self._message(record))
         if position != size:
             self._pieces.keep(data[position:], need)
         return messages
 
-    def _message(self, kind: int, first: int, segment: int, offset: int, length: int) -> ClientEvent:
-        if kind == records.SPAN_GRANTED:
-            return SpanGranted(segment, offset, length, bool(first))
-        if kind == records.TOPIC_STALE:
-            return TopicStale(first, length)
-        if kind == records.MANAGER_REPLACED:
+    def _message(self, record: Record) -> ClientEvent:
+        event = read_client_event(record)
+        if type(event) is ManagerChanged:
             self._parts.clear()  # A reply that was cut off comes again, whole.
-            return ManagerChanged(length)
-        raise ProtocolError(f"the manager sent kind {kind}, which does not exist; are both sides the same version?")
+        return event
 
 
 def unpack(body: bytes) -> Any:

@@ -1,6 +1,7 @@
 """Effects: what the core tells the manager to do, in the imperative and in order.
 
-An effect never blocks and returns no value; what it causes comes back as a message.
+An effect never blocks and returns no value; what it causes comes back as a message. A class here says what there is to
+do; the method of the executor that names it does it.
 """
 
 from __future__ import annotations
@@ -9,23 +10,7 @@ import enum
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-__all__ = [
-    "CloseLink",
-    "CreateSegment",
-    "Deliver",
-    "Effect",
-    "FreePages",
-    "GrantSpan",
-    "NameSkip",
-    "Refuse",
-    "RemoveSegment",
-    "Replay",
-    "Reply",
-    "Stop",
-    "TellTopicStale",
-    "Warn",
-    "WarnOfLease",
-]
+from eventbus_mp.protocol.client_events import RecordEvent
 
 
 class Replay(enum.Enum):
@@ -44,7 +29,15 @@ class Replay(enum.Enum):
 
 
 @dataclass(slots=True)
-class Deliver:
+class Effect:
+    """What the executor has a method for (manager/executor.py)."""
+
+    REPLAY: ClassVar[Replay]
+    """What a new manager does with it; each class says so itself, and why."""
+
+
+@dataclass(slots=True)
+class Deliver(Effect):
     """Send these shadows to the link that hosts the subscriber."""
 
     REPLAY: ClassVar[Replay] = Replay.AGAIN
@@ -58,7 +51,19 @@ class Deliver:
 
 
 @dataclass(slots=True)
-class Reply:
+class Tell(Effect):
+    """Send the link an event that is one record."""
+
+    REPLAY: ClassVar[Replay] = Replay.AGAIN
+    """The frame is dropped when the new manager has caught up. So what was lost with it must come up again by itself:
+    who has too much is looked for anew, and the next event of a stale topic is answered anew."""
+
+    link: int
+    event: RecordEvent
+
+
+@dataclass(slots=True)
+class Reply(Effect):
     """Answer a request."""
 
     REPLAY: ClassVar[Replay] = Replay.AGAIN
@@ -70,7 +75,19 @@ class Reply:
 
 
 @dataclass(slots=True)
-class Refuse:
+class ReplyWithFacts(Effect):
+    """Answer a request with a dictionary, to which the manager adds under `facts` what it knows of itself."""
+
+    REPLAY: ClassVar[Replay] = Replay.AGAIN
+    """As a reply; the facts are those of the new manager then."""
+
+    link: int
+    request: int
+    value: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Refuse(Effect):
     """Answer a request with an error: `error` is the name of a class in errors.py."""
 
     REPLAY: ClassVar[Replay] = Replay.AGAIN
@@ -83,19 +100,7 @@ class Refuse:
 
 
 @dataclass(slots=True)
-class TellTopicStale:
-    """The link notified a topic that is gone (`dropped` events), or that nobody subscribes to any more."""
-
-    REPLAY: ClassVar[Replay] = Replay.AGAIN
-    """The frame is dropped when the new manager has caught up; the next event of the topic is answered anew."""
-
-    link: int
-    topic: int
-    dropped: int
-
-
-@dataclass(slots=True)
-class GrantSpan:
+class GrantSpan(Effect):
     """Hand a span to its writer. Segment 0 says no: there is none to lease ahead now, or (`backed`) there never is."""
 
     REPLAY: ClassVar[Replay] = Replay.AGAIN
@@ -109,7 +114,7 @@ class GrantSpan:
 
 
 @dataclass(slots=True)
-class CreateSegment:
+class CreateSegment(Effect):
     """Make a segment of shared memory."""
 
     REPLAY: ClassVar[Replay] = Replay.IF_MISSING
@@ -120,7 +125,7 @@ class CreateSegment:
 
 
 @dataclass(slots=True)
-class RemoveSegment:
+class RemoveSegment(Effect):
     """Unlink a segment; processes that mapped it keep their mapping."""
 
     REPLAY: ClassVar[Replay] = Replay.AGAIN
@@ -130,7 +135,7 @@ class RemoveSegment:
 
 
 @dataclass(slots=True)
-class FreePages:
+class FreePages(Effect):
     """Give the kernel back the memory of a range that no span is in."""
 
     REPLAY: ClassVar[Replay] = Replay.NEVER
@@ -142,7 +147,7 @@ class FreePages:
 
 
 @dataclass(slots=True)
-class CloseLink:
+class CloseLink(Effect):
     """The link broke the protocol; `LinkLost` follows from it."""
 
     REPLAY: ClassVar[Replay] = Replay.AGAIN
@@ -153,7 +158,7 @@ class CloseLink:
 
 
 @dataclass(slots=True)
-class Warn:
+class Warn(Effect):
     """Write a line to the manager's log."""
 
     REPLAY: ClassVar[Replay] = Replay.NEVER
@@ -163,7 +168,7 @@ class Warn:
 
 
 @dataclass(slots=True)
-class WarnOfLease:
+class WarnOfLease(Effect):
     """Write to the manager's log, with the event's id, that a process has kept a view of this event for very long."""
 
     REPLAY: ClassVar[Replay] = Replay.NEVER
@@ -179,7 +184,7 @@ class WarnOfLease:
 
 
 @dataclass(slots=True)
-class NameSkip:
+class NameSkip(Effect):
     """The bus skipped a delivery itself: read the event's id, which the core does not know, and send `SkipNamed`."""
 
     REPLAY: ClassVar[Replay] = Replay.AGAIN
@@ -196,25 +201,8 @@ class NameSkip:
 
 
 @dataclass(slots=True)
-class Stop:
+class Stop(Effect):
     """Leave, and leave nothing behind: the last process is gone, or a process asked for it."""
 
     REPLAY: ClassVar[Replay] = Replay.AGAIN
     """A manager that dies on its way out leaves the rest of it to the next one."""
-
-
-Effect = (
-    Deliver
-    | Reply
-    | Refuse
-    | TellTopicStale
-    | GrantSpan
-    | CreateSegment
-    | RemoveSegment
-    | FreePages
-    | CloseLink
-    | Warn
-    | WarnOfLease
-    | NameSkip
-    | Stop
-)

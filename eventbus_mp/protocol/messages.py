@@ -11,10 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from eventbus_mp.ids import EventId
 from eventbus_mp.protocol.requests import Request
 
 __all__ = [
     "DeliveriesSettled",
+    "DeliveriesTaken",
+    "EndAsked",
     "EventsNotified",
     "LinkLost",
     "LinkOpened",
@@ -43,6 +46,8 @@ class Outcome(IntEnum):
     """Handed back untouched (an orderly stop): no attempt is counted."""
     FAILED = 4
     """Skipped because the listener raised; the dead letter topic gets the event."""
+    RETRIED = 5
+    """Handed back to be tried again, at once or later; an attempt is counted."""
 
 
 # --- messages: the data path -------------------------------------------------------------------------------------
@@ -79,6 +84,20 @@ class DeliveriesSettled:
     """(first sequence, how many sequences that follow each other, the first included)"""
     cost_ns: int = 0
     """How long one of them took in its process; 0: not known."""
+    reason: int = 0
+    """Of a skip: see reasons.py."""
+    delay_ns: int = 0
+    """Of `RETRIED`: how long to wait before one of them is sent again."""
+
+
+@dataclass(slots=True)
+class DeliveriesTaken:
+    """A process has taken deliveries of one subscriber, and settles them later: they no longer use up its credit."""
+
+    link: int
+    subscriber: int
+    ranges: list[tuple[int, int]]
+    """As of `DeliveriesSettled`."""
 
 
 @dataclass(slots=True)
@@ -88,6 +107,10 @@ class SpanWanted:
     link: int
     length: int
     urgency: int
+    subscriber: int = 0
+    """Whose handler publishes; 0: none."""
+    topic: int = 0
+    """To which topic it does."""
 
 
 SPAN_AHEAD, SPAN_NEEDED, SPAN_RESERVE, SPAN_CANCELLED = range(4)
@@ -148,6 +171,11 @@ class TimePassed:
 
 
 @dataclass(slots=True)
+class EndAsked:
+    """The manager got a signal that asks it to end, as a service does that is stopped. Repeated, it changes nothing."""
+
+
+@dataclass(slots=True)
 class ManagerReplaced:
     """Another manager goes on with this core. What the one before had sent may not have arrived (see `ReportState`)."""
 
@@ -159,13 +187,14 @@ class SkipNamed:
     """The id of an event that the bus skipped itself (effects.NameSkip)."""
 
     subscriber: int
-    event_id: str
+    event_id: EventId
     reason: str
 
 
 Message = (
     EventsNotified
     | DeliveriesSettled
+    | DeliveriesTaken
     | SpanWanted
     | SpanSealed
     | SpanLeased
@@ -173,6 +202,7 @@ Message = (
     | LinkOpened
     | LinkLost
     | TimePassed
+    | EndAsked
     | ManagerReplaced
     | SkipNamed
     | Request

@@ -2,13 +2,16 @@
 
     0      4       8         12       16       20     24            32         40
     +------+-------+---------+--------+--------+------+-------------+----------+
-    | kind | topic | segment | offset | length | 0    | deadline_ns | sequence |
+    | kind | topic | segment | offset | length | crc  | deadline_ns | sequence |
     +------+-------+---------+--------+--------+------+-------------+----------+
 
-A notified event is one record, which travels on unchanged as the shadow. Other kinds use the same fields for their own
-numbers, as the docstrings of the kinds say. Some are followed by more bytes, padded with zeros to whole records. So a
-record always begins at a multiple of 40: what a pipe holds can be split without parsing it, and a batch of records is
-a table of 32-bit and of 64-bit numbers, whose columns are slices.
+A notified event is one record, which travels on unchanged as the shadow. `crc` is the CRC-32 of its id's bytes, by
+which the manager, which never sees a payload, finds an event by its id. Two ids may have one CRC: the process that asks
+compares the ids in the payloads.
+
+Other kinds use the same fields for their own numbers, as the docstrings of the kinds say. Some are followed by more
+bytes, padded with zeros to whole records. So a record always begins at a multiple of 40: what a pipe holds can be split
+without parsing it, and a batch of records is a table of 32-bit and of 64-bit numbers, whose columns are slices.
 """
 
 from __future__ import annotations
@@ -23,24 +26,27 @@ __all__ = [
     "RECORD",
     "RECORD_BYTES",
     "pack_delivered",
-    "pack_manager_replaced",
     "pack_notified",
     "pack_replied",
     "pack_request",
     "pack_settled",
-    "pack_span_granted",
     "pack_span_leased",
     "pack_span_released",
     "pack_span_sealed",
     "pack_span_wanted",
-    "pack_topic_stale",
+    "pack_taken",
     "padded",
+    "without_deadline",
 ]
 
 RECORD = struct.Struct("=6I2Q")
 assert RECORD.size == RECORD_BYTES
 KIND, TOPIC, SEGMENT, OFFSET, LENGTH, RESERVED, DEADLINE_NS, SEQUENCE = range(8)
 """Where each field is in an unpacked record."""
+ID_CRC = RESERVED
+"""Of a notified event: `zlib.crc32` of its id's bytes."""
+TOPIC_OFFSET, ID_CRC_OFFSET = 4 * TOPIC, 4 * ID_CRC
+"""In bytes from the beginning of a record."""
 U32_MAX = (1 << 32) - 1
 KIND_BYTE = 0 if sys.byteorder == "little" else 3
 """The byte of a record that has its kind, which is a small number."""
@@ -55,32 +61,28 @@ FLAG_TIMED = 2
 NOTIFIED_KINDS = bytes(range(NOTIFIED, NOTIFIED + FLAG_AWAITED + FLAG_TIMED + 1))
 SETTLED = 5
 """topic: outcome; segment: subscriber; offset: how long a delivery took, in ns, 0: unknown; length: how many sequences
-that follow each other; sequence: the first of them."""
+that follow each other; reserved: the number of the reason for a skip (reasons.py); deadline: after how many ns to try
+again; sequence: the first of them."""
 REQUEST = 6
 """topic: index in REQUESTS; length: bytes of msgpack that follow; sequence: request number."""
 SPAN_WANTED = 7
-"""topic: urgency; length: bytes."""
+"""topic: urgency; length: bytes. Inside a handler, segment: its subscriber; offset: the topic that it publishes to."""
 SPAN_SEALED = 8
 """segment, offset."""
 SPAN_LEASED = 9
 """The fields of an event's record."""
 SPAN_RELEASED = 10
 """sequence."""
+TAKEN = 11
+"""segment: subscriber; length: how many sequences that follow each other; sequence: the first of them."""
 
-# From the manager to a process.
+# From the manager to a process; client_events.py has the other kinds, which are one record each.
 DELIVERED = 17
 """topic: attempt; segment: subscriber; offset: how many notified records follow."""
 REPLIED, REFUSED = 18, 19
 """length: bytes of msgpack that follow; sequence: request number."""
-SPAN_GRANTED = 20
-"""segment, offset, length; topic: 1 when its pages are backed."""
-TOPIC_STALE = 21
-"""topic; length: how many events were dropped."""
 REPLY_PART = 22
 """length: bytes of a reply that follow, whole records; sequence: request number. More of it comes."""
-MANAGER_REPLACED = 23
-"""length: pid of the new one, which wants to know what has arrived from the one before (`ReportState`)."""
-
 FRAME_BODY_BYTES = 4096 // RECORD_BYTES * RECORD_BYTES - RECORD_BYTES
 """A frame from the manager, the record and what follows it, has at most `PIPE_BUF` bytes: it is written whole or not
 at all."""
@@ -92,22 +94,34 @@ def padded(data: bytes) -> bytes:
 
 
 def pack_notified(
-    topic: int, segment: int, offset: int, length: int, deadline_ns: int, sequence: int, awaited: bool
+    topic: int, segment: int, offset: int, length: int, deadline_ns: int, sequence: int, awaited: bool, id_crc: int = 0
 ) -> bytes:
     kind = NOTIFIED + FLAG_AWAITED * awaited + FLAG_TIMED * (deadline_ns > 0)
-    return RECORD.pack(kind, topic, segment, offset, length, 0, deadline_ns, sequence)
+    return RECORD.pack(kind, topic, segment, offset, length, id_crc, deadline_ns, sequence)
 
 
-def pack_settled(subscriber: int, outcome: int, first: int, count: int, cost_ns: int = 0) -> bytes:
-    return RECORD.pack(SETTLED, outcome, subscriber, min(cost_ns, U32_MAX), count, 0, 0, first)
+def pack_settled(
+    subscriber: int, outcome: int, first: int, count: int, cost_ns: int = 0, reason: int = 0, delay_ns: int = 0
+) -> bytes:
+    return RECORD.pack(SETTLED, outcome, subscriber, min(cost_ns, U32_MAX), count, reason, delay_ns, first)
+
+
+def without_deadline(packed: bytes) -> bytes:
+    """The record of one notified event, as that of an event which does not expire and is not awaited."""
+    _, topic, segment, offset, length, reserved, _, sequence = RECORD.unpack(packed)
+    return RECORD.pack(NOTIFIED, topic, segment, offset, length, reserved, 0, sequence)
+
+
+def pack_taken(subscriber: int, first: int, count: int) -> bytes:
+    return RECORD.pack(TAKEN, 0, subscriber, 0, count, 0, 0, first)
 
 
 def pack_request(kind: int, number: int, body: bytes) -> bytes:
     return RECORD.pack(REQUEST, kind, 0, 0, len(body), 0, 0, number) + padded(body)
 
 
-def pack_span_wanted(length: int, urgency: int) -> bytes:
-    return RECORD.pack(SPAN_WANTED, urgency, 0, 0, length, 0, 0, 0)
+def pack_span_wanted(length: int, urgency: int, subscriber: int = 0, topic: int = 0) -> bytes:
+    return RECORD.pack(SPAN_WANTED, urgency, subscriber, topic, length, 0, 0, 0)
 
 
 def pack_span_sealed(segment: int, offset: int) -> bytes:
@@ -141,15 +155,3 @@ def _parts(body: bytes) -> list[bytes]:
     if len(body) <= FRAME_BODY_BYTES:
         return [body]
     return [body[start : start + FRAME_BODY_BYTES] for start in range(0, len(body), FRAME_BODY_BYTES)]
-
-
-def pack_manager_replaced(pid: int) -> bytes:
-    return RECORD.pack(MANAGER_REPLACED, 0, 0, 0, pid, 0, 0, 0)
-
-
-def pack_span_granted(segment: int, offset: int, length: int, backed: bool) -> bytes:
-    return RECORD.pack(SPAN_GRANTED, backed, segment, offset, length, 0, 0, 0)
-
-
-def pack_topic_stale(topic: int, dropped: int) -> bytes:
-    return RECORD.pack(TOPIC_STALE, topic, 0, 0, dropped, 0, 0, 0)

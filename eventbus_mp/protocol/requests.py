@@ -1,70 +1,33 @@
-"""Requests: what a process asks of the manager or gives notice of, as frames.
+"""Requests: what a process asks of the manager or gives notice of.
 
-To add one, write its class here and append it to `REQUESTS`, whose order is on the wire; write its handler in
-`core/requests/` and add that to the table there; raise `runtime.handshake.VERSION`.
-tests/protocol/test_wire_version.py says so if something is missing.
+A class here is all that a request needs to travel: its number and the types of its fields are the wire form, and both
+sides check them (protocol/decoders.py). What it does is its handler, in core/requests/.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from types import GenericAlias
-from typing import Any, ClassVar
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import cache
+from types import GenericAlias, UnionType
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
-__all__ = [
-    "CancelWait",
-    "Drain",
-    "ExplainSkip",
-    "GetHistory",
-    "GetStatistics",
-    "Goodbye",
-    "LeaseEvent",
-    "ListEvents",
-    "ListSubscribers",
-    "ListTopics",
-    "MarkEvent",
-    "NameTopic",
-    "Notice",
-    "RegisterTopic",
-    "RegisterTopics",
-    "ReportState",
-    "Request",
-    "REQUESTS",
-    "ResolveTopic",
-    "ShutDown",
-    "StopHosting",
-    "Subscribe",
-    "UnregisterTopic",
-    "Unsubscribe",
-    "WatchEvent",
-    "WireType",
-    "fits",
-]
-
-
-WireType = type | tuple[type, ...] | GenericAlias
-"""The type of a field that travels: a type, one of several, or `list[T]`, of which each element is checked."""
-
-
-def fits(value: object, expected: WireType) -> bool:
-    """Whether a value is of the type that a field must have."""
-    if isinstance(expected, GenericAlias):
-        (element,) = expected.__args__
-        return isinstance(value, list) and all(isinstance(item, element) for item in value)
-    return isinstance(value, expected)
+FieldType = type | UnionType | GenericAlias
+"""The type of a field that travels: one of msgpack's, several of them (`str | None`), or a list, whose elements are
+checked as well."""
 
 
 @dataclass(slots=True)
 class Request:
     """Something that a process asks, and that is answered once: with a reply, or with an error by `Refuse`.
 
-    `link` and `request` are filled in by the receiving side; the other fields travel.
+    `link` and `request` are filled in by the receiving side; the other fields travel, in their order.
     """
 
     link: int
     request: int
-    WIRE: ClassVar[tuple[WireType, ...]] = ()
-    """The types of the fields that travel; the decoder refuses anything else."""
+    NUMBER: ClassVar[int]
+    """What it is on the wire; see `numbered`."""
     ANSWERED: ClassVar[bool] = True
     """Whether there is ever an answer; if not, nobody must wait for one."""
 
@@ -76,131 +39,242 @@ class Notice(Request):
     ANSWERED: ClassVar[bool] = False
 
 
+AnyRequest = TypeVar("AnyRequest", bound=Request)
+
+REQUESTS: dict[int, type[Request]] = {}
+"""Everything that a process can ask, by number."""
+
+
+def numbered(number: int) -> Callable[[type[AnyRequest]], type[AnyRequest]]:
+    """A decorator that gives a request its number on the wire: for a new one, the next that is free.
+
+    Raises:
+        ValueError: Another request has it.
+    """
+
+    def register(kind: type[AnyRequest]) -> type[AnyRequest]:
+        if number in REQUESTS:
+            other = REQUESTS[number].__name__
+            raise ValueError(f"{kind.__name__}: {other} has number {number}; {max(REQUESTS) + 1} is free")
+        kind.NUMBER = number
+        REQUESTS[number] = kind
+        return kind
+
+    return register
+
+
+@cache
+def field_types(number: int) -> dict[str, FieldType]:
+    """The fields of the request with this number that travel, by name."""
+    kind = REQUESTS[number]
+    types = get_type_hints(kind)
+    return {field.name: types[field.name] for field in fields(kind)[2:]}
+
+
+def said_types(kind: type[Request]) -> dict[str, str]:
+    """The types of these fields as they are written above, for errors and for the version of the protocol."""
+    return {field.name: str(field.type).replace(" | ", " or ") for field in fields(kind)[2:]}
+
+
+def fits(value: object, expected: FieldType) -> bool:
+    """Whether a value is of the type that a field must have."""
+    if isinstance(expected, GenericAlias):
+        (element,) = expected.__args__
+        return isinstance(value, list) and (element is Any or all(fits(item, element) for item in value))
+    return isinstance(value, expected)
+
+
+@numbered(0)
 @dataclass(slots=True)
 class RegisterTopic(Request):
     """Have a topic of this name -> whether it is new"""
 
     name: str
-    WIRE = (str,)
 
 
+@numbered(21)
 @dataclass(slots=True)
 class RegisterTopics(Request):
     """Have topics of all these names or, if one of them cannot name a topic, of none -> the names that are new"""
 
     names: list[str]
-    WIRE = (list[str],)
 
 
+@numbered(1)
 @dataclass(slots=True)
 class UnregisterTopic(Request):
     """Forget the topic; its events that wait are skipped -> whether it was there"""
 
     name: str
-    WIRE = (str,)
 
 
+@numbered(2)
 @dataclass(slots=True)
 class ListTopics(Request):
     """-> the names of all topics, sorted"""
 
 
+@numbered(3)
 @dataclass(slots=True)
 class ResolveTopic(Request):
     """What is the number of this topic, and is anybody subscribed? -> [number or 0, subscribed]"""
 
     name: str
-    WIRE = (str,)
 
 
+@numbered(22)
+@dataclass(slots=True)
+class RequireSubscribers(Request):
+    """What is the number of this topic, if subscribers of all these names get its events? -> [number or 0, those that
+    do not]. If there is a number, this process hears when it is no longer so (`client_events.TopicStale`)."""
+
+    topic: str
+    names: list[str]
+
+
+@numbered(4)
 @dataclass(slots=True)
 class NameTopic(Request):
     """What is the name of this topic number? -> name or None"""
 
     topic: int
-    WIRE = (int,)
 
 
+@numbered(5)
 @dataclass(slots=True)
 class Subscribe(Request):
     """Host a subscriber in this process, with its patterns replaced -> subscriber number"""
 
     name: str
     config: bytes
-    patterns: list[str]
+    patterns: list[Any]
+    """What is no text, or does not compile, is refused as a pattern, and does not close the link."""
     credit: int
     """How many unsettled shadows it may have; 0: as many as make some milliseconds of work
     (`core.entities.Endpoint`)."""
     broadcast: bool
-    WIRE = (str, bytes, list, int, bool)
+    threads: int
+    """How many deliveries its handler works on at once."""
 
 
+@numbered(6)
 @dataclass(slots=True)
 class Unsubscribe(Request):
     """Take the subscriber away from every process -> whether it was there"""
 
     name: str
     config: bytes
-    WIRE = (str, bytes)
 
 
+@numbered(7)
 @dataclass(slots=True)
 class StopHosting(Request):
     """This process no longer serves the subscriber, and what it holds comes back -> whether it hosted it"""
 
     subscriber: int
-    WIRE = (int,)
+    ends: bool
+    """Whether that ends the subscription, with all that waits, if no other process serves it."""
 
 
+@numbered(24)
+@dataclass(slots=True)
+class Demand(Request):
+    """Have up to `count` deliveries of this subscriber that are not taken yet -> None, when all of them that can be
+    sent now have been"""
+
+    subscriber: int
+    count: int
+
+
+@numbered(8)
 @dataclass(slots=True)
 class ListSubscribers(Request):
     """-> [{name, config, patterns, pids}] of the subscribers that get the topic's events, or (None) of all"""
 
     topic: str | None
-    WIRE = ((str, type(None)),)
 
 
+@numbered(9)
 @dataclass(slots=True)
-class MarkEvent(Request):
-    """Settle a delivery that this process need not hold -> None"""
+class MarkEvents(Request):
+    """Settle deliveries that this process need not hold -> None; refused for the first that cannot be, when all others
+    are settled"""
 
-    topic: int
-    sequence: int
     name: str
     config: bytes
     outcome: int
-    WIRE = (int, int, str, bytes, int)
+    reason: str
+    events: list[int]
+    """topic, sequence, topic, sequence, ..."""
 
 
+@numbered(10)
 @dataclass(slots=True)
-class ExplainSkip(Notice):
-    """Why this process will skip, or has skipped, a delivery."""
+class NameReason(Notice):
+    """What a number in settled records of this process stands for from now on, as the reason for a skip."""
+
+    number: int
+    text: str
+
+
+@numbered(30)
+@dataclass(slots=True)
+class ReportFailure(Notice):
+    """What went wrong with a delivery that this process holds, and is about to report as failed or to be retried."""
 
     subscriber: int
-    event_id: str
-    reason: str
-    WIRE = (int, str, str)
+    sequence: int
+    tries: int
+    """How often this process has tried."""
+    error: str
+    """The name of the exception's class."""
+    text: str
+    traceback: str
+    """The end of it."""
 
 
+@numbered(31)
+@dataclass(slots=True)
+class ListDeadLetters(Request):
+    """Unsettled dead letters, the oldest first -> [{number, record, name, config, reason, error, text, traceback,
+    attempts, first_ns, last_ns}]; the times are those of the monotonic clock, 0: not known"""
+
+    after: int
+    """Only those behind the one with this number; 0: from the first."""
+    limit: int
+
+
+@numbered(32)
+@dataclass(slots=True)
+class Redeliver(Request):
+    """Send the event of this dead letter, or (0) of all, again to the subscriber that failed, and settle the dead
+    letter -> how many were sent"""
+
+    sequence: int
+
+
+@numbered(11)
 @dataclass(slots=True)
 class WatchEvent(Request):
     """-> watcher, {subscribers, completers, skippers: [[name, config]]}, or None if the event is settled"""
 
     topic: int
     sequence: int
-    WIRE = (int, int)
 
 
+@numbered(12)
 @dataclass(slots=True)
 class ListEvents(Request):
-    """Every unsettled event of a topic, the oldest first -> [{record, watcher}] or, without watchers, the joined
-    records"""
+    """The unsettled events of a topic behind a sequence number, in the order of these numbers -> [{record, watcher}]"""
 
     topic: str
-    watchers: bool
-    WIRE = (str, bool)
+    after: int
+    """0: from the first."""
+    limit: int
+    """How many at most; up to `geometry.EVENTS_PAGE_MAX`."""
 
 
+@numbered(13)
 @dataclass(slots=True)
 class LeaseEvent(Request):
     """Keep an unsettled event's payload readable for this process -> whether it is there"""
@@ -209,84 +283,152 @@ class LeaseEvent(Request):
     offset: int
     length: int
     sequence: int
-    WIRE = (int, int, int, int)
 
 
+@numbered(14)
 @dataclass(slots=True)
-class GetStatistics(Request):
-    """-> a dictionary with the fields of `statistics.BusStatistics`; `subscribers` are dictionaries with the fields of
-    `SubscriberStatistics`"""
+class GetSnapshot(Request):
+    """-> a dictionary of dictionaries with about the names of `snapshot.Snapshot`; `facts` is what the manager knows of
+    itself"""
 
 
+@numbered(26)
+@dataclass(slots=True)
+class Introduce(Notice):
+    """What kind of process this is; one that does not say it is a client."""
+
+    role: str
+    """One of `ROLES`."""
+
+
+ROLES = ("client", "worker")
+
+
+@numbered(27)
+@dataclass(slots=True)
+class ReportDropped(Notice):
+    """Events that this process did not send, because nobody is subscribed to their topic."""
+
+    topics: list[str]
+    counts: list[int]
+    """Of each topic."""
+
+
+@numbered(15)
 @dataclass(slots=True)
 class Drain(Request):
     """Answered when no topic that the pattern matches has an unsettled event -> None"""
 
     pattern: str
-    WIRE = (str,)
 
 
+@numbered(16)
 @dataclass(slots=True)
 class CancelWait(Notice):
     """Forget an earlier `Drain` or awaited event of this link, by its request number."""
 
     waiting: int
-    WIRE = (int,)
 
 
+@numbered(28)
 @dataclass(slots=True)
-class GetHistory(Request):
-    """-> the remembered lines about one event, oldest first"""
+class ExplainEvent(Request):
+    """-> {asking_pid, age_ns, deliveries, views}: who has not settled an event and why, and who has views into it"""
 
     sequence: int
-    WIRE = (int,)
 
 
+@numbered(29)
+@dataclass(slots=True)
+class ListStuck(Request):
+    """-> {asking_pid, deliveries}: unsettled deliveries of events that are at least so old, the oldest first"""
+
+    older_ns: int
+    limit: int
+    topic: str | None
+    """Only of this topic; None: of all."""
+
+
+@numbered(25)
+@dataclass(slots=True)
+class FindEvents(Request):
+    """-> the joined records of a topic's events whose ids have this CRC, the newest first, and only some of them; with
+    `settled`, those of settled events as well, as far back as the manager remembers"""
+
+    topic: str
+    id_crc: int
+    settled: bool
+
+
+@numbered(17)
+@dataclass(slots=True)
+class GetHistory(Request):
+    """-> {entries, counts, before, now_ns}: a page of the event log, the newest entry first. An entry is [now_ns, kind,
+    events, topics, pid, subscriber, config, detail]; `counts` are events by kind, of all pages."""
+
+    sequence: int
+    """Of one event; 0: of all."""
+    topic: str | None
+    subscriber: str | None
+    kind: int
+    """A `HistoryKind`; 0: of any."""
+    since_ns: int
+    """How long ago, at most; 0: as far back as there is."""
+    limit: int
+    before: list[int]
+    """What an answer had in `before`; empty: from the newest on."""
+
+
+@numbered(20)
 @dataclass(slots=True)
 class ReportState(Notice):
     """What has arrived here from a manager that died; what has not is sent again."""
 
     manager: int
     """The pid of the manager that asked: it may be dead by now, and its successor asks again."""
-    held: list[list[Any]]
+    held: list[Any]
     """[subscriber, [first sequence, count, first sequence, count, ...]] of what is not yet reported as settled."""
     spans: list[list[int]]
     """[segment, offset] of the spans that this process may still write."""
-    WIRE = (int, list, list)
 
 
+@numbered(18)
 @dataclass(slots=True)
 class ShutDown(Request):
     """Stop the manager for everybody -> None, just before it goes."""
 
 
+@numbered(23)
+@dataclass(slots=True)
+class Observe(Notice):
+    """This process only looks: the bus does not live on for it."""
+
+
+@numbered(33)
+@dataclass(slots=True)
+class RecallObeyed(Notice):
+    """A subscriber's deliveries that were called back have been handed back, but for those that were begun."""
+
+    subscriber: int
+
+
+@numbered(19)
 @dataclass(slots=True)
 class Goodbye(Notice):
     """This process leaves in good order; its end of file is not a crash."""
 
 
-REQUESTS: tuple[type[Request], ...] = (
-    RegisterTopic,
-    UnregisterTopic,
-    ListTopics,
-    ResolveTopic,
-    NameTopic,
-    Subscribe,
-    Unsubscribe,
-    StopHosting,
-    ListSubscribers,
-    MarkEvent,
-    ExplainSkip,
-    WatchEvent,
-    ListEvents,
-    LeaseEvent,
-    GetStatistics,
-    Drain,
-    CancelWait,
-    GetHistory,
-    ShutDown,
-    Goodbye,
-    ReportState,
-    RegisterTopics,
-)
-"""Their order is their number on the wire: append only."""
+@numbered(34)
+@dataclass(slots=True)
+class CutOff(Request):
+    """The process of link `victim` is about to be killed, because a handler took too long -> whether it is connected
+
+    When it is gone, only the delivery that the handler had counts as crashed, with this reason, if it is still held;
+    the others that the process held come back uncounted.
+    """
+
+    victim: int
+    subscriber: int
+    sequence: int
+    """The event; 0: a batch, so any event that the process has of this subscriber may be the one."""
+    reason: str

@@ -5,7 +5,8 @@ import pytest
 from eventbus_mp import BusConfig
 from eventbus_mp.core.allocator.spans import Span
 from eventbus_mp.core.dispatcher import dispatch
-from eventbus_mp.core.entities import Endpoint, EventBatch, Route, SubscriberState, Topic
+from eventbus_mp.core.entities import Endpoint, SubscriberState
+from eventbus_mp.core.event_batch import EventBatch, Route, Topic
 from eventbus_mp.core.ingest import append_batch
 from eventbus_mp.core.masks import SEQUENCE_BUCKET_EVENTS
 from eventbus_mp.core.settlement import settle_waiting

@@ -1,7 +1,7 @@
 """Expiry buckets: never early, little late, and nothing kept of what is settled."""
 
 from eventbus_mp.core.allocator.spans import Span
-from eventbus_mp.core.entities import NOBODY, EventBatch
+from eventbus_mp.core.event_batch import NOBODY, EventBatch
 from eventbus_mp.core.expiry import BUCKET_SHIFT, TIDY_ABOVE, Expiry
 
 BUCKET_NS = 1 << BUCKET_SHIFT

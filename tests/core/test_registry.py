@@ -1,7 +1,10 @@
 """Topics, patterns, routes; numbers that are never used twice."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from eventbus_mp.core.entities import SubscriberState
 from eventbus_mp.core.registry import Registry
 from eventbus_mp.errors import InvalidPattern, InvalidTopic
 from eventbus_mp.patterns import compile_pattern
@@ -91,3 +94,47 @@ def test_an_unsubscribed_one_leaves_every_route_and_keeps_old_ones():
     assert (names(registry, "a"), route.subscribers, kept.subscribers) == ([], (), (subscriber,))
     registry.forget(subscriber)
     assert not registry.subscriber_by_number
+
+
+NAMES = st.sampled_from(["a", "ab", "b", "ba"])
+CALLS = st.one_of(
+    st.tuples(st.just("register"), NAMES),
+    st.tuples(st.just("unregister"), NAMES),
+    st.tuples(st.just("subscribe"), st.sampled_from("xyz"), st.lists(st.sampled_from(["a", "b", "ab", ".*"]))),
+    st.tuples(st.just("unsubscribe"), st.sampled_from("xyz")),
+)
+
+
+@given(st.lists(CALLS, max_size=30))
+def test_a_route_is_who_wants_the_topic_oldest_first(calls):
+    registry = Registry()
+    for call, name, *rest in calls:
+        if call == "subscribe":
+            (patterns,) = rest
+            registry.subscribe(name, b"", patterns, False)
+        elif call == "unsubscribe":
+            if (name, b"") in registry.subscribers:
+                registry.unsubscribe(registry.subscribers[name, b""])
+        else:
+            getattr(registry, call)(name)
+        for topic in registry.topics.values():
+            wanting = tuple(item for item in registry.subscribers.values() if item.wants(topic.name))
+            assert topic.route.subscribers == wanting
+            assert registry._routes[wanting] is topic.route
+
+
+def test_a_subscriber_that_comes_costs_no_look_at_the_patterns_of_the_others(monkeypatch):
+    registry = Registry()
+    registry.register_all([f"topic {n}" for n in range(50)])
+    for name in "abc":
+        registry.subscribe(name, b"", [".*"], False)
+    asked = []
+
+    def note(subscriber, topic):
+        asked.append(subscriber.name)
+        return True
+
+    monkeypatch.setattr(SubscriberState, "wants", note)
+    registry.subscribe("d", b"", [".*"], False)
+    assert asked == ["d"] * 50
+    assert names(registry, "topic 7") == ["a", "b", "c", "d"]

@@ -10,7 +10,7 @@ import eventbus_mp.core
 from eventbus_mp.core.transitions import COMPLETED, DELIVERY_TRANSITIONS, QUEUED, SENT, SKIPPED, WRITERS
 
 CORE = Path(eventbus_mp.core.__file__).parent
-STATE = {"waiting", "unsettled", "completed", "in_flight", "quarantine"}
+STATE = {"waiting", "unsettled", "completed", "in_flight", "quarantine", "delayed"}
 """The attributes that say in which state a delivery is; `completed` is also a subscriber's count, which does not."""
 CHANGING_METHODS = {
     "append",

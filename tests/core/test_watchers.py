@@ -1,7 +1,8 @@
 """What the watcher of an event says, as it travels."""
 
 from eventbus_mp.core.allocator.spans import Span
-from eventbus_mp.core.entities import EventBatch, Route, SubscriberState, Topic
+from eventbus_mp.core.entities import SubscriberState
+from eventbus_mp.core.event_batch import EventBatch, Route, Topic
 from eventbus_mp.core.watchers import EMPTY_WATCHER, describe
 
 

@@ -34,7 +34,7 @@ class MemorySegments:
         self.freed: list[tuple[str, int, int]] = []
         self.refuses: OSError | None = None
 
-    def create(self, name: str, length: int) -> None:
+    def create(self, name: str, length: int, directory: str | None = None) -> None:
         if self.refuses is not None:
             raise self.refuses
         if name in self.found:

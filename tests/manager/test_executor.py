@@ -2,17 +2,18 @@
 
 import errno
 import time
-from typing import get_args
+from dataclasses import fields
+from typing import Any, get_type_hints
 
 import pytest
 
 from eventbus_mp.core.bus import BusCore
 from eventbus_mp.events import Event
-from eventbus_mp.manager.executor import EffectExecutor
+from eventbus_mp.manager.executor import _ROWS, EffectExecutor
 from eventbus_mp.memory.payload import encode_event, write_payload
 from eventbus_mp.memory.shm import SHARED_MEMORY
 from eventbus_mp.protocol import effects, records, requests
-from eventbus_mp.protocol.client_events import Delivered, Replied, SpanGranted, TopicStale
+from eventbus_mp.protocol.client_events import RECORD_EVENTS, Delivered, Recalled, RecordEvent, Replied, SpanGranted
 from eventbus_mp.protocol.decoders import unpack
 from eventbus_mp.protocol.effects import Effect, Replay
 from eventbus_mp.protocol.messages import (
@@ -26,6 +27,7 @@ from eventbus_mp.protocol.messages import (
     TimePassed,
 )
 from tests.manager.doubles import SETTINGS, MemorySegments, MemoryTransport, ScriptedCore
+from tests.protocol.samples import sample_event
 
 LINK = 1
 PREFIX = "segment-"
@@ -66,50 +68,74 @@ def written(segments: MemorySegments, event_id: str, sequence: int = 5) -> bytes
     return records.pack_notified(1, 7, 0, encoded[4], 0, sequence, False)
 
 
-# --- the table ---
+# --- every effect ---
+
+EFFECTS = [item for item in vars(effects).values() if isinstance(item, type) and issubclass(item, Effect)][1:]
+EVERY_EFFECT = pytest.mark.parametrize("kind", EFFECTS, ids=lambda kind: kind.__name__)
 
 
-def test_every_effect_has_a_row_and_says_what_a_takeover_does_with_it() -> None:
-    kinds = set(get_args(Effect))
-    assert set(EffectExecutor._PERFORM) == kinds
-    assert {kind for kind in kinds if isinstance(kind.__dict__.get("REPLAY"), Replay)} == kinds
+def sample_effect(kind: type[Effect]) -> Effect:
+    """One about link 1 and segment 7, where an event is written."""
+    types = get_type_hints(kind)
+    return kind(*[SAMPLES.get(field.name) or SAMPLES[types[field.name]] for field in fields(kind)])
 
 
-def test_the_tests_below_cover_what_every_effect_does_at_a_takeover() -> None:
-    assert {kind for kinds in REPEATED.values() for kind in kinds} == set(get_args(Effect))
-    assert {kind: replay for replay, kinds in REPEATED.items() for kind in kinds} == {
-        kind: kind.REPLAY for kind in get_args(Effect)
-    }
-
-
-REPEATED = {
-    Replay.AGAIN: (
-        effects.Deliver,
-        effects.Reply,
-        effects.Refuse,
-        effects.TellTopicStale,
-        effects.GrantSpan,
-        effects.RemoveSegment,
-        effects.CloseLink,
-        effects.NameSkip,
-        effects.Stop,
-    ),
-    Replay.IF_MISSING: (effects.CreateSegment,),
-    Replay.NEVER: (effects.FreePages, effects.Warn, effects.WarnOfLease),
+SAMPLES: dict[object, Any] = {
+    "link": LINK,
+    "segment": 7,
+    int: 5,
+    float: 1.5,
+    bool: True,
+    str: "a",
+    bytes: RECORD,
+    Any: [1],
+    dict[str, Any]: {"a": 1},
+    RecordEvent: Recalled(3, 1),
 }
-"""What the tests of this file expect."""
+"""A value for a field of this name, or of this type."""
+
+
+@EVERY_EFFECT
+def test_every_effect_has_a_method_and_says_what_a_takeover_does_with_it(kind: type[Effect]) -> None:
+    assert kind in _ROWS, f"a method of EffectExecutor with `@_performs(effects.{kind.__name__})`"
+    assert "REPLAY" in vars(kind), f"{kind.__name__} says its own REPLAY, and why"
+
+
+@EVERY_EFFECT
+def test_a_takeover_does_with_every_effect_what_it_says(kind: type[Effect], caplog: pytest.LogCaptureFixture) -> None:
+    """Whether the manager before has come to it or not, it is as if it were done once, or (`NEVER`) not begun."""
+
+    def what_is_there(*, is_done: bool, is_repeated: bool) -> tuple[dict[str, object], list[str]]:
+        """All that is to be seen of an effect, and what it has logged."""
+        caplog.clear()
+        bench, caused = Bench(), list[Message]()
+        if kind is not effects.CreateSegment:
+            written(bench.segments, "event 1")
+        if is_done:
+            caused = bench.carry_out(sample_effect(kind))
+        if is_repeated:
+            caused = bench.repeat(sample_effect(kind)) or caused
+        frames = set(bench.transport.frames.get(LINK, ["it is cut off"]))
+        replies = set(bench.transport.replies[LINK])
+        found = {**vars(bench.segments), "frames": frames, "replies": replies, "caused": caused}
+        return {**found, "stops": bench.executor.is_stopping}, list(caplog.messages)
+
+    once, logged = what_is_there(is_done=True, is_repeated=False)
+    assert what_is_there(is_done=True, is_repeated=True) == (once, logged)
+    lost, _ = what_is_there(is_done=False, is_repeated=True)
+    nothing, _ = what_is_there(is_done=False, is_repeated=False)
+    assert lost == (nothing if kind.REPLAY is Replay.NEVER else once)
+    assert once != nothing or logged
 
 
 # --- effects on processes ---
 
-TOLD: list[tuple[Effect, object]] = [
-    (effects.Deliver(LINK, 3, 2, RECORD * 2), Delivered(3, 2, RECORD * 2)),
-    (effects.TellTopicStale(LINK, 9, 4), TopicStale(9, 4)),
-    (effects.GrantSpan(LINK, 7, 64, 128, True), SpanGranted(7, 64, 128, True)),
-]
+DELIVERY = effects.Deliver(LINK, 3, 2, RECORD * 2), Delivered(3, 2, RECORD * 2)
+GRANT = effects.GrantSpan(LINK, 7, 64, 128, True), SpanGranted(7, 64, 128, True)
+TOLD = [(effects.Tell(LINK, event), event) for event in map(sample_event, RECORD_EVENTS.values())]
 
 
-@pytest.mark.parametrize(("effect", "told"), TOLD)
+@pytest.mark.parametrize(("effect", "told"), [DELIVERY, GRANT, *TOLD])
 def test_what_a_process_can_ask_for_again_is_a_frame(bench: Bench, effect: Effect, told: object) -> None:
     assert bench.carry_out(effect) == []
     assert bench.transport.events(LINK) == [told]
@@ -183,7 +209,7 @@ def test_a_segment_that_could_not_be_made_is_tried_again_when_a_span_of_it_is_gr
     bench.segments.refuses = OSError(errno.ENOSPC, "no space")
     bench.carry_out(effects.CreateSegment(7, 100), effects.FreePages(7, 0, 64), grant)
     assert bench.segments.found == {}
-    assert caplog.messages == ["cannot make a segment of 100 bytes: [Errno 28] no space"] * 2
+    assert caplog.messages == ["cannot make a segment of 100 bytes: [Errno 28] no space"]
     bench.segments.refuses = None
     bench.carry_out(grant, grant)
     assert list(bench.segments.found) == [f"{PREFIX}7"]
@@ -318,7 +344,7 @@ def test_a_bus_in_one_thread_under_a_clock_that_the_test_holds() -> None:
     try:
         assert say(LinkOpened(LINK, 4321)) == []
         say(requests.RegisterTopic(LINK, 1, "a"))
-        say(requests.Subscribe(LINK, 2, "taker", b"", ["a"], 10, False))
+        say(requests.Subscribe(LINK, 2, "taker", b"", ["a"], 10, False, 1))
         say(SpanWanted(LINK, 1 << 16, SPAN_NEEDED))
         *_, granted = transport.events(LINK)
         assert isinstance(granted, SpanGranted)
@@ -344,7 +370,7 @@ def test_a_standby_with_the_same_messages_comes_to_the_same_frames() -> None:
     messages: list[Message] = [
         LinkOpened(LINK, 4321),
         requests.RegisterTopic(LINK, 1, "a"),
-        requests.Subscribe(LINK, 2, "taker", b"", ["a"], 10, False),
+        requests.Subscribe(LINK, 2, "taker", b"", ["a"], 10, False, 1),
         SpanWanted(LINK, 1 << 16, SPAN_NEEDED),
         requests.ListTopics(LINK, 3),
     ]

@@ -18,6 +18,7 @@ from eventbus_mp.protocol.messages import (
     SkipNamed,
     TimePassed,
 )
+from eventbus_mp.protocol.reasons import NAMED_FIRST
 from eventbus_mp.runtime import pipe
 from eventbus_mp.runtime.pipe import READ_BYTES
 from tests.manager.doubles import Client, Manager, ScriptedCore, a_manager
@@ -68,7 +69,7 @@ def produce(manager: Manager, client: Client, link: int, *event_ids: str) -> lis
 
 def test_bytes_of_one_process_become_frames_for_another(manager: Manager) -> None:
     producer, consumer = manager.connect(), manager.connect()
-    consumer.ask(requests.Subscribe(0, 1, "taker", b"", [".*"], 10, False))
+    consumer.ask(requests.Subscribe(0, 1, "taker", b"", [".*"], 10, False, 1))
     manager.turn()
     (subscribed,) = consumer.hear()
     assert isinstance(subscribed, Replied)
@@ -77,11 +78,11 @@ def test_bytes_of_one_process_become_frames_for_another(manager: Manager) -> Non
     subscriber = unpack(subscribed.body)
     assert consumer.hear() == [Delivered(subscriber, 1, b"".join(found))]
     consumer.write(records.pack_settled(subscriber, Outcome.COMPLETED, (1 << 40) + 1, 2))
-    consumer.ask(requests.GetStatistics(0, 2))
+    consumer.ask(requests.GetSnapshot(0, 2))
     manager.turn()
     (statistics,) = consumer.hear()
     assert isinstance(statistics, Replied)
-    assert unpack(statistics.body)["events_unsettled"] == 0
+    assert unpack(statistics.body)["events"]["unsettled"] == 0
 
 
 def test_a_message_in_pieces_is_carried_out_when_it_is_whole(manager: Manager) -> None:
@@ -156,7 +157,7 @@ def test_a_process_that_says_goodbye_or_not_is_gone_for_the_core(manager: Manage
 def test_what_a_process_sent_before_it_died_counts(manager: Manager) -> None:
     pidfd = os.eventfd(0)
     client = manager.connect(pidfd=pidfd)
-    padding = encode_request(requests.ExplainSkip(0, 2, 1, "x", "y" * 1000))
+    padding = encode_request(requests.NameReason(0, 2, NAMED_FIRST, "y" * 1000))
     client.write(padding * (READ_BYTES // len(padding) + 1))
     client.ask(requests.RegisterTopic(0, 1, "late"))
     (link,) = manager.links
@@ -246,11 +247,11 @@ def test_a_process_that_asks_and_does_not_read_is_cut_off_and_others_get_what_it
     monkeypatch.setattr(pipe, "BACKLOG_BYTES_MAX", 1000)
     # The other one is flushed before it: what it gets of that comes with one more flush.
     other, deaf, producer = manager.connect(), manager.connect(pid=77), manager.connect()
-    deaf.ask(requests.Subscribe(0, 1, "taker", b"", [".*"], 10, False))
+    deaf.ask(requests.Subscribe(0, 1, "taker", b"", [".*"], 10, False, 1))
     manager.turn()
     produce(manager, producer, 3, "1")
     manager.turn()
-    other.ask(requests.Subscribe(0, 1, "taker", b"", [".*"], 10, False))
+    other.ask(requests.Subscribe(0, 1, "taker", b"", [".*"], 10, False, 1))
     manager.turn()
     (subscribed,) = other.hear()
     assert isinstance(subscribed, Replied)

@@ -20,6 +20,7 @@ from eventbus_mp.memory.shm import SHARED_MEMORY
 from eventbus_mp.runtime import handshake
 from eventbus_mp.runtime.launch import manager_end
 from eventbus_mp.runtime.rundir import RunDir
+from tests.faults.helpers import wait_until
 
 Make = Callable[..., EventBus]
 WaitForEnd = Callable[..., None]
@@ -53,7 +54,7 @@ def test_sixteen_processes_that_race_start_one_manager(make_bus: Make, fork: Cal
 
 
 def test_the_manager_leaves_after_the_last_process(make_bus: Make, wait_for_end: WaitForEnd, run_dir: Path) -> None:
-    bus = make_bus(topics=["a"], manager_idle_s=0.1)
+    bus = make_bus(topics=["a"], manager_idle_s=0.1, orphan_grace_s=0.1)
     bus.inbox("one", ["a"])
     bus.notify(Event("1", "a", 1))
     pid = bus.statistics().manager_pid
@@ -76,7 +77,7 @@ def test_one_bus_after_the_other(make_bus: Make) -> None:
 def test_what_a_killed_bus_left_is_removed_at_the_next_start(
     make_bus: Make, run_dir: Path, kill_bus: Callable[[], None]
 ) -> None:
-    bus = make_bus(topics=["a"])
+    bus = make_bus(topics=["a"], reconnect=False)
     inbox = bus.inbox("one", ["a"])
     bus.notify(Event("1", "a", 1))
     assert inbox.get(10) is not None
@@ -93,7 +94,7 @@ def test_what_a_killed_bus_left_is_removed_at_the_next_start(
 def test_everybody_who_waits_is_told_when_all_of_the_bus_is_killed(
     make_bus: Make, kill_bus: Callable[[], None]
 ) -> None:
-    bus = make_bus(topics=["a"])
+    bus = make_bus(topics=["a"], reconnect=False)
     inbox = bus.inbox("one", ["a"])
     bus.inbox("two", ["a"])
     bus.notify(Event("1", "a", 1))
@@ -170,19 +171,79 @@ def test_another_version_is_told_which_one_this_is(bus: EventBus, run_dir: Path)
             handshake.receive_welcome(connection)
 
 
-def test_sigterm_ends_the_bus_in_order(make_bus: Make, run_dir: Path, wait_for_end: WaitForEnd) -> None:
-    """As `shutdown` does: unsettled events and all files go, and the standby does not go on in its place."""
-    bus = make_bus(topics=["a"])
-    bus.inbox("one", ["a"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_manager_that_is_asked_to_end_stays_while_it_is_used(
+    make_bus: Make, run_dir: Path, wait_for_end: WaitForEnd, number: int
+) -> None:
+    """As when the service is stopped that happened to start it. Then it ends at once, and its standby with it."""
+    bus = make_bus(topics=["a"], manager_idle_s=3600)
+    inbox = bus.inbox("one", ["a"])
     bus.notify(Event("1", "a", bytes(100_000)))
     pid = bus.statistics().manager_pid
-    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, number)
+    wait_until(lambda: bus.snapshot().manager.is_end_asked)
+    assert "stays until the processes that use it have left" in log_of(run_dir)
+    shadow = inbox.get(10)
+    assert bus.fetch_event_data(shadow) == bytes(100_000)
+    inbox.complete(shadow)
+    bus.drain(timeout_s=10)
+    assert bus.statistics().manager_pid == pid
+    bus.close()
     wait_for_end(pid)
-    with pytest.raises(ManagerLost):
-        bus.topics()
     found = RunDir(run_dir, "test")
     assert not found.path.exists()
     assert SHARED_MEMORY.leftovers(found.segment_prefix) == []
+
+
+def test_an_asked_manager_is_followed_by_one_that_knows(make_bus: Make, wait_for_end: WaitForEnd) -> None:
+    bus = make_bus(topics=["a"], manager_idle_s=3600)
+    pid = bus.statistics().manager_pid
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: bus.snapshot().manager.is_end_asked)
+    os.kill(pid, signal.SIGKILL)
+    heir = bus.statistics().manager_pid
+    assert heir != pid
+    assert bus.snapshot().manager.is_end_asked
+    bus.close()
+    wait_for_end(heir)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_that_is_meant_for_others_changes_nothing(bus: EventBus, number: int) -> None:
+    now = bus.snapshot().manager
+    for pid in (now.pid, now.standby_pid):
+        assert pid is not None
+        os.kill(pid, number)
+    after = bus.snapshot().manager
+    assert (after.pid, after.standby_pid, after.is_end_asked) == (now.pid, now.standby_pid, False)
+
+
+def test_a_restart_of_all_processes_finds_the_queue(make_bus: Make, wait_for_end: WaitForEnd) -> None:
+    """A deploy: the last process leaves with events waiting, and the bus stays for longer than for an empty one."""
+    before = make_bus(topics=["a"], manager_idle_s=0, orphan_grace_s=3600)
+    inbox = before.inbox("jobs", ["a"], credit=1)
+    before.notify_many(Event(str(n), "a", n) for n in range(100))
+    shadow = inbox.get(10)
+    assert shadow is not None
+    inbox.complete(shadow)
+    pid = before.statistics().manager_pid
+    os.kill(pid, signal.SIGTERM)  # As the service manager does to all of a service's processes.
+    before.close()
+    with EventBus.attach("test", config=before.config) as watcher:
+        wait_until(lambda: watcher.snapshot().manager.leaves_in_s is not None)
+        now = watcher.statistics()
+        (jobs,) = now.subscribers
+        assert (now.manager_pid, jobs.queued) == (pid, 99)
+        assert jobs.grace_left_s is not None
+        assert now.leaves_in_s is not None
+        assert 3500 < jobs.grace_left_s <= now.leaves_in_s <= 3600
+    after = make_bus(topics=["a"])
+    again = after.inbox("jobs", ["a"])
+    found = again.get_many(100, 10)
+    assert [shadow.id for shadow in found] == [str(n) for n in range(1, 100)]
+    again.complete_many(found)
+    after.close()
+    wait_for_end(pid)
 
 
 def test_a_hello_in_pieces_is_a_hello(bus: EventBus, run_dir: Path) -> None:
@@ -235,5 +296,5 @@ def test_a_new_manager_tells_everybody_at_once(run_dir: Path) -> None:
     os.kill(before, signal.SIGKILL)
     assert connection.wait(lambda: connection.manager_pid != before, 20)
     with manager_end(connection.manager_pid) as has_ended:
-        connection.close()
+        connection.close(lambda: None)
         assert has_ended(20)

@@ -9,12 +9,13 @@ from eventbus_mp.config import BusConfig
 from eventbus_mp.core.allocator.spans import RESERVE_BYTES_MIN, RESERVE_DIVISOR
 from eventbus_mp.core.bus import BusCore
 from eventbus_mp.core.transitions import QUEUED
-from eventbus_mp.geometry import CHUNK_BYTES, SEQUENCE_LINK_SHIFT
+from eventbus_mp.geometry import CHUNK_BYTES, SEQUENCE_LINK_SHIFT, SPILLED_FROM
+from eventbus_mp.protocol.client_events import Recalled, TopicStale
 from eventbus_mp.protocol.decoders import ManagerDecoder
-from eventbus_mp.protocol.effects import CloseLink, Deliver, GrantSpan, Refuse, Reply
+from eventbus_mp.protocol.effects import CloseLink, Deliver, GrantSpan, Refuse, Reply, Tell
 from eventbus_mp.protocol.messages import SPAN_AHEAD, SPAN_RESERVE, LinkLost, TimePassed
 from eventbus_mp.protocol.records import RECORD, SEQUENCE
-from eventbus_mp.protocol.requests import ListEvents, WatchEvent
+from eventbus_mp.protocol.requests import FindEvents, ListEvents, WatchEvent
 from tests.properties.model import Model
 
 MEMORY_BYTES = 16 * CHUNK_BYTES
@@ -22,10 +23,24 @@ CRASHES_MAX = 2
 ORPHAN_GRACE_NS = 1_000_000_000
 
 
+CRCS = 3
+
+
+def id_crc(sequence):
+    """Few different ones, so that events share them."""
+    return sequence % CRCS
+
+
+def told(core):
+    """The entries of a core's log, with names for its own objects."""
+    return [(*entry[:4], [topic.name for topic in entry[4]], *entry[5:]) for entry in core.state.event_log.entries()]
+
+
 class CoreHarness(RuleBasedStateMachine):
-    def begin(self, dead_letter_topic):
+    def begin(self, dead_letter_topic, spill_bytes):
         config = BusConfig(
             memory_bytes_max=MEMORY_BYTES,
+            spill_bytes_max=spill_bytes,
             crashes_max=CRASHES_MAX,
             orphan_grace_s=ORPHAN_GRACE_NS / 1e9,
             dead_letter_topic=dead_letter_topic,
@@ -41,6 +56,8 @@ class CoreHarness(RuleBasedStateMachine):
         self.link_numbers = itertools.count(1)
         self.links, self.sequences, self.spans, self.leases = [], {}, [], []
         self.awaited, self.drains, self.wanted, self.first_sent = {}, [], [], {}
+        self.required = {}
+        """link -> (names without which it publishes nothing, numbers of the topics that have all of them)."""
         self.by_number = {}
         """Subscribers, those that are gone too."""
         self.origins = {}
@@ -49,7 +66,7 @@ class CoreHarness(RuleBasedStateMachine):
     def feed(self, message):
         """Hand a message to the core; the effects are checked by `settle_up`, once the model has had it too."""
         self.now_ns += 1
-        self.calls += type(message) is not WatchEvent
+        self.calls += type(message) not in (WatchEvent, FindEvents)
         self.effects = self.core.handle(message, self.now_ns)
         self.fed.append((message, self.now_ns, self.effects))
         assert not [effect for effect in self.effects if type(effect) is CloseLink]
@@ -64,7 +81,7 @@ class CoreHarness(RuleBasedStateMachine):
         link = link or self.links[0]
         request = next(self.requests)
         self.feed(kind(link, request, *fields))
-        answers = [item for item in self.effects if type(item) in (Reply, Refuse) and item.request == request]
+        answers = [item for item in self.effects if isinstance(item, Reply | Refuse) and item.request == request]
         self.effects = [item for item in self.effects if item not in answers]
         assert len(answers) <= 1
         if answers:
@@ -77,10 +94,13 @@ class CoreHarness(RuleBasedStateMachine):
         for effect in self.effects:
             if type(effect) is Deliver:
                 self.on_deliver(effect)
+            elif isinstance(effect, Tell) and isinstance(effect.event, Recalled):
+                self.on_recall(effect.link, effect.event)
             elif type(effect) is GrantSpan:
                 self.on_grant(effect)
             elif type(effect) is Reply:
                 self.on_reply(effect)
+        self.check_required()
         for sequence in self.awaited:
             assert any(not event.dead_letter for event in self.events_of(sequence)), "an awaited event got no reply"
         for _, _, pattern in self.drains:
@@ -90,6 +110,18 @@ class CoreHarness(RuleBasedStateMachine):
             for event in self.model.events
             if not event.settled or any(item in held for item in event.deliveries for held in self.model.held.values())
         ]
+
+    def check_required(self):
+        """Who requires a subscriber that is gone hears of it, at once and once."""
+        events = [(effect.link, effect.event) for effect in self.effects if isinstance(effect, Tell)]
+        told = {(link, event.topic) for link, event in events if isinstance(event, TopicStale)}
+        self.required = {link: required for link, required in self.required.items() if link in self.links}
+        for link, (names, topics) in self.required.items():
+            for number in list(topics):
+                if not names <= self.model.names_of(number):
+                    assert (link, number) in told
+                    topics.discard(number)
+            assert self.core.state.links[link].required_topics == topics
 
     def events_of(self, sequence):
         return [event for event in self.model.unsettled() if event.sequence == sequence]
@@ -102,20 +134,47 @@ class CoreHarness(RuleBasedStateMachine):
         assert effect.link in self.links
         held = self.model.held.get((effect.link, effect.subscriber))
         assert held is not None, "delivered to a process that does not host the subscriber"
+        key = effect.link, effect.subscriber
+        assert len(effect.packed) <= self.free(*key) * RECORD.size, "more than it wants, or may hold"
         for *_, sequence in RECORD.iter_unpack(effect.packed):
             delivery = self.model.delivery(sequence, effect.subscriber)
             assert delivery.state == QUEUED, "delivered twice at once"
             assert self.model.subscribers[delivery.subscriber.key] is delivery.subscriber
-            assert effect.attempt == delivery.crashes + 1
-            assert not any(item.crashes and not item.settled for item in held), "beside a quarantined event"
-            assert not (delivery.crashes and held), "a quarantined event beside others"
+            assert not delivery.due_ns, "delivered before its time"
+            assert sequence not in [item.event.sequence for item in held], "a process knows an event by its number"
+            assert effect.attempt == 1 + delivery.crashes + delivery.tries
+            untaken = [item for item in held if not item.taken]
+            assert not any(item.crashes and not item.settled for item in untaken), "beside a quarantined event"
+            assert not (delivery.crashes and untaken), "a quarantined event beside others"
             delivery.step("dispatched")
+            delivery.taken = False
             held.append(delivery)
+            self.model.demands[key] = max(0, self.model.demands.get(key, 0) - 1)
             if not delivery.returned and not delivery.event.dead_letter:
-                key = effect.subscriber, sequence >> SEQUENCE_LINK_SHIFT
-                assert self.first_sent.get(key, 0) < sequence, "out of order"
-                self.first_sent[key] = sequence
-        assert len(held) <= self.endpoint(effect.link, effect.subscriber).credit
+                producer = effect.subscriber, sequence >> SEQUENCE_LINK_SHIFT
+                assert self.first_sent.get(producer, 0) < sequence, "out of order"
+                self.first_sent[producer] = sequence
+
+    def on_recall(self, link, event):
+        key = link, event.subscriber
+        subscriber = self.by_number[event.subscriber]
+        assert event.keep < len(self.untaken(*key)) - 1
+        assert not self.model.ready(subscriber), "called back while others wait"
+        others = [other for other in subscriber.hosts if other != link]
+        assert any(not self.untaken(other, event.subscriber) for other in others), "called back for nobody"
+        self.model.demands[key] = 0
+
+    def untaken(self, link, subscriber):
+        return [item for item in self.model.held[link, subscriber] if not item.taken]
+
+    def free(self, link, subscriber):
+        """How many deliveries more a process is to have. What credit it has, the core decides."""
+        endpoint = self.endpoint(link, subscriber)
+        if endpoint.is_recalled:
+            return 0
+        wanted = endpoint.credit - len(self.untaken(link, subscriber))
+        wanted = max(wanted, self.model.demands.get((link, subscriber), 0))
+        return max(0, min(wanted, endpoint.held_max - len(self.model.held[link, subscriber])))
 
     def endpoint(self, link, subscriber):
         return self.core.state.links[link].endpoints[subscriber]
@@ -132,9 +191,12 @@ class CoreHarness(RuleBasedStateMachine):
         for segment, start, stop in self.pinned():
             assert (segment != effect.segment) or stop <= begin or end <= start, "memory was given away twice"
         used = sum(stop - start for _, start, stop in self.pinned()) + effect.length
+        spilled = sum(stop - start for segment, start, stop in self.pinned() if segment >= SPILLED_FROM)
+        spilled += effect.length * (effect.segment >= SPILLED_FROM)
         reserve_bytes = max(MEMORY_BYTES // RESERVE_DIVISOR, RESERVE_BYTES_MIN)
         reserve_wanted = any(urgency == SPAN_RESERVE for _, _, urgency in found)
-        assert used <= MEMORY_BYTES + reserve_bytes * reserve_wanted, "over the memory bound"
+        assert spilled <= self.config.spill_bytes, "over the bound on files"
+        assert used <= MEMORY_BYTES + (reserve_bytes + spilled) * reserve_wanted, "over the memory bound"
         # Which one it was is not known; a span to have ahead is answered at once, and one over the bound is reserve.
         self.wanted.remove(max(found, key=lambda item: (item[2] == SPAN_AHEAD, used > MEMORY_BYTES and item[2])))
         self.spans.append([effect.link, (effect.segment, begin, end), begin])
@@ -159,7 +221,8 @@ class CoreHarness(RuleBasedStateMachine):
     @property
     def last_watcher(self):
         """The watcher of every awaited event, as it is now; settled ones are still in the model at this point."""
-        return {event.sequence: event.watcher() for event in self.model.events if not event.dead_letter}
+        first = [event for event in self.model.events if not event.dead_letter and not event.again]
+        return {event.sequence: event.watcher() for event in first}
 
     def drop_empty_hands(self, subscriber):
         """A process no longer hosts an unsubscribed subscriber of which it holds nothing."""
@@ -170,7 +233,7 @@ class CoreHarness(RuleBasedStateMachine):
 
     def findable(self, sequence):
         live = [item for item in self.events_of(sequence) if self.model.topics.get(item.topic.name) is item.topic]
-        return [item for item in live if not item.dead_letter] + [item for item in live if item.dead_letter]
+        return sorted(live, key=lambda item: item.dead_letter or item.again)
 
     def can_be_found(self, event):
         return bool(self.findable(event.sequence))
@@ -189,15 +252,12 @@ class CoreHarness(RuleBasedStateMachine):
     @invariant()
     def memory_is_exactly_what_is_pinned(self):
         used = sum(end - begin for _, begin, end in self.pinned())
-        assert self.core.state.spans.used_bytes == used
+        assert self.core.state.spans.total_bytes == used
 
     @invariant()
     def every_watcher_agrees(self):
         for topic in self.model.topics.values():
-            listed = {
-                RECORD.unpack(event["record"])[SEQUENCE]: event["watcher"]
-                for event in self.ask(ListEvents, topic.name, True)
-            }
+            listed = {RECORD.unpack(event["record"])[SEQUENCE]: event["watcher"] for event in self.listed(topic.name)}
             expected = {event.sequence: event for event in self.model.unsettled(topic)}
             assert set(listed) == set(expected)
             for sequence, event in expected.items():
@@ -205,21 +265,34 @@ class CoreHarness(RuleBasedStateMachine):
                 first = self.findable(sequence)[0]
                 self.check_watcher(self.ask(WatchEvent, self.origin(event), sequence), first.watcher())
 
+    def listed(self, topic):
+        """Every unsettled event of the topic, asked for in small pages."""
+        found: list[dict] = []
+        while True:
+            after = RECORD.unpack(found[-1]["record"])[SEQUENCE] if found else 0
+            page = self.ask(ListEvents, topic, after, 3)
+            assert len({RECORD.unpack(event["record"])[SEQUENCE] for event in page}) <= 3
+            found += page
+            if len(page) < 3:
+                numbers = [RECORD.unpack(event["record"])[SEQUENCE] for event in found]
+                assert numbers == sorted(numbers)
+                return found
+
     @invariant()
     def nobody_waits_beside_free_credit(self):
         for subscriber in self.model.subscribers.values():
-            waiting = self.model.waiting(subscriber)
+            waiting = self.model.ready(subscriber)
             quarantined = any(delivery.crashes for delivery in waiting)
             for link in subscriber.hosts if waiting else ():
-                held = self.model.held[link, subscriber.number]
+                untaken, free = self.untaken(link, subscriber.number), self.free(link, subscriber.number)
                 if quarantined:
-                    assert held, "a quarantined event waits beside an idle process"
-                elif not any(delivery.crashes and not delivery.settled for delivery in held):
-                    assert len(held) >= self.endpoint(link, subscriber.number).credit, "waits beside free credit"
+                    assert untaken or not free, "a quarantined event waits beside an idle process"
+                elif not any(delivery.crashes and not delivery.settled for delivery in untaken):
+                    assert not free, "waits beside free credit"
 
     @invariant()
     def nobody_waits_for_memory_that_is_free(self):
-        assert not (self.wanted and not self.core.state.spans.used_bytes)
+        assert not (self.wanted and not self.core.state.spans.total_bytes)
 
     def teardown(self):
         """When everybody is gone and every grace is over, nothing is left."""
@@ -229,13 +302,14 @@ class CoreHarness(RuleBasedStateMachine):
         twin = BusCore(self.config, 1)
         for message, now_ns, effects in self.fed:
             assert twin.handle(message, now_ns) == effects
+        assert told(twin) == told(self.core)
         for link in self.links:
             self.core.handle(LinkLost(link, crashed=False), self.now_ns)
         self.core.handle(TimePassed(), self.now_ns + 10 * ORPHAN_GRACE_NS)
         state = self.core.state
-        assert state.spans.used_bytes == 0
+        assert state.spans.total_bytes == 0
         assert not any(topic.unsettled for topic in state.registry.topics.values())
         left = [state.links, state.awaited, list(state.batches), state.drains, state.span_requests, state.orphans]
-        left += [state.registry.subscribers, state.registry.subscriber_by_number]
+        left += [state.recall_checks, state.registry.subscribers, state.registry.subscriber_by_number]
         assert not any(left)
         assert state.expiry.next_due_ns() is None

@@ -6,7 +6,7 @@ from hypothesis.stateful import precondition, rule
 from eventbus_mp.geometry import CHUNK_BYTES
 from eventbus_mp.protocol.messages import SPAN_AHEAD, SPAN_CANCELLED, SPAN_RESERVE, SpanReleased, SpanSealed, SpanWanted
 from eventbus_mp.protocol.requests import LeaseEvent
-from tests.properties.harness import CoreHarness
+from tests.properties.answers import Answers
 
 EVENT_BYTES = 64
 
@@ -14,7 +14,7 @@ pick = st.integers(0, 1 << 16)
 """An index into whatever there is: taken modulo its length, so that every draw fits."""
 
 
-class MemoryRules(CoreHarness):
+class MemoryRules(Answers):
     """What a process does with memory."""
 
     @rule(which=pick, blocks=st.sampled_from((1, 1, 2, 3, 5)), urgency=st.integers(SPAN_AHEAD, SPAN_RESERVE))

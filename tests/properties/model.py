@@ -11,7 +11,8 @@ class ModelDelivery:
 
     def __init__(self, event, subscriber):
         self.event, self.subscriber = event, subscriber
-        self.state, self.crashes, self.returned = QUEUED, 0, False
+        self.state, self.crashes, self.returned, self.taken = QUEUED, 0, False, False
+        self.tries, self.due_ns = 0, 0
 
     @property
     def settled(self):
@@ -26,7 +27,9 @@ class ModelEvent:
         self.sequence, self.topic, self.span, self.dead_letter = sequence, topic, span, dead_letter
         self.deliveries = [ModelDelivery(self, subscriber) for subscriber in subscribers]
         self.bucket_end_ns = bucket_end_ns
-        self.expired = self.dead_lettered = False
+        self.expired = self.dead_lettered = self.again = False
+        self.receivers = subscribers
+        self.failed, self.origin = None, topic
 
     @property
     def settled(self):
@@ -62,6 +65,8 @@ class Model:
         self.events = []
         self.held = {}
         """(link, subscriber) -> deliveries that the process holds, whether others settled them or not."""
+        self.demands = {}
+        """(link, subscriber) -> how many it has asked for and was not sent."""
         self.orphans = {}
 
     # --- what to look through ---
@@ -70,12 +75,13 @@ class Model:
         return [event for event in self.events if not event.settled and topic in (None, event.topic)]
 
     def delivery(self, sequence, number):
-        """A subscriber gets a sequence once: as the event, or as its dead letter."""
+        """A subscriber gets a sequence once: as the event, or as its dead letter; or again, when it has settled it."""
+        found = None
         for event in self.events:
             for delivery in event.deliveries:
                 if (event.sequence, delivery.subscriber.number) == (sequence, number):
-                    return delivery
-        return None
+                    found = delivery if found is None or not delivery.settled else found
+        return found
 
     def waiting(self, subscriber):
         return [
@@ -84,6 +90,17 @@ class Model:
             for item in event.deliveries
             if item.subscriber is subscriber and item.state == QUEUED
         ]
+
+    def names_of(self, number):
+        """The names of the subscribers of a topic; none if it is gone."""
+        return {item.key[0] for topic in self.topics.values() if topic.number == number for item in self.route(topic)}
+
+    def ready(self, subscriber):
+        """What waits, and neither for its time nor for a process that has a delivery with the same number."""
+        held = [
+            item.event.sequence for key, items in self.held.items() if key[1] == subscriber.number for item in items
+        ]
+        return [item for item in self.waiting(subscriber) if not item.due_ns and item.event.sequence not in held]
 
     def route(self, topic):
         return [item for item in self.subscribers.values() if item.wants(topic.name)]
@@ -95,15 +112,38 @@ class Model:
 
     # --- what happens ---
 
-    def dead_letter(self, event):
+    def dead_letter(self, event, subscriber):
         topic = self.topics.get(self.dead_letter_topic)
         if topic is None or event.dead_letter or event.dead_lettered or event.topic is topic:
             return
-        receivers = [item.subscriber for item in event.deliveries]
-        others = [item for item in self.route(topic) if item not in receivers]
+        others = [item for item in self.route(topic) if item not in event.receivers]
         if others:
             event.dead_lettered = True
-            self.events.append(ModelEvent(event.sequence, topic, others, event.span, dead_letter=True))
+            letter = ModelEvent(event.sequence, topic, others, event.span, dead_letter=True)
+            letter.receivers, letter.failed, letter.origin = event.receivers, subscriber, event.topic
+            self.events.append(letter)
+
+    def redeliver(self, letter):
+        """Send it again to the subscriber that failed; whether that could be."""
+        subscriber = self.subscribers.get(letter.failed.key)
+        if subscriber is None or self.topics.get(letter.origin.name) is not letter.origin:
+            return False
+        event = ModelEvent(letter.sequence, letter.origin, [subscriber], letter.span)
+        event.receivers, event.again = [*letter.receivers, subscriber], True
+        event.deliveries[0].returned = True
+        self.events.append(event)
+        for delivery in letter.deliveries:
+            delivery.step("completed")
+        return True
+
+    def retry(self, delivery, due_ns):
+        """A process wants it tried again, at once or later."""
+        if delivery.settled:
+            return
+        self.come_back(delivery, "retried")
+        if not delivery.settled:
+            delivery.tries += 1
+            delivery.due_ns = due_ns
 
     def come_back(self, delivery, what):
         """What a process held and did not settle."""
@@ -117,17 +157,19 @@ class Model:
         elif what == "holder_crashed":
             delivery.crashes += 1
             if delivery.crashes >= self.crashes_max:
-                self.dead_letter(event)
+                self.dead_letter(event, delivery.subscriber)
                 delivery.step("given_up")
 
     def skip_waiting(self, subscriber):
         for delivery in self.waiting(subscriber):
-            self.dead_letter(delivery.event)
+            if not subscriber.broadcast:  # What waited for one process that never comes back is no failure.
+                self.dead_letter(delivery.event, subscriber)
             delivery.step("given_up")
 
-    def drop_host(self, subscriber, link, what, now_ns):
+    def drop_host(self, subscriber, link, what_of, now_ns):
+        self.demands.pop((link, subscriber.number), None)
         for delivery in self.held.pop((link, subscriber.number), []):
-            self.come_back(delivery, what)
+            self.come_back(delivery, what_of(delivery))
         if link in subscriber.hosts:
             subscriber.hosts.remove(link)
         if self.subscribers.get(subscriber.key) is not subscriber:
@@ -159,4 +201,6 @@ class Model:
                 event.expired = True
                 for delivery in event.deliveries:
                     delivery.step("expired")
+        for delivery in [item for event in self.events for item in event.deliveries if item.due_ns <= now_ns]:
+            delivery.due_ns = 0
         self.give_up_orphans(now_ns)

@@ -1,7 +1,7 @@
 """Streams: however the bytes are cut, the same messages come out; garbage is a ProtocolError and nothing else."""
 
 import itertools
-from dataclasses import fields
+from dataclasses import dataclass
 
 import msgpack
 import pytest
@@ -11,11 +11,20 @@ from hypothesis import strategies as st
 from eventbus_mp.errors import ProtocolError, UsageError
 from eventbus_mp.geometry import RECORD_BYTES
 from eventbus_mp.protocol import records
-from eventbus_mp.protocol.client_events import Delivered, ManagerChanged, Replied, SpanGranted, TopicStale
+from eventbus_mp.protocol.client_events import (
+    RECORD_EVENTS,
+    Delivered,
+    RecordEvent,
+    Replied,
+    SpanGranted,
+    one_record,
+    pack_client_event,
+)
 from eventbus_mp.protocol.decoders import REQUEST_BYTES_MAX, ClientDecoder, ManagerDecoder, encode_request, unpack
 from eventbus_mp.protocol.messages import (
     SPAN_NEEDED,
     DeliveriesSettled,
+    DeliveriesTaken,
     EventsNotified,
     Outcome,
     SpanLeased,
@@ -26,31 +35,26 @@ from eventbus_mp.protocol.messages import (
 from eventbus_mp.protocol.records import RECORD
 from eventbus_mp.protocol.requests import (
     REQUESTS,
-    ExplainSkip,
-    Goodbye,
     ListSubscribers,
-    ListTopics,
-    MarkEvent,
+    MarkEvents,
+    NameReason,
     RegisterTopic,
     RegisterTopics,
-    Subscribe,
+    field_types,
     fits,
 )
+from tests.protocol.samples import sample_event, sample_fields
 
 LINK = 9
 RAWS = [records.pack_notified(1, 2, 300, 64, number % 2, number, number == 3) for number in (1, 2, 3, 4, 6, 7)]
 SAMPLE_REQUESTS = [
-    RegisterTopic(LINK, 1, "topic"),
-    ListTopics(LINK, 2),
-    Subscribe(LINK, 3, "s", b"\xff", ["a", "b"], 0, False),
-    ListSubscribers(LINK, 4, None),
-    ListSubscribers(LINK, 5, "a"),
-    MarkEvent(LINK, 6, 1, (9 << 40) + 5, "s", b"", 2),
-    ExplainSkip(LINK, 7, 1, "id", "because " * 50),
-    Goodbye(LINK, 8),
-    RegisterTopics(LINK, 9, ["a", "b"]),
-    RegisterTopics(LINK, 10, []),
+    *(kind(LINK, number, *sample_fields(kind)) for number, kind in REQUESTS.items()),
+    ListSubscribers(LINK, 100, "a"),
+    MarkEvents(LINK, 101, "s", b"\xff", 2, "because", [1, (9 << 40) + 5]),
+    NameReason(LINK, 102, 64, "because " * 50),
+    RegisterTopics(LINK, 103, []),
 ]
+SAMPLE_EVENTS = [sample_event(kind) for kind in RECORD_EVENTS.values()]
 
 TO_MANAGER = b"".join(
     [
@@ -58,6 +62,10 @@ TO_MANAGER = b"".join(
         records.pack_settled(4, Outcome.COMPLETED, 7, 6),
         records.pack_settled(4, Outcome.COMPLETED, 15, 1),
         records.pack_settled(4, Outcome.SKIPPED, 13, 1),
+        records.pack_settled(4, Outcome.SKIPPED, 14, 1, reason=7),
+        records.pack_taken(4, 20, 3),
+        records.pack_taken(4, 25, 1),
+        records.pack_taken(5, 20, 1),
         *map(encode_request, SAMPLE_REQUESTS),
         records.pack_span_wanted(1 << 20, SPAN_NEEDED),
         records.pack_span_sealed(1, 2),
@@ -72,9 +80,7 @@ TO_PROCESS = b"".join(
         *records.pack_replied(records.REPLIED, 1, msgpack.packb({"a": [1, None]})),
         *records.pack_replied(records.REPLIED, 3, b"long" * 3000),
         *records.pack_replied(records.REFUSED, 2, msgpack.packb(["UnknownTopic", "text" * 20])),
-        records.pack_span_granted(1, 1 << 18, 1 << 20, True),
-        records.pack_topic_stale(3, 4),
-        records.pack_manager_replaced(77),
+        *map(pack_client_event, SAMPLE_EVENTS),
     ]
 )
 
@@ -94,7 +100,10 @@ def flat(messages):
                 yield raw
         elif type(message) is DeliveriesSettled:
             for found in message.ranges:
-                yield message.subscriber, message.outcome, found
+                yield message.subscriber, message.outcome, found, message.reason
+        elif type(message) is DeliveriesTaken:
+            for found in message.ranges:
+                yield message.subscriber, "taken", found
         else:
             yield message
 
@@ -106,9 +115,13 @@ def fed(stream, pieces):
 def test_everything_that_a_process_sends():
     assert fed(ManagerDecoder(LINK), [TO_MANAGER]) == [
         *RAWS[:3],
-        (4, 1, (7, 6)),
-        (4, 1, (15, 1)),
-        (4, 2, (13, 1)),
+        (4, 1, (7, 6), 0),
+        (4, 1, (15, 1), 0),
+        (4, 2, (13, 1), 0),
+        (4, 2, (14, 1), 7),
+        (4, "taken", (20, 3)),
+        (4, "taken", (25, 1)),
+        (5, "taken", (20, 1)),
         *SAMPLE_REQUESTS,
         SpanWanted(LINK, 1 << 20, SPAN_NEEDED),
         SpanSealed(LINK, 1, 2),
@@ -125,9 +138,7 @@ def test_everything_that_the_manager_sends():
         Replied(1, False, msgpack.packb({"a": [1, None]})),
         Replied(3, False, b"long" * 3000),
         Replied(2, True, msgpack.packb(["UnknownTopic", "text" * 20])),
-        SpanGranted(1, 1 << 18, 1 << 20, True),
-        TopicStale(3, 4),
-        ManagerChanged(77),
+        *SAMPLE_EVENTS,
     ]
     assert unpack(messages[1].body) == {"a": [1, None]}
 
@@ -151,7 +162,7 @@ def test_cut_anywhere_any_number_of_times_it_is_the_same(cuts):
     assert fed(ManagerDecoder(LINK), pieces) == fed(ManagerDecoder(LINK), [TO_MANAGER])
 
 
-kinds = st.integers(0, 25)
+kinds = st.integers(0, max(RECORD_EVENTS))
 u32 = st.one_of(st.integers(0, 80), st.integers(0, (1 << 32) - 1))
 u64 = st.integers(0, (1 << 64) - 1)
 random_records = st.lists(st.builds(RECORD.pack, kinds, u32, u32, u32, u32, u32, u64, u64), max_size=8).map(b"".join)
@@ -173,14 +184,18 @@ values = st.recursive(
 )
 
 
-@given(st.integers(0, len(REQUESTS) + 3), values.map(msgpack.packb) | st.binary(max_size=60))
+@given(st.integers(0, max(REQUESTS) + 3), values.map(msgpack.packb) | st.binary(max_size=60))
 def test_random_requests_are_of_the_right_types_or_a_protocol_error(kind, body):
     try:
         [message] = ManagerDecoder(LINK).feed(records.pack_request(kind, 1, body))
     except ProtocolError:
         return
-    for field, expected in zip(fields(message)[2:], type(message).WIRE, strict=True):
-        assert fits(getattr(message, field.name), expected)
+    for name, expected in field_types(kind).items():
+        assert fits(getattr(message, name), expected)
+
+
+def asked(kind, body):
+    return records.pack_request(kind.NUMBER, 1, body)
 
 
 @pytest.mark.parametrize(
@@ -191,18 +206,25 @@ def test_random_requests_are_of_the_right_types_or_a_protocol_error(kind, body):
         (RECORD.pack(records.SETTLED, 9, 0, 0, 1, 0, 0, 0), "outcome 9"),
         (RECORD.pack(records.SETTLED, 1, 0, 0, 0, 0, 0, 0), "0 deliveries"),
         (RECORD.pack(records.SETTLED, 1, 0, 0, 1 << 30, 0, 0, 0), "deliveries were settled at once"),
+        (RECORD.pack(records.TAKEN, 0, 1, 0, 0, 0, 0, 0), "0 deliveries were taken at once"),
         (RECORD.pack(records.REQUEST, 0, 0, 0, REQUEST_BYTES_MAX + 1, 0, 0, 0), "is over"),
         (records.pack_request(99, 1, b"\x90"), "request 99 does not exist"),
-        (records.pack_request(0, 1, b"\xc1"), "not msgpack"),
-        (records.pack_request(0, 1, b"\x91" * 5000), "not msgpack"),
-        (records.pack_request(0, 1, msgpack.packb([])), "has 1 fields"),
-        (records.pack_request(0, 1, msgpack.packb({})), "has 1 fields"),
-        (records.pack_request(0, 1, msgpack.packb([5])), "a RegisterTopic has a int where str belongs"),
+        (asked(RegisterTopic, b"\xc1"), "not msgpack"),
+        (asked(RegisterTopic, b"\x91" * 5000), "not msgpack"),
+        (asked(RegisterTopic, msgpack.packb([])), "has 1 fields"),
+        (asked(RegisterTopic, msgpack.packb({})), "has 1 fields"),
         (
-            records.pack_request(21, 1, msgpack.packb([["a", 5]])),
+            asked(RegisterTopic, msgpack.packb([5])),
+            "a RegisterTopic has a int where str belongs",
+        ),
+        (
+            asked(RegisterTopics, msgpack.packb([["a", 5]])),
             r"a RegisterTopics has a list where list\[str\] belongs",
         ),
-        (records.pack_request(21, 1, msgpack.packb(["a"])), r"a RegisterTopics has a str where list\[str\] belongs"),
+        (
+            asked(RegisterTopics, msgpack.packb(["a"])),
+            r"a RegisterTopics has a str where list\[str\] belongs",
+        ),
     ],
 )
 def test_what_is_not_the_protocol(data, text):
@@ -221,10 +243,41 @@ def test_a_kind_that_only_newer_managers_send():
         ClientDecoder().feed(RECORD.pack(99, 0, 0, 0, 0, 0, 0, 0))
 
 
+# --- the registry of records ---
+
+
+@pytest.mark.parametrize(
+    ("kind", "places", "text"),
+    [
+        (SpanGranted.NUMBER, (1,), f"another kind has number 20; {max(RECORD_EVENTS) + 1} is free"),
+        (records.REPLIED, (1,), "another kind has number 18"),
+        (99, (1, 2), "argument 2 is longer"),
+    ],
+)
+def test_a_record_that_would_be_misread_is_not_declared(kind, places, text):
+    with pytest.raises(ValueError, match=text):
+
+        @one_record(kind, *places)
+        @dataclass(slots=True)
+        class Another(RecordEvent):
+            number: int
+
+    assert 99 not in RECORD_EVENTS
+
+
+def test_an_event_is_made_of_numbers_again_with_their_types():
+    [granted] = ClientDecoder().feed(pack_client_event(SpanGranted(1, 1 << 18, 1 << 20, True)))
+    assert granted == SpanGranted(1, 1 << 18, 1 << 20, True)
+    assert granted.backed is True
+
+
+# --- the limits ---
+
+
 def test_the_largest_request_passes():
     body = msgpack.packb(["x" * (REQUEST_BYTES_MAX - 6)])
     assert len(body) == REQUEST_BYTES_MAX
-    [message] = ManagerDecoder(LINK).feed(records.pack_request(0, 1, body))
+    [message] = ManagerDecoder(LINK).feed(asked(RegisterTopic, body))
     assert len(message.name) == REQUEST_BYTES_MAX - 6
 
 

@@ -2,15 +2,20 @@
 
 Processes, subscribers and events go by name; an event is `topic/name` when it is notified and `name` from then on.
 A line that begins with `memory` is no effect: it says that the memory in use changed, in chunks of 256 KiB.
+
+`ask` asks any request by the name of its class, and any effect has a line, its name and its fields. A command or a line
+of its own is for what reads better so.
 """
 
 import itertools
 import re
+import zlib
+from dataclasses import fields
 
 from eventbus_mp.config import BusConfig
 from eventbus_mp.core.bus import BusCore
-from eventbus_mp.geometry import CHUNK_BYTES, SEQUENCE_LINK_SHIFT
-from eventbus_mp.protocol import records
+from eventbus_mp.geometry import CHUNK_BYTES, SEQUENCE_LINK_SHIFT, SPILLED_FROM
+from eventbus_mp.protocol import records, requests
 from eventbus_mp.protocol.decoders import ManagerDecoder
 from eventbus_mp.protocol.effects import (
     CloseLink,
@@ -22,17 +27,17 @@ from eventbus_mp.protocol.effects import (
     Refuse,
     RemoveSegment,
     Reply,
+    ReplyWithFacts,
     Stop,
-    TellTopicStale,
+    Tell,
     Warn,
     WarnOfLease,
 )
+from eventbus_mp.protocol.history_kinds import HistoryKind
 from eventbus_mp.protocol.messages import (
-    SPAN_AHEAD,
-    SPAN_CANCELLED,
-    SPAN_NEEDED,
-    SPAN_RESERVE,
     DeliveriesSettled,
+    DeliveriesTaken,
+    EndAsked,
     LinkLost,
     LinkOpened,
     ManagerReplaced,
@@ -43,34 +48,16 @@ from eventbus_mp.protocol.messages import (
     TimePassed,
 )
 from eventbus_mp.protocol.records import RECORD
-from eventbus_mp.protocol.requests import (
-    Drain,
-    Goodbye,
-    LeaseEvent,
-    MarkEvent,
-    RegisterTopic,
-    ReportState,
-    StopHosting,
-    Subscribe,
-    UnregisterTopic,
-    Unsubscribe,
-    WatchEvent,
-)
+from tests.scenarios.answers import history_lines, snapshot_lines, unsettled_lines
+from tests.scenarios.questions import fields_of
+from tests.transcripts import in_words
 
 MS = 1_000_000
 EVENT_BYTES = 64
 
 
-def rewritten(text):
-    """The transcript with the effects that the core has now."""
-    play = Play()
-    chunks = []
-    for block in re.split(r"\n\n+", text.strip()):
-        commands = block.partition("\n----")[0]
-        lines = [line for command in commands.splitlines() for line in play.perform(command)]
-        silent = all(line.startswith("#") for line in commands.splitlines())
-        chunks.append(commands if silent else "\n".join([commands, "----", *lines]))
-    return "\n\n".join(chunks) + "\n"
+def crc_of(name):
+    return zlib.crc32(name.encode())
 
 
 class Play:
@@ -103,13 +90,11 @@ class Play:
 
     @staticmethod
     def settings(options):
-        numbers = {
-            "memory_chunks": "memory_bytes_max",
-            "crashes_max": "crashes_max",
-            "orphan_grace_s": "orphan_grace_s",
-        }
+        numbers = {"memory_chunks": "memory_bytes_max", "spill_chunks": "spill_bytes_max"}
+        numbers |= {name: name for name in ("crashes_max", "orphan_grace_s")}
         settings = {numbers[name]: int(value) for name, value in options.items() if name in numbers}
         settings["memory_bytes_max"] = settings.get("memory_bytes_max", 16) * CHUNK_BYTES
+        settings["spill_bytes_max"] = settings.get("spill_bytes_max", 0) * CHUNK_BYTES
         return {**settings, "dead_letter_topic": options.get("dead_letter_topic")}
 
     def send(self, message):
@@ -121,6 +106,11 @@ class Play:
 
     # --- commands ---
 
+    def do_ask(self, link, kind, *words):
+        kind = getattr(requests, kind)
+        numbers = {"subscriber": self.subscribers, "topic": self.topics, "sequence": self.events}
+        return self.ask(kind, link, *fields_of(kind, words, numbers))
+
     def do_open(self, link):
         self.links[link] = len(self.links) + 1
         self.serials[link] = itertools.count((self.links[link] << SEQUENCE_LINK_SHIFT) + 1)
@@ -130,40 +120,42 @@ class Play:
         return self.send(LinkLost(self.links[link], crashed=True))
 
     def do_leave(self, link):
-        return self.ask(Goodbye, link) + self.send(LinkLost(self.links[link], crashed=True))
+        return self.ask(requests.Goodbye, link) + self.send(LinkLost(self.links[link], crashed=True))
 
     def do_register(self, link, topic):
-        effects = self.ask(RegisterTopic, link, topic)
+        effects = self.ask(requests.RegisterTopic, link, topic)
         self.topics[topic] = self.core.state.registry.topics[topic].number
         return effects
 
     def do_unregister(self, link, topic):
-        return self.ask(UnregisterTopic, link, topic)
+        return self.ask(requests.UnregisterTopic, link, topic)
 
-    def do_subscribe(self, link, name, patterns, credit="1"):
+    def do_subscribe(self, link, name, patterns, credit="1", threads="1"):
         broadcast = "--broadcast" in self.flags
         number = 0 if credit == "auto" else int(credit)
-        effects = self.ask(Subscribe, link, name, b"", patterns.split(","), number, broadcast)
-        if type(effects[0]) is Reply:
-            self.subscribers[name] = effects[0].value
+        effects = self.ask(requests.Subscribe, link, name, b"", patterns.split(","), number, broadcast, int(threads))
+        numbers = [effect.value for effect in effects if type(effect) is Reply]
+        if numbers:
+            self.subscribers[name] = numbers[0]
         return effects
 
     def do_unsubscribe(self, link, name):
-        return self.ask(Unsubscribe, link, name, b"")
+        return self.ask(requests.Unsubscribe, link, name, b"")
 
     def do_stop_hosting(self, link, name):
-        return self.ask(StopHosting, link, self.subscribers[name])
+        return self.ask(requests.StopHosting, link, self.subscribers[name], "--ends" in self.flags)
 
-    def do_want(self, link, chunks, urgency="needed"):
-        urgencies = {"ahead": SPAN_AHEAD, "needed": SPAN_NEEDED, "reserve": SPAN_RESERVE}
-        number = {**urgencies, "cancelled": SPAN_CANCELLED}[urgency]
-        return self.send(SpanWanted(self.links[link], int(chunks) * CHUNK_BYTES, number))
+    def do_want(self, link, chunks, urgency="needed", by=None, topic=None):
+        number = ("ahead", "needed", "reserve", "cancelled").index(urgency)
+        of = (self.subscribers[by], self.topics[topic]) if by else ()
+        return self.send(SpanWanted(self.links[link], int(chunks) * CHUNK_BYTES, number, *of))
 
     def do_seal(self, link):
         segment, offset, _ = self.spans[link].pop(0)
         return self.send(SpanSealed(self.links[link], segment, offset))
 
-    def do_notify(self, link, *events, ttl_ms=None):
+    def do_notify(self, link, *events, ttl_ms=None, kib=None):
+        nbytes = int(kib) << 10 if kib else EVENT_BYTES
         packed = []
         for event in events:
             topic, name = event.split("/")
@@ -172,21 +164,21 @@ class Play:
             deadline_ns = self.now_ns + int(ttl_ms) * MS if ttl_ms else 0
             awaited = "--awaited" in self.flags
             place = span[0], span[1] + span[2]
-            span[2] += EVENT_BYTES
+            span[2] += nbytes
             packed.append(
-                records.pack_notified(self.topics[topic], *place, EVENT_BYTES, deadline_ns, sequence, awaited)
+                records.pack_notified(self.topics[topic], *place, nbytes, deadline_ns, sequence, awaited, crc_of(name))
             )
             self.events[name] = sequence
             self.records[sequence] = (self.topics[topic], *place)
         (message,) = ManagerDecoder(self.links[link]).feed(b"".join(packed))
         return self.send(message)
 
-    def _settle(self, outcome, link, name, *events):
+    def _settle(self, outcome, link, name, *events, cost_ns="0"):
         ranges = [(self.events[event], 1) for event in events]
-        return self.send(DeliveriesSettled(self.links[link], self.subscribers[name], outcome, ranges))
+        return self.send(DeliveriesSettled(self.links[link], self.subscribers[name], outcome, ranges, int(cost_ns)))
 
-    def do_completed(self, *words):
-        return self._settle(Outcome.COMPLETED, *words)
+    def do_completed(self, *words, **options):
+        return self._settle(Outcome.COMPLETED, *words, **options)
 
     def do_skipped(self, *words):
         return self._settle(Outcome.SKIPPED, *words)
@@ -194,28 +186,97 @@ class Play:
     def do_returned(self, *words):
         return self._settle(Outcome.RETURNED, *words)
 
+    def do_released(self, *words, **options):
+        return self._hand_back(Outcome.RETURNED, *words, **options)
+
     def do_failed(self, *words):
         return self._settle(Outcome.FAILED, *words)
 
-    def do_mark(self, link, name, event, outcome):
+    def do_retried(self, *words, **options):
+        return self._hand_back(Outcome.RETRIED, *words, **options)
+
+    def _hand_back(self, outcome, link, name, *events, ms="0"):
+        ranges = [(self.events[event], 1) for event in events]
+        number = self.subscribers[name]
+        return self.send(DeliveriesSettled(self.links[link], number, outcome, ranges, delay_ns=int(ms) * MS))
+
+    def do_failure(self, link, name, event, text, tries="1"):
         sequence = self.events[event]
-        number = Outcome[outcome.upper()]
-        return self.ask(MarkEvent, link, self.records[sequence][0], sequence, name, b"", number)
+        return self.ask(
+            requests.ReportFailure, link, self.subscribers[name], sequence, int(tries), "ValueError", text, "tail"
+        )
+
+    def do_letters(self, link):
+        effects = self.ask(requests.ListDeadLetters, link, 0, 100)
+        self.listed = effects[0].value
+        return effects
+
+    def do_redeliver(self, link, event="all"):
+        return self.ask(requests.Redeliver, link, self.events.get(event, 0))
+
+    def do_taken(self, link, name, *events):
+        ranges = [(self.events[event], 1) for event in events]
+        return self.send(DeliveriesTaken(self.links[link], self.subscribers[name], ranges))
+
+    def do_mark(self, link, name, *words, reason=""):
+        *events, outcome = words
+        numbers = [self.events[event] for event in events]
+        pairs = [part for sequence in numbers for part in (self.records[sequence][0], sequence)]
+        return self.ask(requests.MarkEvents, link, name, b"", Outcome[outcome.upper()], reason, pairs)
 
     def do_watch(self, link, event):
         sequence = self.events[event]
-        return self.ask(WatchEvent, link, self.records[sequence][0], sequence)
+        return self.ask(requests.WatchEvent, link, self.records[sequence][0], sequence)
 
     def do_lease(self, link, event):
         sequence = self.events[event]
         topic, _, offset = self.records[sequence]
-        return self.ask(LeaseEvent, link, topic, offset, EVENT_BYTES, sequence)
+        return self.ask(requests.LeaseEvent, link, topic, offset, EVENT_BYTES, sequence)
 
     def do_release(self, link, event):
         return self.send(SpanReleased(self.links[link], self.events[event]))
 
+    def do_require(self, link, topic, names):
+        return self.ask(requests.RequireSubscribers, link, topic, names.split(","))
+
+    def do_list(self, link, topic, after="", limit="1000"):
+        effects = self.ask(requests.ListEvents, link, topic, self.events[after] if after else 0, int(limit))
+        names = {sequence: name for name, sequence in self.events.items()}
+        for effect in effects:
+            if type(effect) is Reply:
+                found = [names[RECORD.unpack(item["record"])[-1]] for item in effect.value]
+                effect.value = " ".join(found) or "nothing"
+        return effects
+
     def do_drain(self, link, pattern):
-        return self.ask(Drain, link, pattern)
+        return self.ask(requests.Drain, link, pattern)
+
+    def do_snapshot(self, link):
+        return self.ask(requests.GetSnapshot, link)
+
+    def do_dropped(self, link, topic, count):
+        return self.ask(requests.ReportDropped, link, [topic], [int(count)])
+
+    def do_cut_off(self, link, late, name, event="", why=""):
+        """A pool says that it kills a process for this event of this subscriber; none: it was a batch."""
+        return self.ask(requests.CutOff, link, self.links[late], self.subscribers[name], self.events.get(event, 0), why)
+
+    def do_explain(self, link, event):
+        return self.ask(requests.ExplainEvent, link, self.events[event])
+
+    def do_stuck(self, link, ms, limit="100", topic=None):
+        return self.ask(requests.ListStuck, link, int(ms.removesuffix("ms")) * MS, int(limit), topic)
+
+    def do_find(self, link, topic, event):
+        """The names of the events of this id, settled ones too if it says so."""
+        return self.ask(requests.FindEvents, link, topic, crc_of(event), "--settled" in self.flags)
+
+    def do_history(self, link, *, event=None, topic=None, subscriber=None, kind=None, limit="100", before=None):
+        """A page of entries; `before=next` goes on from the last one."""
+        number = HistoryKind[kind.upper()] if kind else 0
+        sequence = self.events[event] if event else 0
+        cursor = self.cursor if before else []
+        return self.ask(requests.GetHistory, link, sequence, topic, subscriber, number, 0, int(limit), cursor)
 
     def do_replaced(self, pid):
         return self.send(ManagerReplaced(int(pid)))
@@ -223,22 +284,32 @@ class Play:
     def do_report(self, link, pid, name, *events):
         held = [[self.subscribers[name], [part for event in events for part in (self.events[event], 1)]]]
         spans = [[segment, offset] for segment, offset, _ in self.spans.get(link, [])]
-        return self.ask(ReportState, link, int(pid), held, [] if "--no-spans" in self.flags else spans)
+        return self.ask(requests.ReportState, link, int(pid), held, [] if "--no-spans" in self.flags else spans)
 
     def do_pass(self, ms):
         self.now_ns += int(ms.removesuffix("ms")) * MS
         return self.send(TimePassed())
 
+    def do_ask_end(self):
+        return self.send(EndAsked())
+
     # --- effects ---
 
     def line_of(self, effect):
-        return self._LINES[type(effect)](self, effect)
+        return self._LINES.get(type(effect), Play._said)(self, effect)
+
+    def _said(self, item):
+        """An effect or event: what it is called, and its fields."""
+        names = {"link": self._link, "subscriber": self._subscriber}
+        values = {field.name: getattr(item, field.name) for field in fields(item)}
+        said = [f"{name}={names.get(name, str)(value)}" for name, value in values.items()]
+        return " ".join([in_words(type(item)), *said])
 
     def _link(self, number):
         return next(name for name, found in self.links.items() if found == number)
 
     def _subscriber(self, number):
-        return next(name for name, found in self.subscribers.items() if found == number)
+        return next((name for name, found in self.subscribers.items() if found == number), f"#{number}")
 
     def _named(self, text):
         """The text, with events by name instead of by sequence."""
@@ -255,10 +326,29 @@ class Play:
         names = {sequence: name for name, sequence in self.events.items()}
         about = f" {names[effect.request]}" if effect.request in names else ""
         value = effect.value
+        if isinstance(value, bytes):
+            value = " ".join(names[sequence] for *_, sequence in RECORD.iter_unpack(value)) or "none"
+        if isinstance(value, dict) and "deliveries" in value:
+            return unsettled_lines(self._link(effect.link), value, names)
+        if isinstance(value, dict) and "counts" in value:
+            self.cursor = value["before"]
+            return history_lines(self._link(effect.link), value)
+        if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+            value = "; ".join(map(self._said_of_letter, value)) or "none"
         if isinstance(value, dict):
             parts = {"subscribers": "subscribers", "completers": "completed", "skippers": "skipped"}
             value = " ".join(f"{parts[part]}={','.join(key[0] for key in keys) or '-'}" for part, keys in value.items())
         return f"reply {self._link(effect.link)}{about}: {value}"
+
+    def _line_of_snapshot(self, effect):
+        return snapshot_lines(self._link(effect.link), effect.value)
+
+    def _said_of_letter(self, letter):
+        event = self._named(hex(RECORD.unpack(letter["record"])[-1]))
+        error = f"{letter['error']}: {letter['text']}" if letter["error"] else letter["text"] or "no error"
+        ms = [letter[name] // MS for name in ("first_ns", "last_ns")]
+        reason = letter["reason"] or "no reason"
+        return f"{event} for {letter['name']} ({reason}), {error}, {letter['attempts']} attempts, {ms[0]} to {ms[1]} ms"
 
     def _line_of_grant(self, effect):
         link = self._link(effect.link)
@@ -269,13 +359,16 @@ class Play:
 
     _LINES = {  # noqa: RUF012
         Deliver: _line_of_deliver,
+        Tell: lambda self, fx: f"tell {self._link(fx.link)} {self._said(fx.event)}",
         Reply: _line_of_reply,
+        ReplyWithFacts: _line_of_snapshot,
         GrantSpan: _line_of_grant,
         Refuse: lambda self, fx: f"refuse {self._link(fx.link)} {fx.error}: {self._named(fx.text)}",
-        TellTopicStale: lambda self, fx: f"tell {self._link(fx.link)} topic {fx.topic} is stale",
         CloseLink: lambda self, fx: f"close {self._link(fx.link)}: {self._named(fx.reason)}",
         Warn: lambda self, fx: f"warn {self._named(fx.text)}",
-        CreateSegment: lambda self, fx: f"create segment of {fx.length // CHUNK_BYTES}",
+        CreateSegment: lambda self, fx: (
+            f"create {('segment', 'file')[fx.segment >= SPILLED_FROM]} of {fx.length // CHUNK_BYTES}"
+        ),
         RemoveSegment: lambda self, fx: "remove segment",
         FreePages: lambda self, fx: f"free the pages of {fx.length // CHUNK_BYTES}",
         WarnOfLease: lambda self, fx: (

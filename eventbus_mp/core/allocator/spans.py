@@ -135,16 +135,27 @@ class SpanTable:
 
     It touches no memory itself. What has to happen to segments and pages it appends to the list of effects that it is
     given.
+
+    Args:
+        memory_bytes_max: The bound.
+        reserve_bytes: By how much `allocate` may go beyond it if the caller allows that; None: an eighth of it.
+        numbered_from: The number of the first segment.
     """
 
-    def __init__(self, memory_bytes_max: int) -> None:
+    def __init__(self, memory_bytes_max: int, reserve_bytes: int | None = None, numbered_from: int = 1) -> None:
         self.memory_bytes_max = memory_bytes_max
-        self._bound_bytes = memory_bytes_max + max(memory_bytes_max // RESERVE_DIVISOR, RESERVE_BYTES_MIN)
+        if reserve_bytes is None:
+            reserve_bytes = max(memory_bytes_max // RESERVE_DIVISOR, RESERVE_BYTES_MIN)
+        self._bound_bytes = memory_bytes_max + reserve_bytes
         """With the reserve: how much may have pages at the same time."""
         self.used_bytes = 0
+        self.leased_bytes = 0
+        """Of the spans with a lease."""
+        self.bytes_by_writer: dict[int, int] = {}
+        """Link -> bytes of the spans in use that it writes or has written."""
         self._segments: dict[int, _Segment] = {}
         self._segment_bytes = 0
-        self._segment_serial = 0
+        self._next_segment = numbered_from
         self._warm = WarmCache()
         self._cold = BuddyAllocator(SHARED_SPAN_BYTES_MAX // CHUNK_BYTES)
         self._lukewarm_bytes = 0
@@ -156,6 +167,9 @@ class SpanTable:
 
     def in_use(self) -> Iterator[Span]:
         """Every span that is granted to a writer, holds unsettled events or is leased by readers."""
+        return self._in_use()
+
+    def _in_use(self) -> Iterator[Span]:
         for segment in self._segments.values():
             last = None
             for span in segment.spans:
@@ -167,9 +181,13 @@ class SpanTable:
         """The span in use that has this byte."""
         found = self._segments.get(segment)
         if found is None:
-            return None
+            return self._find_elsewhere(segment, offset)
         chunk = offset // CHUNK_BYTES
         return found.spans[chunk] if chunk < found.chunks else None
+
+    def _find_elsewhere(self, segment: int, offset: int) -> Span | None:
+        """The span that has this byte of a segment that is not one of these."""
+        return None
 
     def fits(self, length: int) -> bool:
         """Whether a span of `length` bytes could be had if all memory were free."""
@@ -197,6 +215,11 @@ class SpanTable:
         first, last = span.start // CHUNK_BYTES, span.end // CHUNK_BYTES
         segment.spans[first:last] = [None] * (last - first)
         self.used_bytes -= span.length
+        left = self.bytes_by_writer[span.writer] - span.length
+        if left:
+            self.bytes_by_writer[span.writer] = left
+        else:
+            del self.bytes_by_writer[span.writer]
         if segment.own:
             self._drop_segment(span.segment, effects)
         elif span.backed:
@@ -205,6 +228,18 @@ class SpanTable:
             # Nobody wrote it, so nobody may rely on its pages. But its writer may have backed it: lukewarm.
             self._lukewarm_bytes += span.length
             self._cold.put(span.segment, first, last)
+
+    def add_lease(self, span: Span) -> None:
+        """A reader may read in the span, which is not recycled meanwhile."""
+        if not span.leases:
+            self.leased_bytes += span.length
+        span.leases += 1
+
+    def drop_lease(self, span: Span) -> None:
+        """A reader is done; the caller sees whether the span is recyclable now."""
+        span.leases -= 1
+        if not span.leases:
+            self.leased_bytes -= span.length
 
     # --- free memory: warm, cold, and what becomes of it ---
 
@@ -263,6 +298,7 @@ class SpanTable:
         first, last = span.start // CHUNK_BYTES, span.end // CHUNK_BYTES
         self._segments[span.segment].spans[first:last] = [span] * (last - first)
         self.used_bytes += span.length
+        self.bytes_by_writer[span.writer] = self.bytes_by_writer.get(span.writer, 0) + span.length
         return span
 
     def _grow(self, chunks: int, effects: list[Effect]) -> bool:
@@ -278,7 +314,7 @@ class SpanTable:
         if self.used_bytes + whole > limit:
             return None
         if self._segment_bytes + whole > self._bound_bytes:
-            self._drop_empty_segments(effects)
+            self.drop_empty_segments(effects)
         # The segments may now add up to more than the bound. Those that cannot go hold little, and without this one
         # small span in each of them would keep every large event out for ever. What is free in them gives up its pages
         # instead.
@@ -287,17 +323,19 @@ class SpanTable:
         return self._use(Span(number, 0, whole, writer, backed=False))
 
     def _add_segment(self, chunks: int, *, own: bool, effects: list[Effect]) -> int:
-        self._segment_serial += 1
-        self._segments[self._segment_serial] = _Segment(chunks, own)
+        number = self._next_segment
+        self._next_segment += 1
+        self._segments[number] = _Segment(chunks, own)
         self._segment_bytes += chunks * CHUNK_BYTES
-        effects.append(CreateSegment(self._segment_serial, chunks * CHUNK_BYTES))
-        return self._segment_serial
+        effects.append(CreateSegment(number, chunks * CHUNK_BYTES))
+        return number
 
     def _drop_segment(self, number: int, effects: list[Effect]) -> None:
         self._segment_bytes -= self._segments.pop(number).chunks * CHUNK_BYTES
         effects.append(RemoveSegment(number))
 
-    def _drop_empty_segments(self, effects: list[Effect]) -> None:
+    def drop_empty_segments(self, effects: list[Effect]) -> None:
+        """Remove the segments that no span is in."""
         empty = {number for number, segment in self._segments.items() if not any(segment.spans)}
         self._warm.drop_segments(empty)
         self._cold.drop_segments(empty)
@@ -313,7 +351,7 @@ class SpanTable:
             for index in range(chunk, chunk + size):
                 assert (at, index) not in covered, f"chunk {index} of segment {at} is free twice"
                 covered[at, index] = "free"
-        for span in self.in_use():
+        for span in self._in_use():
             assert span.live >= 0, f"span {span.segment}+{span.start} counts {span.live} batches"
             assert not span.recyclable, f"span {span.segment}+{span.start} is overdue"
             for index in range(span.start // CHUNK_BYTES, span.end // CHUNK_BYTES):
@@ -324,7 +362,12 @@ class SpanTable:
                 assert (number, index) in covered, f"chunk {index} of segment {number} is lost"
         assert len(covered) == sum(segment.chunks for segment in self._segments.values()), "a chunk of no segment"
         assert self._segment_bytes == sum(segment.chunks for segment in self._segments.values()) * CHUNK_BYTES
-        assert self.used_bytes == sum(span.length for span in self.in_use())
+        assert self.used_bytes == sum(span.length for span in self._in_use())
+        assert self.leased_bytes == sum(span.length for span in self._in_use() if span.leases)
+        writers: dict[int, int] = {}
+        for span in self._in_use():
+            writers[span.writer] = writers.get(span.writer, 0) + span.length
+        assert self.bytes_by_writer == writers
 
 
 def _whole_chunks(length: int) -> int:

@@ -1,19 +1,24 @@
-"""Requests about one event: settle it from outside, say why it was skipped, keep its memory."""
+"""Requests about single events: settle them from outside, keep the memory of one; and reasons for skips."""
 
 from __future__ import annotations
 
-from eventbus_mp.core.entities import EventBatch, SubscriberState
+from eventbus_mp.core.entities import SubscriberState
+from eventbus_mp.core.event_batch import EventBatch
 from eventbus_mp.core.hosting import after_release, holder_of
 from eventbus_mp.core.leases import lease
 from eventbus_mp.core.links import LinkState
+from eventbus_mp.core.requests.handling import handles
 from eventbus_mp.core.settlement import settle_held, settle_waiting
+from eventbus_mp.core.skips import name_skips
 from eventbus_mp.core.state import BusState, Step
 from eventbus_mp.errors import NotSubscribed, ProtocolError
 from eventbus_mp.geometry import REASON_LENGTH_MAX
 from eventbus_mp.protocol import requests
+from eventbus_mp.protocol.history_kinds import HistoryKind
 from eventbus_mp.protocol.messages import Outcome
+from eventbus_mp.protocol.reasons import NAMED_FIRST, NAMED_MAX
 
-__all__ = ["explain_skip", "find_event", "lease_event", "mark_event"]
+_MARKED = {int(Outcome.COMPLETED): HistoryKind.MARKED_COMPLETED, int(Outcome.SKIPPED): HistoryKind.MARKED_SKIPPED}
 
 
 def find_event(state: BusState, topic_number: int, sequence: int) -> list[tuple[EventBatch, int]]:
@@ -26,26 +31,60 @@ def find_event(state: BusState, topic_number: int, sequence: int) -> list[tuple[
     return found
 
 
-def mark_event(step: Step, link: LinkState, message: requests.MarkEvent) -> None:
-    state = step.state
-    subscriber = state.registry.subscribers.get((message.name, message.config))
-    if message.outcome not in (Outcome.COMPLETED, Outcome.SKIPPED):
-        raise ProtocolError(f"it marked an event with outcome {message.outcome}")
+@handles(requests.MarkEvents)
+def mark_events(step: Step, link: LinkState, message: requests.MarkEvents) -> None:
+    subscriber = step.state.registry.subscribers.get((message.name, message.config))
+    if message.outcome not in (Outcome.COMPLETED, Outcome.SKIPPED) or len(message.events) % 2:
+        raise ProtocolError(f"it marked {len(message.events)} numbers with outcome {message.outcome}")
     if subscriber is None:
         raise NotSubscribed(f"{message.name} is not subscribed to anything; subscribe it before it marks events")
-    found = find_event(state, message.topic, message.sequence)
-    ours = next(((batch, bit) for batch, bit in found if subscriber.number in batch.route.row_of), None)
+    mistake = None
+    for topic, sequence in zip(message.events[::2], message.events[1::2], strict=True):
+        try:
+            _mark(step, link, message, subscriber, topic, sequence)
+        except NotSubscribed as error:
+            mistake = mistake or error
+    if mistake is not None:
+        raise mistake
+
+
+def _mark(
+    step: Step, link: LinkState, message: requests.MarkEvents, subscriber: SubscriberState, topic: int, sequence: int
+) -> None:
+    state = step.state
+    found = find_event(state, topic, sequence)
+    ours = _unsettled_first(found, subscriber)
     if ours is None:
-        _check_wants(state, subscriber, message.topic)
-        if found:
+        _check_wants(state, subscriber, topic)
+        if found and not any(_had_it(state, batch, bit, subscriber) for batch, bit in found):
             batch, bit = found[0]
-            topic = batch.topic_of(bit.bit_length() - 1).name
-            raise NotSubscribed(f"{message.name} was not subscribed to {topic!r} when the event was notified")
+            name = batch.topic_of(bit.bit_length() - 1).name
+            raise NotSubscribed(f"{message.name} was not subscribed to {name!r} when the event was notified")
         return  # Settled already: a late mark changes nothing.
     batch, bit = ours
     if batch.unsettled[batch.route.row_of[subscriber.number]] & bit:
-        _mark(step, link, batch, bit, subscriber, message.outcome)
-        state.event_log.record(step.now_ns, f"marked for {subscriber.name} by process {link.pid}", batch.first, bit)
+        reason = message.reason[:REASON_LENGTH_MAX]
+        if reason and message.outcome == Outcome.SKIPPED:
+            name_skips(step, batch, bit, subscriber, reason)
+        step.log(_MARKED[message.outcome], batch, bit, subscriber, reason or None, link.pid)
+        settle_wherever(step, batch, bit, subscriber, message.outcome, reason)
+
+
+def _unsettled_first(found: list[tuple[EventBatch, int]], subscriber: SubscriberState) -> tuple[EventBatch, int] | None:
+    """The one that is this subscriber's. There are two of an event that was sent again from the dead letters."""
+    ours = [(batch, bit) for batch, bit in found if subscriber.number in batch.route.row_of]
+    unsettled = [(batch, bit) for batch, bit in ours if batch.unsettled[batch.route.row_of[subscriber.number]] & bit]
+    return next(iter(unsettled or ours), None)
+
+
+def _had_it(state: BusState, batch: EventBatch, bit: int, subscriber: SubscriberState) -> bool:
+    """Whether the subscriber may have got and settled this event in another batch: as a dead letter, or before it was
+    one. A letter that is settled is forgotten, so all that is known then is that there was one."""
+    letter = state.letters.get(batch)
+    if letter is not None and subscriber.number in letter.receivers:
+        return True
+    topic = state.config.dead_letter_topic
+    return bool((letter is not None or batch.dead_lettered & bit) and topic and subscriber.wants(topic))
 
 
 def _check_wants(state: BusState, subscriber: SubscriberState, topic_number: int) -> None:
@@ -57,30 +96,29 @@ def _check_wants(state: BusState, subscriber: SubscriberState, topic_number: int
     raise NotSubscribed(f"{subscriber.name} is not subscribed to {topic.name!r}: its patterns {subscriber.patterns}")
 
 
-def _mark(step: Step, link: LinkState, batch: EventBatch, bit: int, subscriber: SubscriberState, outcome: int) -> None:
+def settle_wherever(
+    step: Step, batch: EventBatch, bit: int, subscriber: SubscriberState, outcome: int, reason: str = ""
+) -> None:
+    """Settle a delivery that is unsettled, whether it waits or a process holds it."""
     holder = holder_of(step.state, batch, bit, subscriber)
     if holder is None:
-        settle_waiting(step, batch, bit, subscriber, outcome)
+        settle_waiting(step, batch, bit, subscriber, outcome, reason)
         return
-    if holder.link == link.number:
-        holder.release_in_flight(batch, bit)
-    else:
-        # The holder may be reading: the event stays in flight there, and pins the span until the holder settles it as
-        # well.
-        batch.pins += 1
-    settle_held(step, batch, bit, subscriber, outcome)
+    # The holder may be reading: the event stays in flight there, and pins the span until the holder settles it as well.
+    # A process that marks what it holds itself has not come to it.
+    batch.pins += 1
+    settle_held(step, batch, bit, subscriber, outcome, reason)
     after_release(step.state, step.state.links[holder.link], subscriber)
 
 
-def explain_skip(step: Step, link: LinkState, message: requests.ExplainSkip) -> None:
-    subscriber = step.state.registry.subscriber_by_number.get(message.subscriber)
-    if subscriber is not None:
-        skip = (message.event_id[:REASON_LENGTH_MAX], message.reason[:REASON_LENGTH_MAX])
-        # A process may crash after it gave the reason, and the next one that skips the event gives it again.
-        if skip not in subscriber.recent_skips:
-            subscriber.recent_skips.append(skip)
+@handles(requests.NameReason)
+def name_reason(step: Step, link: LinkState, message: requests.NameReason) -> None:
+    if not NAMED_FIRST <= message.number < NAMED_FIRST + NAMED_MAX:
+        raise ProtocolError(f"it gave a reason the number {message.number}")
+    link.reasons[message.number] = message.text[:REASON_LENGTH_MAX]
 
 
+@handles(requests.LeaseEvent)
 def lease_event(step: Step, link: LinkState, message: requests.LeaseEvent) -> bool:
     found = find_event(step.state, message.topic, message.sequence)
     if not found:

@@ -2,53 +2,93 @@
 
 from __future__ import annotations
 
-from eventbus_mp.core.entities import Endpoint
+from eventbus_mp.core.dispatcher import dispatch
+from eventbus_mp.core.entities import Endpoint, SubscriberState
 from eventbus_mp.core.hosting import drop_endpoint, forget_if_done, give_up_orphans
 from eventbus_mp.core.links import LinkState
+from eventbus_mp.core.recalls import note_sharing
+from eventbus_mp.core.requests.handling import handles
+from eventbus_mp.core.requirements import tell_unmet
 from eventbus_mp.core.skips import skip_all_waiting
 from eventbus_mp.core.state import Step
 from eventbus_mp.errors import ProtocolError
 from eventbus_mp.protocol import requests
 
-__all__ = ["stop_hosting", "subscribe", "unsubscribe"]
 
-
+@handles(requests.Subscribe)
 def subscribe(step: Step, link: LinkState, message: requests.Subscribe) -> int:
     state = step.state
-    if not message.name or message.credit < 0:
-        raise ProtocolError(f"it subscribed {message.name!r} with a credit of {message.credit}")
+    if not message.name or message.credit < 0 or message.threads < 1:
+        raise ProtocolError(
+            f"it subscribed {message.name!r} with a credit of {message.credit} and {message.threads} threads"
+        )
     subscriber = state.registry.subscribe(message.name, message.config, message.patterns, message.broadcast)
     state.orphans.pop(subscriber, None)
     if subscriber.number not in link.endpoints:
         credit_max = state.config.credit_max
-        endpoint = Endpoint(link.number, subscriber, min(message.credit, credit_max), credit_max)
+        endpoint = Endpoint(link.number, subscriber, min(message.credit, credit_max), credit_max, link.pid)
         link.endpoints[subscriber.number] = endpoint
         subscriber.endpoints.append(endpoint)
+        if len(subscriber.endpoints) > 1:
+            note_sharing(step, subscriber)
+    link.endpoints[subscriber.number].work_with(message.threads)
     state.dirty[subscriber] = None
+    tell_unmet(step)  # Its patterns may have been other ones.
     return subscriber.number
 
 
+@handles(requests.Unsubscribe)
 def unsubscribe(step: Step, link: LinkState, message: requests.Unsubscribe) -> bool:
     state = step.state
     subscriber = state.registry.subscribers.get((message.name, message.config))
     if subscriber is None:
         return False
+    _end(step, subscriber, "it was unsubscribed")
+    return True
+
+
+def _end(step: Step, subscriber: SubscriberState, reason: str) -> None:
+    """The subscriber gets nothing any more, and what waits for it is skipped."""
+    state = step.state
     state.registry.unsubscribe(subscriber)
     state.orphans.pop(subscriber, None)
-    skip_all_waiting(step, subscriber, "it was unsubscribed")
+    skip_all_waiting(step, subscriber, reason)
     # An endpoint that still holds something stays with its link until it has settled that.
     for endpoint in subscriber.endpoints:
         if not endpoint.in_flight_count:
             del state.links[endpoint.link].endpoints[subscriber.number]
     subscriber.endpoints.clear()
     forget_if_done(state, subscriber)
-    return True
+    tell_unmet(step)
 
 
+@handles(requests.Demand)
+def demand(step: Step, link: LinkState, message: requests.Demand) -> None:
+    endpoint = link.endpoints.get(message.subscriber)
+    if endpoint is None or not step.state.registry.is_subscribed(endpoint.subscriber):
+        return
+    endpoint.hear()
+    endpoint.demand = max(0, message.count - endpoint.untaken)
+    # At once, and not at the end of the message: the answer goes behind all that can be sent.
+    dispatch(step, endpoint.subscriber)
+
+
+@handles(requests.StopHosting)
 def stop_hosting(step: Step, link: LinkState, message: requests.StopHosting) -> bool:
     endpoint = link.endpoints.pop(message.subscriber, None)
     if endpoint is None:
         return False
     drop_endpoint(step, endpoint, crashed=False)
+    subscriber = endpoint.subscriber
+    if message.ends and not subscriber.endpoints and step.state.registry.is_subscribed(subscriber):
+        _end(step, subscriber, "its last inbox was closed")
     give_up_orphans(step)
     return True
+
+
+@handles(requests.RecallObeyed)
+def recall_obeyed(step: Step, link: LinkState, message: requests.RecallObeyed) -> None:
+    endpoint = link.endpoints.get(message.subscriber)
+    if endpoint is not None and endpoint.owes_all:
+        endpoint.owes_all = False
+        step.state.dirty[endpoint.subscriber] = None

@@ -5,21 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from eventbus_mp.core.batches import BatchTable
-from eventbus_mp.core.entities import Endpoint, EventBatch
+from eventbus_mp.core.dispatcher import deliver_by_attempt
+from eventbus_mp.core.entities import Endpoint
+from eventbus_mp.core.event_batch import EventBatch
 from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.masks import SEQUENCE_BUCKET_SHIFT
+from eventbus_mp.core.requests.handling import handles
 from eventbus_mp.core.span_requests import recycle_if_free
 from eventbus_mp.core.state import Step
 from eventbus_mp.errors import ProtocolError
 from eventbus_mp.protocol import requests
-from eventbus_mp.protocol.effects import Deliver
-
-__all__ = ["report_state"]
+from eventbus_mp.protocol.history_kinds import HistoryKind
 
 REPORTED_MAX = 1 << 21
 """More deliveries than an endpoint can hold: a larger number is nonsense."""
 
 
+@handles(requests.ReportState)
 def report_state(step: Step, link: LinkState, message: requests.ReportState) -> None:
     """Send again what did not arrive, and take back spans that the process does not know it has."""
     resync = link.resync
@@ -28,6 +30,8 @@ def report_state(step: Step, link: LinkState, message: requests.ReportState) -> 
     link.resync = None
     for hosted in link.endpoints.values():
         hosted.is_resyncing = False
+        hosted.hear()  # The new manager may not have called back what the old one has.
+        hosted.owes_all = False
         step.state.dirty[hosted.subscriber] = None  # What came in the meantime goes after what is sent again here.
     arrived = _arrived(step.state.batches, message)
     for number, batches in resync.in_flight.items():
@@ -46,13 +50,11 @@ def _send_missing(
     step: Step, endpoint: Endpoint, batches: dict[EventBatch, int], arrived: dict[tuple[int, EventBatch], int]
 ) -> None:
     """Send again what the manager before may have sent, is in flight still, and is not among what arrived."""
-    number, attempts = endpoint.subscriber.number, endpoint.subscriber.attempts
+    number = endpoint.subscriber.number
     for batch, mask in batches.items():
         missing = mask & endpoint.in_flight.get(batch, 0) & ~arrived.get((number, batch), 0)
         if missing:
-            attempt = attempts.get(batch.first + missing.bit_length() - 1, 0) + 1
-            step.effects.append(Deliver(endpoint.link, number, attempt, batch.cut(missing)))
-            step.state.event_log.record(step.now_ns, f"sent again on link {endpoint.link}", batch.first, missing)
+            deliver_by_attempt(step, endpoint, [(batch, missing)], HistoryKind.SENT_AGAIN)
 
 
 def _arrived(table: BatchTable, message: requests.ReportState) -> dict[tuple[int, EventBatch], int]:

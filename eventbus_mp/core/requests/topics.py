@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 from eventbus_mp.core.links import LinkState
+from eventbus_mp.core.requests.handling import handles
+from eventbus_mp.core.requirements import missing_subscribers, tell_unmet
 from eventbus_mp.core.skips import drop_topic
 from eventbus_mp.core.state import Step
+from eventbus_mp.errors import ProtocolError
+from eventbus_mp.geometry import REQUIRED_MAX
 from eventbus_mp.protocol import requests
 
-__all__ = ["list_topics", "name_topic", "register_topic", "register_topics", "resolve_topic", "unregister_topic"]
 
-
+@handles(requests.RegisterTopic)
 def register_topic(step: Step, link: LinkState, message: requests.RegisterTopic) -> bool:
     return bool(step.state.registry.register_all([message.name]))
 
 
+@handles(requests.RegisterTopics)
 def register_topics(step: Step, link: LinkState, message: requests.RegisterTopics) -> list[str]:
     return [topic.name for topic in step.state.registry.register_all(message.names)]
 
 
+@handles(requests.UnregisterTopic)
 def unregister_topic(step: Step, link: LinkState, message: requests.UnregisterTopic) -> bool:
     topic = step.state.registry.unregister(message.name)
     if topic is not None:
         drop_topic(step, topic)
+        tell_unmet(step)
     return topic is not None
 
 
+@handles(requests.ListTopics)
 def list_topics(step: Step, link: LinkState, message: requests.ListTopics) -> list[str]:
     return sorted(step.state.registry.topics)
 
 
+@handles(requests.ResolveTopic)
 def resolve_topic(step: Step, link: LinkState, message: requests.ResolveTopic) -> list[object]:
     topic = step.state.registry.topics.get(message.name)
     if topic is None:
@@ -37,6 +45,22 @@ def resolve_topic(step: Step, link: LinkState, message: requests.ResolveTopic) -
     return [topic.number, bool(topic.route.subscribers)]
 
 
+@handles(requests.RequireSubscribers)
+def require_subscribers(step: Step, link: LinkState, message: requests.RequireSubscribers) -> list[object]:
+    if len(message.names) > REQUIRED_MAX:
+        raise ProtocolError(f"it requires {len(message.names)} subscribers")
+    if link.required != tuple(message.names):
+        # It has forgotten what it asked with other names. One list for all topics bounds what a process can cost.
+        link.required, link.required_topics = tuple(message.names), set()
+    topic = step.state.registry.topics.get(message.topic)
+    missing = missing_subscribers(topic, message.names)
+    if topic is None or missing:
+        return [0, missing]
+    link.required_topics.add(topic.number)
+    return [topic.number, []]
+
+
+@handles(requests.NameTopic)
 def name_topic(step: Step, link: LinkState, message: requests.NameTopic) -> str | None:
     topic = step.state.registry.topic_by_number.get(message.topic)
     return topic.name if topic else None
