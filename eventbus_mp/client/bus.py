@@ -6,35 +6,53 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, TypeVar
 
-from eventbus_mp.client import sessions
+from eventbus_mp.client import questions, sessions
+from eventbus_mp.client.connection import Connection, only_looks
+from eventbus_mp.client.dead_letters import DeadLetter, list_dead_letters, redeliver
+from eventbus_mp.client.handle import BusHandle
 from eventbus_mp.client.handler_spec import HandlerSpec, handler_decorator
+from eventbus_mp.client.hooks import InstrumentSource, check_instruments
 from eventbus_mp.client.inbox import Inbox
-from eventbus_mp.client.listeners import broadcast_key, listener_of, pack_config, unpack_config, watcher_of
+from eventbus_mp.client.instrumented import make_inbox
+from eventbus_mp.client.listeners import broadcast_key, listener_of, pack_config, watcher_of
 from eventbus_mp.client.loan import Loan, make_loan
+from eventbus_mp.client.retries import RETRY_DELAY_MAX_S, Retries
 from eventbus_mp.client.session import Session
-from eventbus_mp.client.validation import check_credit, check_name, check_patterns, check_timeout
-from eventbus_mp.config import BusConfig, check_bus_name
-from eventbus_mp.errors import BusClosed, UsageError, WaitTimeout
-from eventbus_mp.events import Event, EventShadow, check_topic
-from eventbus_mp.ids import unique_id
-from eventbus_mp.lifecycle import imports_program
-from eventbus_mp.locking import NonReentrantLock
+from eventbus_mp.client.validation import (
+    bus_settings,
+    check_credit,
+    check_mark,
+    check_name,
+    check_page,
+    check_patterns,
+    check_required,
+    check_timeout,
+    pair_of,
+)
+from eventbus_mp.config import BusConfig
+from eventbus_mp.errors import ManagerLost, WaitTimeout
+from eventbus_mp.events import Event, EventShadow, Place, check_topic
+from eventbus_mp.explanation import Explanation, UnsettledDelivery
+from eventbus_mp.history import HistoryPage
+from eventbus_mp.ids import EventId, unique_id
+from eventbus_mp.lifecycle import FORK_MARK, notice_fork
 from eventbus_mp.memory.registered import register_type
 from eventbus_mp.protocol import requests
 from eventbus_mp.protocol.messages import Outcome
 from eventbus_mp.runtime.launch import manager_end
-from eventbus_mp.statistics import BusStatistics, Subscriber, SubscriberKey, Watcher
+from eventbus_mp.snapshot import Snapshot
+from eventbus_mp.statistics import BusStatistics, Subscriber, SubscriberKey, Watcher, WatcherPage
 
 __all__ = ["EventBus"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class EventBus:
+class EventBus(BusHandle):
     """A handle of one bus. Making it is cheap: it connects on first use, and starts the manager if none is running.
 
     It can be pickled, used from several threads, and survives a fork: the child connects again on its first use. What
-    the parent has subscribed stays the parent's.
+    the parent has subscribed stays the parent's. When the bus was lost, the handle comes back: see `on_lost`.
 
     The first call of any method connects, which blocks for at most `connect_timeout_s`. Other calls that need an answer
     of the manager block for at most `request_timeout_s`.
@@ -43,25 +61,71 @@ class EventBus:
         name: The bus; all processes of this user that name it share it.
         topics: Topics that are registered on connecting, in addition to `config.topics`.
         config: The settings; None: from `EVENTBUS_MP_*` variables.
+        require: Names of subscribers. Publishing an event is refused while one of them does not get its topic. That is
+            asked once for each topic; when one of them leaves, this process hears of it, and what it has published
+            until then is delivered to the others. In a worker it holds for all handles of the bus.
+        instruments: Objects of `Instrument`, or callables that make one in each process. They stay in this process: a
+            pickled handle has none.
         settings: Single fields of `BusConfig`, which win over the variables.
 
     Raises:
         UsageError: The name, a topic or a setting is not valid, or there is no such setting.
-        ManagerLost: From every method: the manager died together with its standby, or could not be started.
+        ManagerLost: From every method: the manager could not be started, or the bus was shut down; from one that waits
+            for events, the manager and its standby have died.
         BusClosed: From every method after `close`.
     """
 
     def __init__(
-        self, name: str, topics: Iterable[str] = (), *, config: BusConfig | None = None, **settings: Any
+        self,
+        name: str,
+        topics: Iterable[str] = (),
+        *,
+        config: BusConfig | None = None,
+        require: Iterable[str] = (),
+        instruments: Iterable[InstrumentSource] = (),
+        **settings: Any,
     ) -> None:
-        self.name = check_bus_name(name)
-        if config is not None and settings:
-            raise UsageError(f"give either config or single settings ({', '.join(settings)}), not both")
-        self.config = config if config is not None else BusConfig.from_environment(**settings)
-        self._topics = tuple(dict.fromkeys(check_topic(topic) for topic in (*self.config.topics, *topics)))
-        self._session: Session | None = None
-        self._closed = False
-        self._lock = NonReentrantLock()
+        name, config, wanted = bus_settings(name, topics, config, settings)
+        super().__init__(name, config, wanted, check_required(require), check_instruments(instruments))
+
+    @classmethod
+    def attach(cls, name: str, *, config: BusConfig | None = None, **settings: Any) -> EventBus:
+        """A handle that only looks at a bus that is running: for status pages and tools.
+
+        It connects at once, which blocks for at most `connect_timeout_s`. It starts no manager and registers nothing,
+        and the manager does not live on for it: when the last other process has left for `manager_idle_s`, the bus
+        ends, and this handle raises `ManagerLost`. It can ask and fetch, settle, and shut the bus down; what publishes,
+        subscribes or registers a topic raises `UsageError`.
+
+        Args:
+            name: The bus.
+            config: As for `EventBus`; of the settings of the bus itself, those of the process that has started it hold.
+            settings: As for `EventBus`.
+
+        Raises:
+            NoSuchBus: No manager of the bus is running.
+            UsageError: The name or a setting is not valid.
+            ManagerLost: The manager does not answer.
+        """
+        name, config, _ = bus_settings(name, (), config, settings)
+        bus = cls._observer(name, config)
+        bus._live()
+        return bus
+
+    @classmethod
+    def _observer(cls, name: str, config: BusConfig) -> EventBus:
+        """The handle of `attach`, not connected yet."""
+        bus = cls(name, config=config)
+        bus._observes, bus._starts, bus._topics = True, False, ()
+        return bus
+
+    @classmethod
+    def _joined(cls, name: str, **settings: Any) -> EventBus:
+        """A handle that takes part in a bus that is running, and starts none; connected, and raises as `attach`."""
+        bus = cls(name, **settings)
+        bus._starts = False
+        bus._live()
+        return bus
 
     # --- topics ---
 
@@ -73,6 +137,8 @@ class EventBus:
         Raises:
             InvalidTopic: The name is empty, longer than 255 characters, or has a control character.
         """
+        if self._observes:
+            raise only_looks(self.name)
         return bool(self._ask(requests.RegisterTopic, check_topic(name)))
 
     def unregister_topic(self, name: str) -> bool:
@@ -83,6 +149,7 @@ class EventBus:
         Raises:
             InvalidTopic: The name cannot name a topic.
         """
+        name = check_topic(name)
         self._live().publisher.forget_topic(name)
         return bool(self._ask(requests.UnregisterTopic, check_topic(name)))
 
@@ -101,67 +168,105 @@ class EventBus:
     # --- subscribers ---
 
     def subscribe(
-        self, listener: Any, patterns: Iterable[str], *, broadcast: bool = False, credit: int | str = "auto"
+        self,
+        listener: Any,
+        patterns: Iterable[str],
+        *,
+        broadcast: bool = False,
+        credit: int | str = "auto",
+        threads: int = 1,
     ) -> SubscriberKey:
         """Call `listener` with the shadow of each event whose topic a pattern matches.
 
         The listener settles the event with `mark_as_completed` or `mark_as_skipped`, in the call or later. If it
-        raises, the error is logged and the event is skipped. It runs on one background thread of this process.
+        raises, the error is logged and the event is skipped. It runs on a background thread of this process, which all
+        its listeners share; those that broadcast share another one.
 
         Blocks for one round trip; events that are published after it returns are delivered. Subscribing again replaces
         the patterns. Processes that subscribe the same listener (name and config) share its events. When a child of
-        multiprocessing imports the program again, a subscription at the level of its module does nothing.
+        multiprocessing imports the program again, or its fork server imports a module in advance, a subscription at the
+        level of that module does nothing.
 
         Args:
             listener: A callable, or an object, class or module with `process(shadow)`; or (listener, config), which is
                 called with (shadow, config).
             patterns: Regular expressions that match from the beginning of a topic's name (`re.match`).
-            broadcast: This process gets every event instead of sharing them: its pid becomes part of the config.
+            broadcast: This handle gets every event instead of sharing them: something of its own becomes part of the
+                config.
             credit: How many unsettled events this process may hold for the listener. "auto": some milliseconds of work,
                 which is one event for a listener that takes longer than 10 ms, even if it settles later. Give a number
                 to hold more at once.
+            threads: How many threads of this process call the listener at once. 1: none of its own. With more, the
+                listener has so many for itself, must be safe to call from several at once, and gets its events in no
+                order; "auto" is a credit for each of them.
 
         Returns:
             The subscriber, whom `mark_as_completed` and its siblings take as well.
 
         Raises:
             InvalidPattern: A pattern does not compile; nothing was changed.
-            UsageError: The listener cannot be called, or another argument is not valid.
+            UsageError: The listener cannot be called or is a coroutine or generator function, or another argument is
+                not valid.
         """
-        spec = HandlerSpec.from_listener(listener, patterns, broadcast=broadcast, credit=credit)
-        self._host(spec)
-        return spec.subscriber
+        spec = HandlerSpec.from_listener(listener, patterns, broadcast=broadcast, credit=credit, threads=threads)
+        return self._host(spec)
 
     def on(
         self,
         *patterns: str,
         retries: int = 0,
+        retry_delay_s: float = 0.0,
+        retry_delay_max_s: float = RETRY_DELAY_MAX_S,
         name: str | None = None,
         broadcast: bool = False,
         credit: int | str = "auto",
+        batch: int | None = None,
+        within_s: float | None = None,
+        threads: int = 1,
     ) -> Callable[[Function], Function]:
         """Decorate a function that is called with each event whose topic a pattern matches.
 
         The function settles the event by how it ends. If it returns, the event is completed; if it raises `Skip`, the
-        event is skipped; if it raises anything else, it is called again up to `retries` times, and then the error is
-        logged and the event is skipped. The function itself is not changed. Decorating blocks for one round trip.
+        event is skipped; if it raises `Retry`, the event is delivered again; if it raises anything else, it is called
+        again up to `retries` times, and then the error is logged and the event is skipped. The function itself is not
+        changed. Decorating blocks for one round trip.
+
+        With `batch`, the function gets a list of events. If it returns None, all of them are completed; if it raises,
+        all end like one event that it raised for. Or it returns a list with an outcome for each event: None if it is
+        completed, a `Skip` if it is skipped, another exception if it failed, which is not tried again.
 
         Args:
             patterns: As in `subscribe`; at least one.
             retries: How often it is called again after an exception; 0: not at all.
+            retry_delay_s: How long to wait before the first of them, in seconds; each further one waits twice as long,
+                and up to half of each wait is left to chance. The event then waits in the manager, holds no worker, and
+                may come to another process. 0: it is called again at once.
+            retry_delay_max_s: How long to wait at most, in seconds.
             name: The subscriber's name; None: the function's module and qualified name.
             broadcast: As in `subscribe`.
-            credit: As in `subscribe`.
+            credit: As in `subscribe`; with `batch`, "auto" is two batches.
+            batch: How many events the function gets at most; None: one, which is not in a list. With more than
+                `credit_max`, no batch becomes full.
+            within_s: How long an event waits for its batch to become full, in seconds; None: 0.05. Other handlers run
+                meanwhile.
+            threads: As in `subscribe`; not with `batch`.
 
         Raises:
             InvalidPattern: A pattern does not compile.
-            UsageError: There is no pattern, what is decorated cannot be called, or another argument is not valid.
+            UsageError: There is no pattern, what is decorated cannot be called or is a coroutine or generator function,
+                or another argument is not valid.
         """
-        return handler_decorator(self._host, patterns, retries=retries, name=name, broadcast=broadcast, credit=credit)
-
-    def _host(self, spec: HandlerSpec) -> None:
-        if not imports_program():
-            spec.host(self._live())
+        return handler_decorator(
+            self._host,
+            patterns,
+            retries=Retries(retries, retry_delay_s, retry_delay_max_s),
+            name=name,
+            broadcast=broadcast,
+            credit=credit,
+            batch=batch,
+            within_s=within_s,
+            threads=threads,
+        )
 
     def inbox(
         self, name: str, patterns: Iterable[str], *, broadcast: bool = False, credit: int | str = "auto"
@@ -175,10 +280,16 @@ class EventBus:
             UsageError: The name is empty, or another argument is not valid.
         """
         key = SubscriberKey(check_name(name))
-        key = broadcast_key(key) if broadcast else key
         wanted, shadows = check_patterns(patterns), check_credit(credit)
-        session = self._live()
-        return Inbox(session, session.host(key, wanted, shadows, broadcast), key)
+
+        def make(session: Session) -> Inbox:
+            own = broadcast_key(key, session.identity) if broadcast else key
+            return make_inbox(session, session.host(own, wanted, shadows, broadcast), own)
+
+        inbox = self._on_live(make)
+        inbox._come_back_with(self, (wanted, shadows, broadcast))
+        self._inboxes.add(inbox)
+        return inbox
 
     def subscribed(self, listener: Any, patterns: Iterable[str]) -> bool:
         """Whether any process has subscribed the listener with exactly these patterns. Blocks for one round trip.
@@ -200,9 +311,11 @@ class EventBus:
         """
         key = listener_of(listener).key
         session = self._live()
-        known = session.find(key) or session.find(broadcast_key(key))
+        own = broadcast_key(key, session.identity)
+        known = session.find(key) or session.find(own)
+        self._forget(key)
         gone = False
-        for wanted in (key, broadcast_key(key)):
+        for wanted in (key, own):
             gone |= bool(self._ask(requests.Unsubscribe, wanted.name, pack_config(wanted.config)))
         if known is not None:
             session.return_unstarted(known)
@@ -211,14 +324,11 @@ class EventBus:
 
     def subscribers(self, topic: str | None = None) -> list[Subscriber]:
         """All subscribers, or those that get this topic's events, oldest first. Blocks for one round trip."""
-        return [
-            Subscriber(row["name"], unpack_config(row["config"]), tuple(row["patterns"]), tuple(row["pids"]))
-            for row in self._ask(requests.ListSubscribers, topic)
-        ]
+        return self._run(lambda session: questions.subscribers(topic))
 
     # --- events ---
 
-    def notify(self, event: Event) -> EventShadow:
+    def notify(self, event: Event, *, timeout_s: float | None = None) -> EventShadow:
         """Publish the event to every subscriber of its topic, and return without waiting for them.
 
         It encodes the event, copies it once into shared memory, and writes one record. When it has returned, the event
@@ -228,26 +338,49 @@ class EventBus:
         An event of a topic without a subscriber is dropped with a warning, at most once a minute for each topic;
         fetching its shadow gives None.
 
+        Args:
+            event: Made here, or fetched.
+            timeout_s: How long to wait for memory, in seconds; None: `notify_timeout_s`. A web request may want 0.
+
         Raises:
             UnknownTopic: The topic is not registered and `strict` is set. Without `strict` that is a warning as well.
+            NoSubscriber: A subscriber that `require` names does not get the topic.
             EncodeError: The data holds something that cannot travel; the text names the path to it.
             EventTooLarge: The event is larger than `event_bytes_max`, or than the bus's memory can ever hold.
-            BusFull: No memory became free within `notify_timeout_s`; the text names the processes that hold it.
-            UsageError: It is not an `Event`; or a signal's handler publishes in the middle of a call of its thread.
+            BusFull: No memory became free in time; the text names the processes that hold it.
+            UsageError: It is not an `Event`; or a signal handler publishes in the middle of a call of its thread.
         """
-        return (self._session or self._live()).publisher.notify(event)
+        if not FORK_MARK[0]:
+            notice_fork()
+        session = self._session or self._live()
+        try:
+            if timeout_s is None:
+                return session.publisher.notify(event)
+            return session.publisher.notify(event, timeout_s=check_timeout(timeout_s))
+        except ManagerLost as error:
+            return self._after_loss(session, error).publisher.notify(event, timeout_s=timeout_s)
 
-    def notify_many(self, events: Iterable[Event]) -> list[EventShadow]:
+    def notify_many(self, events: Iterable[Event], *, timeout_s: float | None = None) -> list[EventShadow]:
         """Publish events in their order, with one write for many of them; the shadows, in the same order.
 
         Blocks and raises like `notify`. All events are encoded before the first one is published, so an event that
-        cannot be encoded publishes none. After `BusFull`, the first events of the list may have been published.
+        cannot be encoded publishes none. After `BusFull`, the error's `published` has the shadows of the first events,
+        which were published; `events[len(error.published):]` are left.
 
         Args:
             events: A list or a tuple. From any other iterable, arrays and buffers are copied once more, because a
                 generator may fill them again for its next event.
+            timeout_s: How long to wait for memory each time that it is used up, in seconds; None: `notify_timeout_s`.
         """
-        return self._live().publisher.notify_many(events)
+        timeout_s = check_timeout(timeout_s)
+        session = self._live()
+        try:
+            return session.publisher.notify_many(events, timeout_s)
+        except ManagerLost as error:
+            again = self._after_loss(session, error)
+            if not isinstance(events, (list, tuple)):
+                raise  # What a generator has given is gone.
+            return again.publisher.notify_many(events, timeout_s)
 
     def loan(
         self, topic: str, nbytes: int | None = None, *, shape: Any = None, dtype: Any = None, **fields: Any
@@ -299,20 +432,20 @@ class EventBus:
             WaitTimeout: The event is not settled after `timeout_s`. It stays published, and may be settled later.
             UsageError: `timeout_s` is not a number.
         """
-        check_timeout(timeout_s)
-        session = self._live()
-        connection = session.connection
-        place = session.publisher.notify(event, awaited=True)._place
+        timeout_s = check_timeout(timeout_s)
+
+        def publish(session: Session) -> tuple[Connection, Place | None]:
+            return session.connection, session.publisher.notify(event, awaited=True)._place
+
+        connection, place = self._on_live(publish)
         if place is None:
             return Watcher()
         sequence = place.sequence
-        protocol = connection.protocol
-        if not connection.wait(lambda: protocol.has_reply(sequence), timeout_s):
-            connection.call(protocol.cancel_wait, sequence)
+        if not connection.await_event(sequence, timeout_s):
             raise WaitTimeout(f"event {event.id!r} of topic {event.topic!r} is not settled after {timeout_s:g} s")
-        return watcher_of(protocol.take_reply(sequence))
+        return watcher_of(connection.protocol.take_reply(sequence))
 
-    def fetch_event(self, shadow: EventShadow | tuple[str, str]) -> Event | None:
+    def fetch_event(self, shadow: EventShadow | tuple[str, EventId]) -> Event | None:
         """The event of a shadow; None if it is settled, or was dropped because it had no subscriber.
 
         Does not block for a delivery that this process holds; blocks for one round trip otherwise. The event's data is
@@ -326,11 +459,15 @@ class EventBus:
         Raises:
             UsageError: It is neither a shadow nor a pair.
         """
-        session = self._live()
-        place = session.place_of(shadow)
-        return session.fetcher.fetch(place) if place is not None else None
+        if not FORK_MARK[0]:
+            notice_fork()
+        session = self._session or self._live()
+        try:
+            return session.fetch(shadow)
+        except ManagerLost as error:
+            return self._after_loss(session, error).fetch(shadow)
 
-    def fetch_event_data(self, shadow: EventShadow | tuple[str, str]) -> Any:
+    def fetch_event_data(self, shadow: EventShadow | tuple[str, EventId]) -> Any:
         """The data of `fetch_event`; None if that is None.
 
         Raises:
@@ -340,11 +477,12 @@ class EventBus:
         event = self.fetch_event(shadow)
         return event.data if event is not None else None
 
-    def mark_as_completed(self, listener: Any, shadow: EventShadow | tuple[str, str]) -> None:
+    def mark_as_completed(self, listener: Any, shadow: EventShadow | tuple[str, EventId]) -> None:
         """Settle the event for this listener as completed. If it is settled already, this changes nothing.
 
-        Does not block if this process holds the delivery; blocks for one round trip otherwise. The short form for what
-        was taken from an inbox is `Inbox.complete`.
+        Any process may do so, whichever holds the delivery. Does not block if this process holds it; then it is
+        reported like `Inbox.complete`, the short form for what was taken from an inbox. Blocks for one round trip
+        otherwise.
 
         Args:
             listener: What was subscribed; or the subscriber that `subscribe` returned, or its name, or an inbox.
@@ -354,15 +492,78 @@ class EventBus:
             NotSubscribed: The event was not delivered to this listener.
             UsageError: It is not a listener, or neither a shadow nor a pair.
         """
-        self._mark(listener, shadow, Outcome.COMPLETED)
+        self._on_live(lambda session: session.settle(listener, (shadow,), Outcome.COMPLETED))
 
-    def mark_as_skipped(self, listener: Any, shadow: EventShadow | tuple[str, str]) -> None:
+    def mark_as_skipped(self, listener: Any, shadow: EventShadow | tuple[str, EventId]) -> None:
         """Settle the event for this listener as skipped; otherwise like `mark_as_completed`. See also `Inbox.skip`."""
-        self._mark(listener, shadow, Outcome.SKIPPED)
+        self._on_live(lambda session: session.settle(listener, (shadow,), Outcome.SKIPPED))
+
+    def mark_many(
+        self,
+        listener: Any,
+        shadows: Iterable[EventShadow | tuple[str, EventId]],
+        outcome: str = "completed",
+        *,
+        reason: str = "",
+    ) -> None:
+        """Settle events for this listener, all in the same way: like `mark_as_completed` for each of them.
+
+        Does not block for deliveries that this process holds, and blocks for one round trip for each 10,000 others, and
+        for one for each pair.
+
+        Args:
+            listener: As for `mark_as_completed`.
+            shadows: Shadows, or pairs (topic, id).
+            outcome: "completed" or "skipped".
+            reason: Why they are skipped; `EventBus.statistics` shows it.
+
+        Raises:
+            NotSubscribed: One of the events was not delivered to this listener; all others are settled.
+            UsageError: It is not a listener, one is neither a shadow nor a pair, or `outcome` is neither of the two;
+                nothing is settled.
+        """
+        wanted, number = check_mark(shadows, outcome, reason)
+        for shadow in wanted:
+            if type(shadow) is not EventShadow:
+                pair_of(shadow)
+        self._on_live(lambda session: session.settle(listener, wanted, number, reason))
+
+    # --- dead letters ---
+
+    def dead_letters(self, *, limit: int = 1_000) -> list[DeadLetter]:
+        """What is unsettled in the dead letter topic, the oldest first: what failed, why, and for whom.
+
+        Blocks for one round trip for each hundred. Only events that went to the dead letter topic are listed: the topic
+        must be set (`dead_letter_topic`) and have a subscriber when they fail.
+
+        Args:
+            limit: How many at most.
+        """
+        return self._run(lambda session: list_dead_letters(session, limit))
+
+    def redeliver(self, letter: DeadLetter | EventShadow | tuple[str, EventId] | None = None) -> int:
+        """Send a dead letter, or all, again to the subscriber that failed, and complete it in the dead letter topic.
+
+        The event is delivered to that subscriber only, whatever its ttl says; if it fails again, it becomes a dead
+        letter again. Blocks for one round trip; for a pair, after listing the dead letters as `dead_letters` does.
+
+        Args:
+            letter: One of `dead_letters`, or its shadow, or its (topic, id); None: all whose subscriber and topic still
+                exist.
+
+        Returns:
+            How many were sent; 0 if the dead letter was settled meanwhile.
+
+        Raises:
+            NotSubscribed: The subscriber that failed is gone.
+            UnknownTopic: The event's topic is gone.
+            UsageError: The event is settled, or it is neither of these.
+        """
+        return self._run(lambda session: redeliver(session, letter))
 
     # --- watching ---
 
-    def watcher(self, shadow: EventShadow | tuple[str, str]) -> Watcher | None:
+    def watcher(self, shadow: EventShadow | tuple[str, EventId]) -> Watcher | None:
         """Which subscribers the event was delivered to, and which have settled it; None if all have.
 
         Includes what this process has settled until now. Blocks for one round trip.
@@ -370,36 +571,108 @@ class EventBus:
         Raises:
             UsageError: It is neither a shadow nor a pair.
         """
-        session = self._live()
-        session.reporter.flush_all()
-        place = session.place_of(shadow)
-        reported = self._ask(requests.WatchEvent, place.topic, place.sequence) if place is not None else None
-        return watcher_of(reported) if reported is not None else None
+        return self._run(lambda session: questions.watcher(session, shadow))
 
-    def watchers(self, topic: str) -> dict[str, Watcher]:
-        """The watchers of the topic's unsettled events, by id. Blocks for one round trip.
+    def watchers(self, topic: str, *, limit: int | None = None, after: int | None = None) -> WatcherPage:
+        """The watchers of the topic's unsettled events, by id. Blocks for one round trip for each 1,000 of them.
 
-        If two events share an id, the newest one's watcher is given.
+        The events come in the order of their sequence numbers: in order for each producer, one producer after the
+        other. If two events share an id, the later one's watcher is given.
+
+        Args:
+            topic: The topic.
+            limit: How many events at most; None: all.
+            after: The `next` of the page before; None: from the first event.
+
+        Raises:
+            UsageError: `limit` or `after` is not a whole number in its range.
         """
-        session = self._live()
-        session.reporter.flush_all()
-        return {event_id: watcher_of(reported) for event_id, reported in session.fetcher.watched(topic)}
+        limit, after = check_page(limit, after)
+        return self._run(lambda session: questions.watchers(session, topic, limit, after))
 
-    def statistics(self) -> BusStatistics:
-        """A snapshot of the whole bus. Blocks for one round trip."""
-        return self._live().statistics()
+    def explain(self, shadow: EventShadow | tuple[str, EventId]) -> Explanation | None:
+        """Why the event is still here: who has not settled it, where it waits or who has it, and who keeps its memory.
 
-    def story(self, shadow: EventShadow | tuple[str, str]) -> list[str]:
-        """What the manager's log still holds of the event, oldest first, a line for each step.
-
-        The log is bounded, so the story of an old event is empty, and so is that of a pair (topic, id) whose event is
-        settled. Blocks for one round trip.
+        For a delivery that a process holds it says since when, which attempt, and what the threads of that process are
+        doing, if the process shows it (`show_stacks`). None: no such event is remembered. Blocks for one round trip,
+        two for a pair, and up to 100 ms for each process that is asked.
 
         Raises:
             UsageError: It is neither a shadow nor a pair.
         """
-        place = self._live().place_of(shadow)
-        return list(self._ask(requests.GetHistory, place.sequence)) if place is not None else []
+        return self._run(lambda session: questions.explain(session, shadow))
+
+    def stuck(
+        self, older_than_s: float = 1.0, *, limit: int = 100, topic: str | None = None
+    ) -> list[UnsettledDelivery]:
+        """The deliveries of events that have been unsettled for `older_than_s`, the oldest first.
+
+        Its cost grows with what is listed, and not with what is unsettled. Blocks for one round trip.
+
+        Args:
+            older_than_s: Seconds since the event was notified.
+            limit: How many are listed at most, 1 to 1,000.
+            topic: Only events of this topic; None: of all. In the dead letter topic these are the dead letters.
+
+        Raises:
+            UsageError: An argument is not valid.
+        """
+        return self._run(lambda session: questions.stuck(session, older_than_s, limit, topic))
+
+    def snapshot(self) -> Snapshot:
+        """All numbers of the bus at this moment, as one tree of values: see `Snapshot`.
+
+        Its cost grows with topics, subscribers and processes, and not with events. Includes what this process has
+        settled until now. Blocks for one round trip.
+        """
+        return self._run(questions.snapshot)
+
+    def statistics(self) -> BusStatistics:
+        """The counts of `snapshot` in short. Blocks for one round trip."""
+        return self._run(Session.statistics)
+
+    def story(self, shadow: EventShadow | tuple[str, EventId]) -> list[str]:
+        """What the manager's log still holds of the event, oldest first, a line for each step.
+
+        The event may be settled. The log is bounded (`event_log_bytes_max`), so the story of an old event is empty. Of
+        several events of one (topic, id) it is that of the newest. Blocks for one round trip, or two for a pair.
+
+        Raises:
+            UsageError: It is neither a shadow nor a pair.
+        """
+        return self._run(lambda session: questions.story(session, shadow))
+
+    def history(
+        self,
+        *,
+        topic: str | None = None,
+        subscriber: str | None = None,
+        kind: str | None = None,
+        shadow: EventShadow | tuple[str, EventId] | None = None,
+        since_s: float | None = None,
+        limit: int = 100,
+        before: tuple[int, int] | None = None,
+    ) -> HistoryPage:
+        """What happened to events lately: a page of entries, the newest first, and counts of all that were asked for.
+
+        An entry is about one event or several that arrived together, in one topic or several. The log is bounded
+        (`event_log_bytes_max`) and survives a takeover. Blocks for one round trip, or two for a pair.
+
+        Args:
+            topic: Only entries about events of this topic; they count these events only.
+            subscriber: Only what happened for subscribers of this name.
+            kind: Only entries of this kind: see `HistoryEntry.kind`.
+            shadow: Only what happened to this event, given as for `story`.
+            since_s: Only the latest seconds.
+            limit: How many entries a page has at most, 1 to 1,000.
+            before: `HistoryPage.before` of the page before, for the next, older one.
+
+        Raises:
+            UsageError: An argument is not valid; the text names it.
+        """
+        return self._run(
+            lambda session: questions.history(session, topic, subscriber, kind, shadow, since_s, limit, before)
+        )
 
     def drain(self, pattern: str = "", *, timeout_s: float | None = None) -> None:
         """Block until no topic that the pattern matches has an unsettled event.
@@ -416,40 +689,45 @@ class EventBus:
             InvalidPattern: The pattern does not compile.
             UsageError: `timeout_s` is not a number.
         """
-        check_timeout(timeout_s)
-        self._live().drain(pattern, timeout_s)
+        timeout_s = check_timeout(timeout_s)
+        session = self._live()
+        session.connection.run(session.drain(pattern, timeout_s))
 
     # --- the end ---
-
-    def close(self) -> None:
-        """Leave the bus: listeners stop, and unsettled deliveries go to other processes. Repeated, it does nothing.
-
-        Blocks until the listener that is running has returned. Afterwards every call of this handle raises `BusClosed`.
-        A signal's handler may call it while its thread waits, for example for an inbox, and gets `UsageError` while its
-        thread publishes or connects.
-        """
-        if self._session is not None:
-            self._session.connection.transport.lock.refuse_reentry()
-        with self._lock.held():
-            session, self._session, self._closed = self._session, None, True
-        if session is not None:
-            sessions.close_session(session)
 
     def shutdown(self) -> None:
         """Stop the manager for all processes, drop all unsettled events, and close this handle.
 
-        Blocks until the manager has ended and has removed its files and its shared memory.
+        Blocks until the manager has ended and has removed its files and its shared memory. That somebody else shuts it
+        down at the same time, or has done so, changes nothing.
 
         Raises:
             WaitTimeout: The manager did not end within `request_timeout_s`.
         """
-        manager_pid = self.statistics().manager_pid  # Asked for: the one that this handle knows may have died.
-        with manager_end(manager_pid) as has_ended:
-            self._live().stop_listening()
-            self._ask(requests.ShutDown)
+        if sessions.is_in_process(self.name):
+            self._end_bus()
+            return
+        try:
+            pid = self.statistics().manager_pid  # Asked for: the one that this handle knows may have died.
+            with manager_end(pid) as has_ended:
+                self._end_bus()
+                self._check_ended(pid, has_ended)
+        except ManagerLost:
+            lost = self._session
+            if lost is None or not lost.connection.was_shut_down():
+                raise
             self.close()
-            if not has_ended(self.config.request_timeout_s):
-                raise WaitTimeout(f"the manager of bus {self.name!r}, process {manager_pid}, does not end")
+            with manager_end(lost.connection.manager_pid) as has_ended:
+                self._check_ended(lost.connection.manager_pid, has_ended)
+
+    def _end_bus(self) -> None:
+        self._live().stop_listening()
+        self._ask(requests.ShutDown)
+        self.close()
+
+    def _check_ended(self, pid: int, has_ended: Callable[[float], bool]) -> None:
+        if not has_ended(self.config.request_timeout_s):
+            raise WaitTimeout(f"the manager of bus {self.name!r}, process {pid}, does not end")
 
     def __enter__(self) -> EventBus:
         return self
@@ -458,42 +736,10 @@ class EventBus:
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "connected" if self._session else "not connected"
+        state = "closed" if self._closed else "connected" if self.connected else "not connected"
         return f"<EventBus {self.name!r}, {state}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(EventBus, self.name, self._topics, config=self.config), ()
-
-    # --- inside ---
-
-    def _live(self) -> Session:
-        session = self._session
-        if session is not None:
-            return session
-        with self._lock.held():
-            if self._closed:
-                raise BusClosed(f"this handle of bus {self.name!r} was closed; open another EventBus")
-            if self._session is None:
-                session = sessions.worker_session(self.name, self.config.run_dir) or Session.open(
-                    self.name, self.config
-                )
-                sessions.keep_session(self, session)
-                try:
-                    # The config's topics are among them; a worker's session is shared, so its handle's own may be new.
-                    session.register_topics(self._topics)
-                except BaseException:
-                    sessions.close_session(session)
-                    raise
-                self._session = session
-            return self._session
-
-    def _ask(self, kind: type[requests.Request], *fields: Any) -> Any:
-        return self._live().connection.request(kind, *fields)
-
-    def _mark(self, listener: Any, shadow: EventShadow | tuple[str, str], outcome: int) -> None:
-        self._live().settle(listener_of(listener).key, shadow, outcome)
-
-    def _abandon(self) -> None:
-        """In a forked child: start again on the next use. `sessions` calls it."""
-        self._lock = NonReentrantLock()
-        self._session = None
+        if self._observes:
+            return partial(EventBus._observer, self.name, self.config), ()
+        return partial(EventBus, self.name, self._topics, config=self.config, require=self._required), ()

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
-from eventbus_mp.client.protocol import ClientProtocol
+from eventbus_mp.client.protocol import NEED_LOCK, ClientProtocol
+from eventbus_mp.client.steps import Step, Steps
 from eventbus_mp.client.transport import Transport
 from eventbus_mp.config import BusConfig
-from eventbus_mp.errors import BusClosed, ManagerLost
-from eventbus_mp.protocol.client_events import Delivered, ManagerChanged, Replied, SpanGranted, TopicStale
+from eventbus_mp.errors import BusClosed, EventBusError, ManagerLost, UsageError
+from eventbus_mp.locking import reentered
+from eventbus_mp.protocol.client_events import (
+    BusEnded,
+    ManagerChanged,
+    Recalled,
+    SpanGranted,
+    TopicStale,
+    pack_client_event,
+)
 from eventbus_mp.protocol.decoders import encode_request
 from eventbus_mp.protocol.requests import Goodbye, Request
 from eventbus_mp.runtime.handshake import Welcome
 
-__all__ = ["Connection"]
+__all__ = ["Connection", "only_looks"]
 
 log = logging.getLogger("eventbus_mp")
 
@@ -23,7 +35,7 @@ T = TypeVar("T")
 
 
 class Connection:
-    """One link to the manager. It never reconnects, and is useless in a forked child.
+    """One link to the manager, and no other one after it. It is useless in a forked child.
 
     Args:
         bus: The bus's name, for messages.
@@ -41,6 +53,7 @@ class Connection:
         self.welcome = welcome
         self.transport = transport
         self.protocol = ClientProtocol(welcome.link, welcome.memory_bytes_max, welcome.manager_pid)
+        self._outgoing = self.protocol.outgoing
         self.wait = transport.wait
         self.wake = transport.wake
         self._log_tail = log_tail
@@ -48,6 +61,14 @@ class Connection:
         """Called with the transport's lock held, as `on_manager_changed` is."""
         self.on_manager_changed: Callable[[], None] = lambda: None
         self.on_topic_stale: Callable[[TopicStale], None] = _ignore
+        self.before_takeover: Callable[[int], None] = _ignore
+        """Called with the pid of a new manager, in the thread that reads for all."""
+        self.after_takeover: Callable[[int], None] = _ignore
+        """Called when the new manager knows what is here, and the turn of reading is over."""
+        self.on_recalled: Callable[[Recalled], None] = _ignore
+        self.on_lost: Callable[[], None] = lambda: None
+        """Called when the manager is gone, perhaps with the transport's lock held."""
+        self.why_lost = ""
         transport.on_data = self._receive
         transport.resume = self._resume
 
@@ -60,16 +81,24 @@ class Connection:
             EventBusError: The link has ended.
             UsageError: This thread is in the middle of writing.
         """
-        with self.transport.lock.held():
-            result = what(*arguments)
-            self.flush_locked()
-            return result
+        lock, me = self.transport.lock, threading.get_ident()
+        if lock.owner == me:
+            raise reentered()
+        # hot path: once for each large event and each report. The lock is written out (locking.py).
+        with lock.raw:
+            lock.owner = me
+            try:
+                result = what(*arguments)
+                if self._outgoing:
+                    self.transport.write(self.protocol.data_to_send())
+                return result
+            finally:
+                lock.owner = 0
 
     def flush_locked(self) -> None:
         """Write what the protocol has to send; for a caller that holds the lock."""
-        data = self.protocol.data_to_send()
-        if data:
-            self.transport.write(data)
+        if self._outgoing:
+            self.transport.write(self.protocol.data_to_send())
 
     def request(self, kind: type[Request], *fields: Any) -> Any:
         """Ask the manager and wait for the answer.
@@ -84,12 +113,60 @@ class Connection:
     def await_reply(self, number: int, what: str) -> Any:
         """Wait for the answer to a request that was sent; raises as `request`."""
         protocol = self.protocol
-        if not self.wait(lambda: protocol.has_reply(number), self.config.request_timeout_s):
+        try:
+            answered = self.wait(lambda: protocol.has_reply(number), self.config.request_timeout_s)
+        except BaseException:  # A signal handler has raised, or the link has ended.
             protocol.forget_reply(number)
-            raise ManagerLost(
-                f"the manager of bus {self.bus!r} did not answer {what} within {self.config.request_timeout_s:g} s"
-            )
+            raise
+        if not answered:
+            protocol.forget_reply(number)
+            raise self.unanswered(what)
         return protocol.take_reply(number)
+
+    def unanswered(self, what: str) -> ManagerLost:
+        """The error for a request whose answer does not come."""
+        return ManagerLost(
+            f"the manager of bus {self.bus!r} did not answer {what} within {self.config.request_timeout_s:g} s"
+        )
+
+    def await_event(self, number: int, timeout_s: float | None) -> bool:
+        """Wait for what the manager answers when it has happened: a `Drain`, an awaited event. False: not in time.
+
+        If it is not waited for until then, for whatever reason, the manager hears that nobody waits any more.
+        """
+        protocol = self.protocol
+        arrived = False
+        try:
+            arrived = self.wait(lambda: protocol.has_reply(number), timeout_s)
+        finally:
+            if not arrived:
+                with suppress(EventBusError):  # The link has ended, or an exception's traceback still holds the lock.
+                    self.call(protocol.cancel_wait, number)
+        return arrived
+
+    def run(self, steps: Steps[T]) -> T:
+        """Do the steps of a call, each of which blocks: its result. Raises what they raise."""
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    result = self._do(step)
+                except BaseException as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(result)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        finally:
+            steps.close()  # A signal handler may have raised between two steps.
+
+    def _do(self, step: Step) -> Any:
+        return getattr(self, step.method)(*step.arguments)
+
+    @staticmethod
+    def call_apart(call: Callable[..., T], *arguments: Any) -> T:
+        """Make a call that blocks for something else than the manager."""
+        return call(*arguments)
 
     def send_oneway(self, kind: type[Request], *fields: Any) -> None:
         """Send a request that is not answered."""
@@ -105,26 +182,36 @@ class Connection:
             self._lose()
 
     def _resume(self) -> bool:
-        """Go on with what an exception of a signal's handler has interrupted; False: there is nothing."""
-        if not self.protocol.has_events:
+        """Go on with what an exception of a signal handler has interrupted; False: there is nothing."""
+        if not self.protocol.arrived:
             return False
         self._handle_events()
         return True
 
     def _handle_events(self) -> None:
-        next_event, lock = self.protocol.next_event, self.transport.lock
-        while (event := next_event()) is not None:
-            if type(event) is Delivered or type(event) is Replied:
+        protocol, arrived = self.protocol, self.protocol.arrived
+        while arrived:
+            if type(arrived[0]) in NEED_LOCK:
+                # The lock first: it may have to be waited for, and if a signal handler raises then, nothing is lost.
+                pid = protocol.next_manager_pid
+                if pid:
+                    self.before_takeover(pid)
+                self.call(self._answer_next)
+                if pid:
+                    self.transport.after_turn(partial(self.after_takeover, pid))
                 continue
+            event = protocol.next_event()
             if type(event) is TopicStale:
                 self.on_topic_stale(event)  # Without the lock: it logs, and a log's handler may publish.
-                continue
-            with lock.held():
-                if type(event) is SpanGranted:
-                    self.on_span_granted(event)
-                elif type(event) is ManagerChanged:
-                    self.on_manager_changed()
-                self.flush_locked()
+            elif type(event) is Recalled:
+                self.on_recalled(event)
+
+    def _answer_next(self) -> None:
+        event = self.protocol.next_event()
+        if type(event) is SpanGranted:
+            self.on_span_granted(event)
+        elif type(event) is ManagerChanged:
+            self.on_manager_changed()
 
     # --- the end ---
 
@@ -138,23 +225,42 @@ class Connection:
         """Whether the link has ended, by either side."""
         return self.transport.ended
 
+    def was_shut_down(self) -> bool:
+        """Of a link that was lost: whether the bus was shut down. The manager says so last, if it can."""
+        protocol = self.protocol
+        if not protocol.is_shut_down:
+            protocol.is_shut_down = self.transport.rest().endswith(pack_client_event(BusEnded()))
+        return protocol.is_shut_down
+
     def _lose(self) -> None:
         tail = self._log_tail()
         detail = f"; the end of its log:\n{tail}" if tail else ""
-        self.transport.end(ManagerLost(f"the manager of bus {self.bus!r} is gone{detail}"))
+        self.why_lost = self.why_lost or f"the manager of bus {self.bus!r} is gone{detail}"
+        self.transport.end(ManagerLost(self.why_lost))
+        self.on_lost()
 
-    def close(self) -> None:
+    def close(self, before: Callable[[], object]) -> None:
         """Say goodbye and leave; waiting threads get `BusClosed`. Harmless when repeated.
+
+        Args:
+            before: Called before the goodbye, with the write lock held. If it raises, the link goes on.
 
         Raises:
             UsageError: This thread is in the middle of writing.
         """
         closed = BusClosed(f"this handle of bus {self.bus!r} was closed; open another EventBus")
-        self.transport.close(closed, encode_request(Goodbye(0, 0)))
+        self.transport.close(closed, encode_request(Goodbye(0, 0)), before)
 
     def abandon(self) -> None:
         """In a forked child: drop the descriptors without a word; the parent goes on with its own."""
         self.transport.abandon(BusClosed(f"this connection to bus {self.bus!r} belongs to the parent process"))
+
+
+def only_looks(bus: str) -> UsageError:
+    """The error for what a handle of `EventBus.attach` does not do."""
+    return UsageError(
+        f"this handle is attached to bus {bus!r} and only looks; make an EventBus to publish, subscribe or register"
+    )
 
 
 def _ignore(message: object) -> None:

@@ -1,51 +1,55 @@
-"""Running listeners: the loop of a process's listener thread, and of a worker's main thread.
-
-A listener is what the user subscribed. A `Handler` turns it into a function from a record to an outcome. The loop takes
-deliveries one by one, runs the handler, and reports outcomes in batches: when no delivery is left, or two milliseconds
-after the last report (up to four, if the handler is slow).
-"""
+"""Handlers: a listener, which is what the user subscribed, as a function from a record to an outcome."""
 
 from __future__ import annotations
 
 import logging
-import threading
+import traceback
 from collections.abc import Callable
 from typing import Any
 
-from eventbus_mp.client.connection import Connection
 from eventbus_mp.client.endpoint import ClientEndpoint
 from eventbus_mp.client.fetcher import EventFetcher
+from eventbus_mp.client.plain_calls import refuse_unrun
 from eventbus_mp.client.reporter import Reporter
-from eventbus_mp.errors import BusClosed, ManagerLost, Skip
-from eventbus_mp.events import Event
+from eventbus_mp.client.retries import Retries, failure_of, text_of_error
+from eventbus_mp.client.validation import check_delay
+from eventbus_mp.errors import BusClosed, BusFull, ManagerLost, Retry, Skip, UsageError
+from eventbus_mp.events import Event, EventShadow
 from eventbus_mp.protocol.messages import Outcome, Record
+from eventbus_mp.protocol.reasons import EXPIRED, PAYLOAD_GONE
 
-__all__ = ["EventHandler", "Handler", "HandlerLoop", "ShadowHandler", "current_loop"]
+__all__ = [
+    "BatchingHandler",
+    "EventHandler",
+    "Handler",
+    "ShadowHandler",
+    "log_error",
+    "warn_replaced",
+]
 
 log = logging.getLogger("eventbus_mp")
 
-FLUSH_INTERVAL_NS, FLUSH_INTERVAL_SLOW_NS = 2_000_000, 4_000_000
-"""A report of outcomes wakes the manager. For tasks of 1 ms on two cores, reporting each outcome alone cost 5 % of the
-throughput, and reporting two together still cost 1.5 %. So slow handlers report FLUSHED_SLOW together, if these take no
-longer than the second interval."""
-FLUSHED_SLOW = 4
-CROWD = 64
-"""With more pending deliveries than this the handler is a fast one, and the clock is read after every eighth only."""
 COMPLETED = int(Outcome.COMPLETED)
-
-_local = threading.local()
-
-
-def current_loop() -> HandlerLoop | None:
-    """The loop whose listener the calling thread is running; None if it runs none."""
-    return getattr(_local, "loop", None)
+FULL_DELAY_NS = 1_000_000_000
+"""For how long a delivery is handed back whose handler found the bus full."""
 
 
-def _text_of(error: BaseException) -> str:
+def log_error(text: str, *arguments: object, error: BaseException | None = None) -> None:
+    """Log an error. The log's handlers are the user's code as well: if one raises, the listeners go on."""
     try:
-        return str(error)
-    except Exception as cause:  # `__str__` is the user's code as well.
-        return f"(its text cannot be had: {type(cause).__name__})"
+        log.error(text, *arguments, exc_info=error)
+    except Exception:
+        traceback.print_exc()
+
+
+def warn_replaced(before: Handler, handler: Handler) -> None:
+    """Say that a subscriber's events go to another function from now on, if they do."""
+    if before.call != handler.call:
+        log.warning(
+            "subscriber %r is subscribed again, with another function: from now on that one gets the events, and "
+            "the new patterns hold; to have both, give them names (on(..., name=...))",
+            handler.endpoint.key.name,
+        )
 
 
 class Handler:
@@ -61,28 +65,56 @@ class Handler:
         """The user's code."""
 
     def run(self, record: Record) -> int:
-        """Handle one delivery, and return its outcome; 0: the listener settles it itself.
+        """Handle one delivery, and return its outcome; 0: it is settled elsewhere, or noted already.
 
         Exceptions of the user's code become outcomes and are not raised.
 
         Raises:
             BusClosed, ManagerLost: The connection ended while the user's code used it.
+            OSError: The event's memory cannot be mapped; the user's code was not called.
         """
         raise NotImplementedError
 
+    def retire(self) -> None:
+        """Another handler gets the subscriber's deliveries from now on."""
+
     def expire(self, record: Record) -> int:
         """Skip a delivery whose deadline passed on the way here."""
-        return self._skip(record, "expired", Outcome.SKIPPED)
+        return self._skip(record, EXPIRED, Outcome.SKIPPED)
 
     def _skip(self, record: Record, reason: str, outcome: int) -> int:
-        shadow = self.fetcher.delivered_shadow(record)
-        self.reporter.explain(self.endpoint, shadow.id if shadow else "?", reason)
-        return outcome
+        """Note it with the reason."""
+        self.endpoint.note(record[7], outcome, reason)
+        return 0
 
-    def _fail(self, record: Record, what: str, error: BaseException) -> int:
+    def _fail(self, record: Record, what: str, error: BaseException, tries: int = 1) -> int:
         shadow = self.fetcher.delivered_shadow(record)
-        log.error("%s %s %r: skipped", self.endpoint.key.name, what, shadow, exc_info=error)
-        return self._skip(record, f"{type(error).__name__}: {_text_of(error)}", Outcome.FAILED)
+        log_error("%s %s %r: skipped", self.endpoint.key.name, what, shadow, error=error)
+        self.endpoint.failures[record[7]] = failure_of(error, tries)
+        return self._skip(record, f"{type(error).__name__}: {text_of_error(error)}", Outcome.FAILED)
+
+    def _retry(self, record: Record, error: BaseException, delay_ns: int) -> int:
+        """Hand it back, to be tried again after the delay."""
+        log.info("%s wants %d again in %.3f s: %r", self.endpoint.key.name, record[7], delay_ns / 1e9, error)
+        self.endpoint.failures[record[7]] = failure_of(error, 1)
+        self.endpoint.note_retry(record[7], delay_ns)
+        return 0
+
+    def _release(self, record: Record, error: BusFull) -> int:
+        """Hand it back for a while: the bus was full, which is no failure of the user's code, nor of the event."""
+        text = "%s found the bus full, and gets %d again in %.0f s: %s"
+        log_error(text, self.endpoint.key.name, record[7], FULL_DELAY_NS / 1e9, error)
+        self.endpoint.failures[record[7]] = failure_of(error, 1)
+        self.endpoint.note_release(record[7], FULL_DELAY_NS)
+        return 0
+
+    def _retry_as_asked(self, record: Record, retry: Retry) -> int:
+        """The user's code raised `Retry`."""
+        try:
+            delay_s = check_delay("Retry(delay_s)", retry.delay_s)
+        except UsageError as mistake:
+            return self._fail(record, "raised on", mistake)
+        return self._retry(record, retry, int(delay_s * 1e9))
 
 
 class ShadowHandler(Handler):
@@ -100,29 +132,56 @@ class ShadowHandler(Handler):
         self._arguments = arguments
 
     def run(self, record: Record) -> int:
-        shadow = self.fetcher.delivered_shadow(record)
+        shadow = self._begin(record)
         if shadow is None:
-            return self._skip(record, "its payload is not where the shadow says", Outcome.FAILED)
-        in_flight = self.endpoint.in_flight
-        in_flight[record[7]] = record
+            return self._skip(record, PAYLOAD_GONE, Outcome.FAILED)
         try:
-            self.call(shadow, *self._arguments)
-        except Skip as skip:
-            if in_flight.pop(record[7], None) is not None:
-                return self._skip(record, _text_of(skip), Outcome.SKIPPED)
+            result = self.call(shadow, *self._arguments)
+            if result is not None:
+                refuse_unrun(result)
         except BaseException as error:
-            if in_flight.pop(record[7], None) is not None:
-                return self._fail(record, "raised on", error)
-            log.error("%s raised on %r, which it had settled", self.endpoint.key.name, shadow, exc_info=error)
+            return self._raised(record, shadow, error)
+        return self._returned(record)
+
+    def _begin(self, record: Record) -> EventShadow | None:
+        """The shadow, in flight from now on; None: its payload is gone."""
+        shadow = self.fetcher.delivered_shadow(record)
+        if shadow is not None:
+            self.endpoint.in_flight[record[7]] = record
+            if self.endpoint.marked:
+                self.endpoint.settle_marked(record[7])
+        return shadow
+
+    def _raised(self, record: Record, shadow: EventShadow, error: BaseException) -> int:
+        """The listener has raised: the outcome, unless it had settled the event."""
+        is_open = self.endpoint.in_flight.pop(record[7], None) is not None
+        if isinstance(error, (Skip, Retry, BusFull)):
+            if not is_open:
+                return self._returned(record)
+            if isinstance(error, Skip):
+                return self._skip(record, text_of_error(error), Outcome.SKIPPED)
+            return self._retry_as_asked(record, error) if isinstance(error, Retry) else self._release(record, error)
+        if is_open:
+            return self._fail(record, "raised on", error)
+        log_error("%s raised on %r, which it had settled", self.endpoint.key.name, shadow, error=error)
+        return self._returned(record)
+
+    def _returned(self, record: Record) -> int:
+        """The listener has returned: it has settled the event, or settles it later."""
+        in_flight = self.endpoint.in_flight
         if self.endpoint.is_over and in_flight.pop(record[7], None) is not None:
             return Outcome.RETURNED  # It was unsubscribed just as the listener was called.
+        if record[7] in in_flight:
+            # It settles this one later. It has taken it, and is to get the next one.
+            self.endpoint.kept.append(record[7])
         return 0
 
 
 class EventHandler(Handler):
     """For `EventBus.on`: the function gets the event, and how it ends settles the event.
 
-    Returning completes it, raising `Skip` skips it, and any other exception has it called again, up to `retries` times.
+    Returning completes it, raising `Skip` skips it, raising `Retry` has it delivered again. Any other exception has it
+    called again, up to `retries` times: at once and here or, if they have a delay, after another delivery.
     """
 
     def __init__(
@@ -131,7 +190,7 @@ class EventHandler(Handler):
         fetcher: EventFetcher,
         reporter: Reporter,
         call: Callable[[Event], Any],
-        retries: int,
+        retries: Retries,
     ) -> None:
         super().__init__(endpoint, fetcher, reporter, call)
         self._take = fetcher.delivered_event
@@ -140,136 +199,68 @@ class EventHandler(Handler):
     def run(self, record: Record) -> int:
         attempts = 0
         while True:
+            event = self._take(record)  # Not in the `try`: what it raises is no failure of the user's code.
+            if event is None:
+                return self._skip(record, PAYLOAD_GONE, Outcome.FAILED)
             try:
-                event = self._take(record)
-                if event is None:
-                    return self._skip(record, "its payload is not where the shadow says", Outcome.FAILED)
-                self.call(event)
+                result = self.call(event)
+                if result is not None:
+                    refuse_unrun(result)
                 return COMPLETED
             except BaseException as error:
                 # BaseException: `sys.exit()` in a listener is the listener's failure. It does not end the thread.
                 attempts += 1
-                outcome = self._judge(record, error, attempts)
-                if outcome:
-                    return outcome
+                if self._has_ended(record, error, attempts):
+                    return 0
 
-    def _judge(self, record: Record, error: BaseException, attempts: int) -> int:
-        """The outcome after an attempt that raised; 0: try again."""
+    def _has_ended(self, record: Record, error: BaseException, attempts: int) -> bool:
+        """Whether an attempt that raised was the last one; then its outcome is noted."""
         if isinstance(error, Skip):
-            return self._skip(record, _text_of(error), Outcome.SKIPPED)
+            self._skip(record, text_of_error(error), Outcome.SKIPPED)
+            return True
+        if isinstance(error, Retry):
+            self._retry_as_asked(record, error)
+            return True
         if isinstance(error, (BusClosed, ManagerLost)) and self.reporter.lost:
             raise error  # The outcome cannot be reported to anybody.
-        return self._fail(record, f"raised {attempts} times on", error) if attempts > self._retries else 0
+        if isinstance(error, BusFull):
+            self._release(record, error)
+            return True
+        retries = self._retries
+        if retries.delay_s:
+            attempt = self.endpoint.attempt_of(record[7])
+            if attempt <= retries.count:
+                self._retry(record, error, retries.delay_ns(attempt))
+            else:
+                self._fail(record, f"raised at attempt {attempt} on", error)
+            return True
+        if attempts > retries.count:
+            self._fail(record, f"raised {attempts} times on", error, attempts)
+            return True
+        return False
 
 
-class HandlerLoop:
-    """Runs handlers until it is stopped. One thread runs it; any thread may add handlers or stop it."""
-
-    def __init__(self, connection: Connection, reporter: Reporter) -> None:
-        self._connection = connection
-        self._reporter = reporter
-        self._now_ns = connection.transport.monotonic_ns
-        self._handlers: dict[int, Handler] = {}
-        self._stopping = False
-        self._flushed_ns = 0
-        self.events_handled = 0
-        """Counted only if `run` was given `after_each`."""
-
-    def add(self, handler: Handler) -> None:
-        """Run this handler from now on. It replaces the one that its subscriber had."""
-        before = self._handlers.get(handler.endpoint.number)
-        if before is not None and before.call != handler.call:
-            log.warning(
-                "subscriber %r is subscribed again, with another function: from now on that one gets the events, and "
-                "the new patterns hold; to have both, give them names (on(..., name=...))",
-                handler.endpoint.key.name,
-            )
-        self._handlers = {**self._handlers, handler.endpoint.number: handler}
-        self._connection.wake()
-
-    def remove(self, number: int) -> None:
-        """Stop running this subscriber's handler. The caller returns the deliveries that have arrived for it."""
-        self._handlers = {key: handler for key, handler in self._handlers.items() if key != number}
-
-    def stop(self) -> None:
-        """Return from `run` after the delivery that is being handled; safe in a signal handler."""
-        self._stopping = True
-        self._connection.wake()
-
-    def run(self, after_each: Callable[[], None] | None = None) -> None:
-        """Run until `stop`, or until the connection ends. Blocks while there is nothing to do.
-
-        Args:
-            after_each: Called after every delivery.
-
-        Raises:
-            ManagerLost, BusClosed: The connection ended.
-        """
-        _local.loop = self
-        while not self._stopping:
-            self._connection.wait(self._has_work)
-            self._run_all(after_each)
-        self.flush()
+class BatchingHandler(Handler):
+    """One that handles several deliveries in one call; batch_handler.py has it."""
 
     @property
-    def has_work(self) -> bool:
-        """Whether a handler's endpoint has something pending."""
-        return any(handler.endpoint.pending for handler in self._handlers.values())
+    def is_full(self) -> bool:
+        """Whether a whole batch has arrived."""
+        raise NotImplementedError
 
-    def run_pending(self) -> None:
-        """Run what is pending now, and return: for a loop of the caller's own."""
-        before, _local.loop = current_loop(), self
-        try:
-            self._run_all(None)
-        finally:
-            _local.loop = before
+    @property
+    def due_ns(self) -> float:
+        """When what has arrived is a batch even if it is not full; infinite when nothing has arrived."""
+        raise NotImplementedError
 
-    def _run_all(self, after_each: Callable[[], None] | None) -> None:
-        for handler in tuple(self._handlers.values()):
-            if handler.endpoint.pending:
-                self._run_pending(handler, after_each)
+    def take(self) -> list[Record]:
+        """Take the next batch off what is pending; what has expired is settled, and not part of it."""
+        raise NotImplementedError
 
-    def _has_work(self) -> bool:
-        for handler in self._handlers.values():
-            if handler.endpoint.pending:
-                return True
-        return self._stopping
+    def run_batch(self, records: list[Record]) -> None:
+        """Handle these deliveries, and note how each one ended; exceptions of the user's code become outcomes.
 
-    def _run_pending(self, handler: Handler, after_each: Callable[[], None] | None) -> None:
-        endpoint, run = handler.endpoint, handler.run
-        pending, note_completed = endpoint.pending, endpoint.note_completed
-        interval_ns = min(max(FLUSH_INTERVAL_NS, FLUSHED_SLOW * endpoint.cost_ns), FLUSH_INTERVAL_SLOW_NS)
-        # hot path: 2.6 us a delivery, with the event and its handler.
-        # Only what is pending now: deliveries of other subscribers wait in the pipe meanwhile.
-        now = self._now_ns
-        began_ns, count = now(), len(pending)
-        for left in range(count, 0, -1):
-            if self._stopping:
-                break
-            try:
-                endpoint.current = record = pending.popleft()
-            except IndexError:
-                break  # Another thread returned the rest to the bus.
-            # record[6] is its deadline; most have none.
-            outcome = run(record) if not record[6] or record[6] > now() else handler.expire(record)
-            if outcome == COMPLETED:
-                note_completed(record[7])
-            elif outcome:
-                endpoint.note(record[7], outcome)
-            if after_each is not None:
-                self.events_handled += 1
-                after_each()
-            if left > CROWD and left & 7:
-                continue
-            now_ns = now()
-            if now_ns - self._flushed_ns > interval_ns or left == 1:
-                endpoint.cost_ns = (now_ns - began_ns) // (count - left + 1)
-                self.flush()
-                self._flushed_ns = now_ns
-        self._reporter.flush(endpoint)
-        self._reporter.release_ended()
-
-    def flush(self) -> None:
-        """Report all outcomes now."""
-        for handler in tuple(self._handlers.values()):
-            self._reporter.flush(handler.endpoint)
+        Raises:
+            BusClosed, ManagerLost: The connection ended while the user's code used it.
+        """
+        raise NotImplementedError

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from eventbus_mp.client.endpoint import ClientEndpoint
-from eventbus_mp.client.validation import check_timeout
-from eventbus_mp.errors import BusClosed, NotSubscribed, UsageError
-from eventbus_mp.events import EventShadow
+from eventbus_mp.client.mailbox import Mailbox
+from eventbus_mp.client.unclaimed import UnclaimedShadow, is_in_executor
+from eventbus_mp.client.validation import check_delay, check_shadows, check_timeout
+from eventbus_mp.errors import BusClosed, ManagerLost
+from eventbus_mp.events import Event, EventShadow
+from eventbus_mp.lifecycle import FORK_MARK, notice_fork
 from eventbus_mp.locking import NonReentrantLock
 from eventbus_mp.protocol.messages import Outcome, Record
 from eventbus_mp.statistics import SubscriberKey
@@ -17,27 +20,37 @@ from eventbus_mp.statistics import SubscriberKey
 if TYPE_CHECKING:
     from eventbus_mp.client.session import Session
 
-__all__ = ["Inbox"]
+__all__ = ["ComesBack", "Inbox"]
+
+T = TypeVar("T")
+
+LOOK_NS = 10_000_000
+"""How often to take in what the manager says, although enough is pending: it may call some of that back."""
 
 
-class Inbox:
+class ComesBack(Protocol):
+    """The handle of an inbox, which has another session when its bus was lost."""
+
+    def _after_loss(self, session: Session, error: ManagerLost) -> Session: ...
+
+
+class Inbox(Mailbox):
     """The shadows of one subscriber, to be taken when you want them. Made by `EventBus.inbox`; threads may share one.
 
     Complete or skip every shadow that you have taken, one at a time or in batches; `complete` and `skip` are short for
-    `EventBus.mark_as_completed` and `mark_as_skipped`. At most `credit` shadows are unsettled at once: with "auto" two
-    at first, and more if they are settled fast. Give a number to take larger batches.
+    `EventBus.mark_as_completed` and `mark_as_skipped`. With the credit "auto" you can take as many as `credit_max` of
+    the bus before you settle the first. With a number, at most so many are unsettled at once.
 
     `for shadow in inbox` waits for each next one, and ends when the inbox is closed.
     """
 
     def __init__(self, session: Session, endpoint: ClientEndpoint, key: SubscriberKey) -> None:
-        self.key = key
-        self._session = session
-        self._endpoint = endpoint
+        super().__init__(session, endpoint, key)
         self._event_fd = -1
         self._event_lock = NonReentrantLock()
-        self._transport = session.connection.transport
-        self._closed = False
+        self._looked_ns = 0
+        self._handle: ComesBack | None = None
+        self._subscription: tuple[list[str], int, bool] | None = None
 
     def get(self, timeout_s: float | None = None) -> EventShadow | None:
         """Take the next shadow. Blocks until there is one.
@@ -59,9 +72,12 @@ class Inbox:
     def get_many(self, limit: int, timeout_s: float | None = None) -> list[EventShadow]:
         """Take up to `limit` shadows. Blocks until there is one, then takes what has arrived.
 
+        It asks the bus for `limit` of them, for one round trip, unless they are here: if that many are queued, it
+        returns that many. It does not wait until there are.
+
         Args:
-            limit: How many at most; `credit` limits them as well.
-            timeout_s: As of `get`.
+            limit: How many at most; the credit limits them as well.
+            timeout_s: As of `get`; the round trip is not counted.
 
         Returns:
             The shadows in the order of their arrival; empty if none came in time.
@@ -71,68 +87,210 @@ class Inbox:
             BusClosed, ManagerLost: As of `get`.
         """
         if type(limit) is not int or limit < 1:
-            raise UsageError(f"get_many({limit!r}) of inbox {self.key.name!r}: give a number of shadows, 1 or more")
-        check_timeout(timeout_s)
-        endpoint, reporter = self._endpoint, self._session.reporter
-        taken: list[EventShadow] = []
-        now_ns = self._transport.monotonic_ns
+            limit = self._checked_limit("get_many", limit)
+        timeout_s = check_timeout(timeout_s)
+        return self._take(limit, timeout_s, self._unclaimed if is_in_executor() else self._shadow)
+
+    def events(self, limit: int, timeout_s: float | None = None) -> list[tuple[EventShadow, Event]]:
+        """Take up to `limit` events, each with the shadow by which it is settled; otherwise like `get_many`.
+
+        An event larger than 16 KiB is read in place, as by `EventBus.fetch_event`. One that was marked before it was
+        taken is left out.
+
+        Returns:
+            (shadow, event) in the order of their arrival; empty if none came in time.
+
+        Raises:
+            UsageError, BusClosed, ManagerLost: As of `get_many`.
+        """
+        if type(limit) is not int or limit < 1:
+            limit = self._checked_limit("events", limit)
+        timeout_s = check_timeout(timeout_s)
+        return self._take(limit, timeout_s, self._event)
+
+    def _take(self, limit: int, timeout_s: float | None, read: Callable[[Record], T | None]) -> list[T]:
+        """Take deliveries, and what `read` makes of them, until there is one."""
+        session, now_ns = self._session, self._transport.monotonic_ns
         began_ns = now_ns()
+        if not FORK_MARK[0]:
+            notice_fork()
+        try:
+            return self._take_once(limit, timeout_s, read, began_ns)
+        except ManagerLost as error:
+            self._follow(session, error)
+        left_s = None if timeout_s is None else max(0.0, timeout_s - (now_ns() - began_ns) / 1e9)
+        return self._take(limit, left_s, read)
+
+    def _take_once(
+        self, limit: int, timeout_s: float | None, read: Callable[[Record], T | None], began_ns: int
+    ) -> list[T]:
+        session, endpoint = self._session, self._endpoint  # In this order: see `_resume`.
+        taken: list[T] = []
+        now_ns = self._transport.monotonic_ns
         while not taken:
-            if not endpoint.pending:  # This is reached again if all that had arrived has expired.
-                reporter.flush(endpoint)
-                reporter.release_ended()
+            if len(endpoint.pending) < limit or began_ns - self._looked_ns > LOOK_NS:
+                self._look(limit, began_ns)  # Reached again if all that had arrived has expired.
             left_s = None if timeout_s is None else timeout_s - (now_ns() - began_ns) / 1e9
-            if not self._session.connection.wait(lambda: endpoint.pending or self._ended, left_s):
-                self._clear_event_fd()
+            if not session.connection.wait(lambda: endpoint.pending or self._ended, left_s):
+                self._note_look(found=False)
                 return []
             self._check_open()
-            while len(taken) < limit and (record := endpoint.take()) is not None:
-                shadow = self._shadow(record)
-                if shadow is not None:
-                    taken.append(shadow)
-        self._clear_event_fd()
+            self._take_arrived(limit, read, taken)
+        if limit > 1 and len(taken) == limit and len(endpoint.pending) < limit:
+            session.reporter.flush(endpoint)  # What was taken makes room for more, which comes meanwhile.
+        self._note_look(found=True)
         return taken
 
-    def _shadow(self, record: Record) -> EventShadow | None:
-        """The shadow of a delivery just taken; None when its time is over, or its payload gone: then it is settled."""
-        shadow = self._session.fetcher.delivered_shadow(record)
-        if shadow is not None and record[6] and record[6] <= self._transport.monotonic_ns():
-            self._session.reporter.explain(self._endpoint, shadow.id, "expired")
-            self._endpoint.settle(record[7], Outcome.SKIPPED)
-            return None
-        if shadow is None:
-            self._endpoint.settle(record[7], Outcome.FAILED)
-        return shadow
+    def _look(self, limit: int, now_ns: int) -> None:
+        """Before taking up to `limit`: report, take in what has come, and ask for what is missing.
+
+        Asking costs a round trip. It is not repeated while the manager owes us some: then it has sent all it had.
+        """
+        session, endpoint = self._session, self._endpoint
+        self._looked_ns = now_ns
+        if limit > 1 and len(endpoint.pending) < limit and not endpoint.demand:
+            session.connection.await_reply(session.reporter.demand(endpoint, limit), "Demand")
+        else:
+            if not endpoint.pending:
+                session.reporter.flush(endpoint)
+            if limit > 1 or endpoint.pending:
+                session.connection.wait(lambda: len(endpoint.pending) >= limit > 1, 0)
+        session.reporter.release_ended()
+
+    def _unclaimed(self, record: Record) -> EventShadow | None:
+        """As `_shadow`, in an executor's thread: nobody may be there any more to get it."""
+        shadow = self._shadow(record)
+        return UnclaimedShadow(shadow, self._give_back) if shadow is not None else None
+
+    def _give_back(self, sequence: int) -> None:
+        """Nobody has looked at this shadow, and nobody can any more: it is the next one again."""
+        record = self._endpoint.in_flight.get(sequence)
+        if record is not None:
+            self._endpoint.put_back([record])
+            self._session.connection.wake()
 
     def complete(self, shadow: EventShadow) -> None:
         """Complete a shadow that was taken from here. Does not wait for the manager; repeated, it changes nothing.
 
-        The outcome is reported at once, or together with the next ones while more shadows are waiting here.
+        The outcome is reported at once if no other shadow of this inbox is unsettled here, and otherwise within two
+        milliseconds, with those that are settled until then.
 
         Raises:
             BusClosed, ManagerLost: As of `get`.
             NotSubscribed: The event was not delivered to this inbox's subscriber.
         """
-        self._settle(shadow, Outcome.COMPLETED)
+        endpoint, session = self._endpoint, self._session
+        at = getattr(shadow, "_at", None)
+        if at is None or self._closed or endpoint.in_flight.pop(at[4], None) is None:
+            self._settle(shadow, Outcome.COMPLETED)
+            return
+        endpoint.note_completed(at[4])
+        if endpoint.is_at_work and endpoint.is_due:
+            endpoint.announce()
+        try:
+            session.reporter.flush_soon(endpoint)
+        except ManagerLost as error:
+            self._follow(session, error)  # The delivery is lost with the bus.
 
     def skip(self, shadow: EventShadow, reason: str = "") -> None:
         """Skip a shadow that was taken from here; else like `complete`. `EventBus.statistics` shows the reason."""
-        if self._settle(shadow, Outcome.SKIPPED) and reason:
-            self._session.reporter.explain(self._endpoint, shadow.id, reason)
+        self._settle(shadow, Outcome.SKIPPED, reason)
 
-    def _settle(self, shadow: EventShadow, outcome: int) -> bool:
-        """Whether it was in flight here."""
+    def complete_many(self, shadows: Iterable[EventShadow]) -> None:
+        """Complete shadows that were taken from here, with one report; else like `complete`.
+
+        Raises:
+            NotSubscribed: One is no shadow that was taken from an inbox; then none is settled. Or one was not delivered
+                to this subscriber; then the others are.
+            BusClosed, ManagerLost: As of `get`.
+        """
+        self._settle_many(check_shadows("complete_many", shadows), Outcome.COMPLETED)
+
+    def skip_many(self, shadows: Iterable[EventShadow], reason: str = "") -> None:
+        """Skip shadows that were taken from here, all for one reason; else like `complete_many`."""
+        self._settle_many(check_shadows("skip_many", shadows), Outcome.SKIPPED, reason)
+
+    def release(self, shadow: EventShadow, delay_s: float = 0.0) -> None:
+        """Hand back a shadow that was taken from here: it comes again, here or in another process, and counts as tried.
+
+        Does not wait for the manager. If the shadow is not unsettled here any more, this changes nothing.
+
+        Args:
+            shadow: What `get` returned.
+            delay_s: After how many seconds; 0: at once, in front of the others.
+
+        Raises:
+            UsageError: `delay_s` is not a time.
+            BusClosed, ManagerLost: As of `get`.
+            NotSubscribed: It was not taken from an inbox.
+        """
+        delay_s = check_delay("delay_s", delay_s)
         self._check_open()
         place = getattr(shadow, "_place", None)
-        if place is None:
-            raise NotSubscribed(f"{shadow!r} was not taken from inbox {self.key.name!r}; settle what get() returned")
-        if not self._endpoint.settle(place.sequence, outcome):
-            self._session.reporter.flush(self._endpoint)
-            self._session.mark(self.key, place, outcome)
-            return False
-        if not self._endpoint.pending:
-            self._session.reporter.flush(self._endpoint)
-        return True
+        endpoint, session = self._endpoint, self._session
+        if place is None or endpoint.in_flight.pop(place.sequence, None) is None:
+            return
+        endpoint.note_retry(place.sequence, int(delay_s * 1e9))
+        if endpoint.is_due:
+            endpoint.announce()
+        try:
+            session.reporter.flush_soon(endpoint)
+        except ManagerLost as error:
+            self._follow(session, error)
+
+    def _settle_many(self, shadows: list[EventShadow], outcome: int, reason: str = "") -> None:
+        self._check_open()
+        for shadow in shadows:
+            self._place(shadow)
+        session = self._session
+        try:
+            session.settle(self, shadows, outcome, reason)
+            session.reporter.flush(self._endpoint)
+        except ManagerLost as error:
+            self._follow(session, error)
+
+    def _settle(self, shadow: EventShadow, outcome: int, reason: str = "") -> None:
+        self._check_open()
+        place, session = self._place(shadow), self._session
+        try:
+            if self._endpoint.settle(place.sequence, outcome, reason):
+                session.reporter.flush_soon(self._endpoint)
+            else:
+                session.reporter.flush(self._endpoint)
+                session.settle(self, (shadow,), outcome, reason)
+        except ManagerLost as error:
+            self._follow(session, error)
+
+    # --- a bus that was lost ---
+
+    def _come_back_with(self, handle: ComesBack, subscription: tuple[list[str], int, bool]) -> None:
+        """Have this inbox come back with the handle that made it; `subscription`: patterns, credit, broadcast."""
+        self._handle, self._subscription = handle, subscription
+
+    def _resume(self, session: Session) -> None:
+        """Go on as a mailbox of this session: the bus of the one before was lost."""
+        if self._ended or self._session is session or self._subscription is None:
+            return
+        patterns, credit, broadcast = self._subscription
+        endpoint = session.host(self.key, patterns, credit, broadcast)
+        # The session last: a thread that finds this one does not wait on it for the endpoint of the one before.
+        self._transport, self._endpoint, self._session = session.connection.transport, endpoint, session
+        if self._event_fd >= 0:
+            endpoint.on_arrival = self._ring
+            session.start_thread()
+            self._ring()
+
+    def _follow(self, session: Session, error: ManagerLost) -> None:
+        """The call on `session` has ended with `error`: go on with the handle's next session.
+
+        Raises:
+            ManagerLost: `error`, if there is none.
+        """
+        if self._handle is None:
+            raise error
+        found = self._handle._after_loss(session, error)
+        if self._session is session:
+            self._resume(found)
 
     def __iter__(self) -> Iterator[EventShadow]:
         while not self._ended:
@@ -144,26 +302,34 @@ class Inbox:
                 yield shadow
 
     def fileno(self) -> int:
-        """A descriptor that is readable while a shadow is waiting: for select, epoll and asyncio. Do not read from it.
+        """A descriptor for select, epoll and asyncio, readable when there is something to take. Do not read from it.
+
+        It is readable while a shadow is waiting, except while shadows that you have taken are unsettled: then only when
+        a `get` has found nothing since. So a loop that watches it does not spin while an event is being worked on; and
+        if you take until nothing is left, the next arrival wakes you whatever is unsettled.
 
         It also becomes readable when the inbox has ended or the bus is lost; the next `get` then raises. The first call
-        starts this process's listener thread, which takes in what arrives.
+        starts a listener thread of this process, which takes in what arrives.
         """
         self._check_open()
         if self._event_fd < 0:
+            self._session.start_thread()
             self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             self._endpoint.on_arrival = self._ring
-            self._session.start_thread()
-            if self._endpoint.pending:
-                self._ring()
+            self._ring()
         return self._event_fd
 
+    @property
+    def _is_due(self) -> bool:
+        """Whether the descriptor is to be readable."""
+        return self._endpoint.is_due or self._ended or self._session.connection.lost
+
     def _ring(self) -> None:
-        """Make the descriptor readable."""
+        """Make the descriptor readable, if it is to be."""
         if self._event_lock.is_mine:
             return  # A signal handler, in the middle of what follows.
         with self._event_lock.held():  # Or `close` could close it in between, and another file get its number.
-            if self._event_fd >= 0:
+            if self._event_fd >= 0 and self._is_due:
                 os.eventfd_write(self._event_fd, 1)
         if self._closed:
             self._close_event_fd()  # A signal handler did so just now, and left this to us.
@@ -174,30 +340,32 @@ class Inbox:
                 os.close(self._event_fd)
                 self._event_fd = -1
 
-    def _clear_event_fd(self) -> None:
-        if self._event_fd >= 0 and not self._endpoint.pending:
-            _drain_event_fd(self._event_fd)
-            if self._endpoint.pending or self._ended or self._session.connection.lost:  # Since just before, perhaps.
-                self._ring()
+    def _note_look(self, *, found: bool) -> None:
+        """After a look for shadows: have the descriptor say what there is to know beyond it."""
+        if self._event_fd < 0 or self._event_lock.is_mine:
+            return
+        with self._event_lock.held():  # As in `_ring`: another thread may close it.
+            self._endpoint.is_at_work = found
+            if self._event_fd >= 0:
+                _drain_event_fd(self._event_fd)
+        if self._is_due:  # Since just before, perhaps.
+            self._ring()
 
-    @property
-    def _ended(self) -> bool:
-        return self._closed or self._endpoint.is_over
+    def close(self, *, keep: bool = False) -> None:
+        """Hand back what is not settled, and end the subscription unless another process has such an inbox as well.
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise BusClosed(f"inbox {self.key.name!r} was closed")
-        if self._endpoint.is_over:
-            raise BusClosed(f"inbox {self.key.name!r} was unsubscribed, or closed through another Inbox of this handle")
+        Blocks for one round trip. Repeated, it does nothing. The end of the process or of its handle is no such close:
+        the subscriber then stays for `orphan_grace_s`. So it does when an exception leaves the inbox's `with` block.
 
-    def close(self) -> None:
-        """Hand back what is not settled; the subscriber stays for `orphan_grace_s` if no other process hosts it."""
+        Args:
+            keep: Whether the subscriber stays all the same: its events wait for `orphan_grace_s` for the next inbox.
+        """
         if self._closed:
             return
         self._closed = True
         self._endpoint.on_arrival = None
         if not self._session.connection.lost:
-            self._session.drop(self._endpoint)
+            self._session.drop(self._endpoint, ends=not keep)
             self._session.connection.wake()
         if not self._event_lock.is_mine:  # else: a signal handler came in the middle of `_ring`, which does it
             self._close_event_fd()
@@ -205,8 +373,8 @@ class Inbox:
     def __enter__(self) -> Inbox:
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self.close(keep=kind is not None)
 
 
 def _drain_event_fd(fd: int) -> None:

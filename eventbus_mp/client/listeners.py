@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from eventbus_mp.arguments import as_text
 from eventbus_mp.errors import EncodeError, UsageError
 from eventbus_mp.memory import codec
 from eventbus_mp.statistics import SubscriberKey, Watcher
@@ -43,8 +44,9 @@ def listener_of(listener: Any) -> Listener:
             raise UsageError(f"listener {listener!r}: a tuple must be (listener, config)")
         listener, config = listener
         arguments = (config,)
-    if isinstance(listener, str):
-        return Listener(SubscriberKey(listener, config), None, ())
+    name = as_text(listener)
+    if name is not None:
+        return Listener(SubscriberKey(name, config), None, ())
     key = getattr(listener, "key", None)
     if isinstance(key, SubscriberKey):
         return Listener(key, None, ())
@@ -66,7 +68,8 @@ def _name(thing: Any) -> str:
     if not hasattr(inner, "__qualname__"):
         inner = type(inner)
     # In a child that multiprocessing has spawned, the parent's `__main__` is called `__mp_main__`.
-    module = "__main__" if inner.__module__ == "__mp_main__" else inner.__module__
+    module = getattr(inner, "__module__", None) or "builtins"  # Methods of builtin types have none.
+    module = "__main__" if module == "__mp_main__" else module
     name = f"{module}.{inner.__qualname__}"
     code = getattr(inner, "__code__", None)
     # Lambdas of one function share a qualified name. Their lines differ, and are the same in every process.
@@ -74,13 +77,13 @@ def _name(thing: Any) -> str:
 
 
 def pack_config(config: Any) -> bytes:
-    """The config as bytes, which are equal for equal configs because dictionaries are sorted.
+    """The config as bytes, which are equal for equal configs: the entries of dicts and sets are sorted.
 
     Raises:
         UsageError: The config holds something that cannot travel; the text names it.
     """
     try:
-        return codec.encode(_sorted(config))
+        return codec.encode_comparable(config)
     except EncodeError as cause:
         raise UsageError(f"a listener's config cannot travel to the manager: {cause}") from cause
 
@@ -103,14 +106,6 @@ def watcher_of(reported: dict[str, list[list[Any]]]) -> Watcher:
     )
 
 
-def _sorted(value: Any) -> Any:
-    if type(value) is dict:
-        return {key: _sorted(value[key]) for key in sorted(value, key=repr)}
-    if type(value) is list:
-        return [_sorted(part) for part in value]
-    return value
-
-
-def broadcast_key(key: SubscriberKey) -> SubscriberKey:
-    """The subscriber that this process is when it broadcasts: its pid is part of the config."""
-    return SubscriberKey(key.name, {"config": key.config, "process": os.getpid()})
+def broadcast_key(key: SubscriberKey, identity: str) -> SubscriberKey:
+    """The subscriber that a session is when it broadcasts; its identity tells it apart, and its pid is to be read."""
+    return SubscriberKey(key.name, {"config": key.config, "process": os.getpid(), "link": identity})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from eventbus_mp.arguments import as_int
 from eventbus_mp.client.publisher import LoanedSpan, Publisher
 from eventbus_mp.errors import EncodeError, UsageError
 from eventbus_mp.events import ENVELOPE_FIELDS, Event, EventShadow
@@ -53,6 +54,15 @@ class Loan:
         if self._entered:
             raise UsageError(f"the loan of event {self.id!r} was used already; take another one")
         self._entered = True
+        try:
+            self._event, self._encoded = self._publisher.before_loan(self._event, self._encoded)
+            return self._begin()
+        except BaseException as error:
+            self._publisher.after_loan(self._event, None, error)
+            raise
+
+    def _begin(self) -> Loan:
+        """Get the memory."""
         self._loaned = loaned = self._publisher.loan_span(self._event, self._encoded)
         if loaned is None:
             memory = memoryview(bytearray(self._nbytes))  # There is no subscriber to see it.
@@ -68,6 +78,15 @@ class Loan:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self._publisher.refuse_reentry()
+        try:
+            self._end(error)
+        except BaseException as failure:
+            self._publisher.after_loan(self._event, None, failure)
+            raise
+        self._publisher.after_loan(self._event, self.shadow, error)
+
+    def _end(self, error: BaseException | None) -> None:
+        """Publish what was filled, or give the memory back."""
         self._revoke()
         loaned, self._loaned = self._loaned, None
         if error is not None:
@@ -107,13 +126,15 @@ def make_loan(
     if unknown:
         raise UsageError(f"loan({topic!r}): an event has no field {', '.join(unknown)}")
     if nbytes is not None and shape is None and dtype is None:
-        if not isinstance(nbytes, int) or nbytes < 0:
+        length = as_int(nbytes)
+        if length is None or length < 0:
             raise UsageError(f"loan({topic!r}, {nbytes!r}): the size is a number of bytes, 0 or more")
-        return Loan(handle, publisher, Event(topic=topic, data=loaned_view(nbytes), **fields), nbytes, None)
+        return Loan(handle, publisher, Event(topic=topic, data=loaned_view(length), **fields), length, None)
     if nbytes is not None or shape is None or dtype is None:
         raise UsageError(f"loan({topic!r}): give either a number of bytes, or shape= and dtype=")
-    lengths = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
-    if not all(isinstance(length, int) and length >= 0 for length in lengths):
+    given = shape if isinstance(shape, (tuple, list)) else (shape,)
+    lengths = tuple(length for length in map(as_int, given) if length is not None and length >= 0)
+    if len(lengths) < len(given):
         raise UsageError(f"loan({topic!r}, shape={shape!r}): a shape is whole numbers, 0 or more")
     numpy = numpy_for_loans()
     try:
@@ -125,4 +146,9 @@ def make_loan(
     except TypeError as cause:
         raise EncodeError(f"loan({topic!r}, dtype={dtype!r}): {cause}") from cause
     size = math.prod(lengths) * made.itemsize
+    try:
+        if size <= publisher.event_bytes_max:  # Of a larger one, its size is what is wrong.
+            numpy.broadcast_to(numpy.empty((), made), lengths)
+    except ValueError as cause:
+        raise UsageError(f"loan({topic!r}, shape={shape!r}): {cause}") from cause
     return Loan(handle, publisher, Event(topic=topic, data=data, **fields), size, (lengths, made))

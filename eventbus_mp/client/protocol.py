@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable, Iterable
-from itertools import count
+from itertools import count, groupby
+from operator import itemgetter
 from typing import Any
 
 from eventbus_mp import errors
@@ -26,12 +27,32 @@ from eventbus_mp.errors import EventBusError
 from eventbus_mp.events import Place
 from eventbus_mp.geometry import SEQUENCE_LINK_SHIFT
 from eventbus_mp.protocol import records
-from eventbus_mp.protocol.client_events import ClientEvent, Delivered, ManagerChanged, Replied
+from eventbus_mp.protocol.client_events import (
+    BusEnded,
+    ClientEvent,
+    Delivered,
+    ManagerChanged,
+    Recalled,
+    Replied,
+    SpanGranted,
+)
 from eventbus_mp.protocol.decoders import ClientDecoder, encode_request, unpack
-from eventbus_mp.protocol.requests import CancelWait, ReportState, Request, Subscribe
+from eventbus_mp.protocol.reasons import ReasonNumbers
+from eventbus_mp.protocol.requests import (
+    CancelWait,
+    NameReason,
+    ReportFailure,
+    ReportState,
+    Request,
+    RequireSubscribers,
+    Subscribe,
+)
 from eventbus_mp.statistics import SubscriberKey
 
-__all__ = ["ClientProtocol"]
+__all__ = ["NEED_LOCK", "ClientProtocol"]
+
+NEED_LOCK = (SpanGranted, ManagerChanged)
+"""Events that are to be taken, and answered, with the write lock held."""
 
 
 class ClientProtocol:
@@ -46,6 +67,8 @@ class ClientProtocol:
     def __init__(self, link: int, memory_bytes_max: int, manager_pid: int = 0) -> None:
         self.manager_pid = manager_pid
         """The manager that serves this link now."""
+        self.is_shut_down = False
+        """The manager has said that somebody has shut the bus down."""
         self.sequence = link << SEQUENCE_LINK_SHIFT
         """The sequence number of the latest event that this process has notified."""
         self.topics: dict[str, int] = {}
@@ -53,13 +76,18 @@ class ClientProtocol:
         self.orders = SpanOrders(memory_bytes_max)
         self._endpoints: dict[int, ClientEndpoint] = {}
         """By subscriber number."""
+        self.endpoints: tuple[ClientEndpoint, ...] = ()
+        """All that this process hosts. Replaced, never changed: other threads go through it meanwhile."""
         self._subscribing: dict[int, tuple[SubscriberKey, bytes]] = {}
         """Number of a `Subscribe` that is not answered yet -> whose endpoint its answer makes."""
+        self._requiring: dict[int, str] = {}
+        """Number of a `RequireSubscribers` that is not answered yet -> its topic."""
         self._decoder = ClientDecoder()
-        self._arrived: deque[ClientEvent] = deque()
-        """Decoded, and not yet given out by `next_event`."""
+        self.arrived: deque[ClientEvent] = deque()
+        """Decoded, and not yet given out by `next_event`. Other modules only look at it."""
         self.outgoing: list[bytes] = []
         """Records that `data_to_send` gives out."""
+        self._reasons = ReasonNumbers()
         self._request_numbers = count(1)
         self._expected: set[int] = set()
         """Requests whose reply somebody will take. A manager that has taken over may reply a second time."""
@@ -73,30 +101,38 @@ class ClientProtocol:
         Raises:
             ProtocolError: It is not what a manager of this version sends.
         """
-        self._arrived.extend(self._decoder.feed(data))
+        self.arrived.extend(self._decoder.feed(data))
 
     def next_event(self) -> ClientEvent | None:
         """The next thing that the manager said; None: nothing more is complete.
 
         Deliveries have been put into their endpoint, and replies are there to be taken, when their event is given out.
-        The other events ask something of the shell: `TopicStale` belongs to `forget_stale`. `SpanGranted`
-        belongs to `orders.granted`, `ManagerChanged` to `resync`: call these two with the write lock held.
+        The other events ask something of the shell: `TopicStale` belongs to `forget_stale`. After `Recalled`, which
+        has been obeyed, outcomes are to be reported. `SpanGranted` belongs to `orders.granted`, `ManagerChanged` to
+        `resync`: for these two see `NEED_LOCK`.
         """
-        if not self._arrived:
+        if not self.arrived:
             return None
-        event = self._arrived.popleft()
+        event = self.arrived.popleft()
         if type(event) is Delivered:
             self._deliver(event)
         elif type(event) is Replied:
             self._take_in_reply(event)
+        elif type(event) is Recalled:
+            endpoint = self._endpoints.get(event.subscriber)
+            if endpoint is not None:
+                endpoint.give_back(event.keep)
         elif type(event) is ManagerChanged:
             self.manager_pid = event.pid
+        elif type(event) is BusEnded:
+            self.is_shut_down = True
         return event
 
     @property
-    def has_events(self) -> bool:
-        """Whether `next_event` has something; a shell that was interrupted goes on there."""
-        return bool(self._arrived)
+    def next_manager_pid(self) -> int:
+        """The pid of the manager that has taken over, if `next_event` says so next; 0: it does not."""
+        event = self.arrived[0] if self.arrived else None
+        return event.pid if type(event) is ManagerChanged else 0
 
     def data_to_send(self) -> bytes:
         """What the calls since the last time have to say to the manager, in their order."""
@@ -135,6 +171,10 @@ class ClientProtocol:
         """Whether `take_reply` has something to return."""
         return number in self._replies
 
+    def arrived_replies(self) -> Iterable[int]:
+        """The numbers that `take_reply` has something to return for."""
+        return self._replies.keys()
+
     def take_reply(self, number: int) -> Any:
         """The answer to a request.
 
@@ -153,7 +193,7 @@ class ClientProtocol:
         """Nobody will take this reply any more."""
         self._expected.discard(number)
         self._replies.pop(number, None)
-        self._subscribing.pop(number, None)
+        self._requiring.pop(number, None)
 
     def cancel_wait(self, number: int) -> None:
         """Nobody waits any more for this `Drain`, or awaited event, which the manager would answer some day."""
@@ -163,7 +203,15 @@ class ClientProtocol:
     # --- events ---
 
     def notify(
-        self, topic: int, segment: int, offset: int, length: int, *, deadline_ns: int = 0, awaited: bool = False
+        self,
+        topic: int,
+        segment: int,
+        offset: int,
+        length: int,
+        *,
+        deadline_ns: int = 0,
+        awaited: bool = False,
+        id_crc: int = 0,
     ) -> int:
         """An event of `length` bytes was written at `offset` of `segment`: its sequence number.
 
@@ -173,8 +221,23 @@ class ClientProtocol:
         sequence = self.sequence
         if awaited:
             self.expect_reply(sequence)
-        self.outgoing.append(records.pack_notified(topic, segment, offset, length, deadline_ns, sequence, awaited))
+        packed = records.pack_notified(topic, segment, offset, length, deadline_ns, sequence, awaited, id_crc)
+        self.outgoing.append(packed)
         return sequence
+
+    def require(self, topic: str, names: list[str]) -> int:
+        """Ask for the number of a topic whose events all these subscribers get: the request's number.
+
+        From the moment that the reply comes in, the topic is among `topics`, so a `TopicStale` behind it finds it.
+        """
+        number = self.request(RequireSubscribers, topic, names)
+        self._requiring[number] = topic
+        return number
+
+    def forget_required(self) -> None:
+        """Other subscribers are required from now on: nothing that was asked or answered counts any more."""
+        self.topics.clear()
+        self._requiring.clear()
 
     def next_sequence(self) -> int:
         """The number of the event that is notified next; each one is notified, and in this order."""
@@ -190,9 +253,14 @@ class ClientProtocol:
 
     # --- spans and leases ---
 
-    def order_spans(self, arena: Hashable, span_length: int, urgency: int, number: int = 1) -> None:
-        """Order spans for an arena; `urgency` is one of the `SPAN_*` values of protocol/messages.py."""
-        self.outgoing.append(self.orders.place(arena, span_length, urgency, number))
+    def order_spans(
+        self, arena: Hashable, span_length: int, urgency: int, number: int = 1, subscriber: int = 0, topic: int = 0
+    ) -> None:
+        """Order spans for an arena; `urgency` is one of the `SPAN_*` values of protocol/messages.py.
+
+        Inside a handler, its subscriber and the topic that it publishes to are said as well.
+        """
+        self.outgoing.append(self.orders.place(arena, span_length, urgency, number, subscriber, topic))
 
     def cancel_spans(self, span_length: int) -> None:
         """Nobody waits any more for spans of this length."""
@@ -213,13 +281,19 @@ class ClientProtocol:
     # --- endpoints ---
 
     def subscribe(
-        self, key: SubscriberKey, config_bytes: bytes, patterns: list[str], credit: int, broadcast: bool
+        self,
+        key: SubscriberKey,
+        config_bytes: bytes,
+        patterns: list[str],
+        credit: int,
+        broadcast: bool,
+        threads: int = 1,
     ) -> int:
         """Ask to host a subscriber: the request's number, whose reply is the subscriber's.
 
         The endpoint is there from the moment that the reply comes in, before the first delivery behind it does.
         """
-        number = self.request(Subscribe, key.name, config_bytes, patterns, credit, broadcast)
+        number = self.request(Subscribe, key.name, config_bytes, patterns, credit, broadcast, threads)
         self._subscribing[number] = key, config_bytes
         return number
 
@@ -237,37 +311,61 @@ class ClientProtocol:
     def forget(self, endpoint: ClientEndpoint) -> None:
         """This process no longer hosts it; a thread that waits for its deliveries hears that none will come."""
         self._endpoints.pop(endpoint.number, None)
+        self.endpoints = tuple(self._endpoints.values())
         endpoint.is_over = True
         endpoint.announce()
 
-    @property
-    def endpoints(self) -> tuple[ClientEndpoint, ...]:
-        """All that this process hosts."""
-        return tuple(self._endpoints.values())
-
-    def holds(self, sequence: int) -> bool:
-        """Whether a delivery of this event is in flight here: then its payload cannot go."""
-        return any(sequence in endpoint.in_flight for endpoint in self.endpoints)
-
     def _deliver(self, event: Delivered) -> None:
         endpoint = self._endpoints.get(event.subscriber)
-        if endpoint is not None:  # else: nobody waited for the reply to its `Subscribe`.
-            endpoint.arrive(event.packed)
+        if endpoint is not None:  # else: this process has just left it.
+            endpoint.arrive(event.packed, event.attempt)
 
     def _take_in_reply(self, reply: Replied) -> None:
-        if reply.request not in self._expected:
-            return
         subscribing = self._subscribing.pop(reply.request, None)
         if subscribing is not None and not reply.refused:
+            # Also if nobody waits for the reply any more: deliveries follow it, and the next call that asks finds them.
             number = unpack(reply.body)
             if number not in self._endpoints:
                 self._endpoints[number] = ClientEndpoint(number, *subscribing)
-        self._replies[reply.request] = reply
+                self.endpoints = tuple(self._endpoints.values())
+        topic = self._requiring.pop(reply.request, None)
+        if topic is not None and not reply.refused and (number := unpack(reply.body)[0]):
+            self.topics[topic] = number
+        if reply.request in self._expected:
+            self._replies[reply.request] = reply
 
     def settle(self, endpoint: ClientEndpoint, outcome: int, sequences: list[int]) -> None:
         """Deliveries ended this way; `ClientEndpoint.take_outcomes` has them."""
+        if not endpoint.reasons and not endpoint.delays_ns and not endpoint.failures:
+            self._settle(endpoint, outcome, sequences, 0, 0)
+            return
+        reasons, delays_ns = endpoint.reasons, endpoint.delays_ns
+        ways = [(reasons.pop(sequence, ""), delays_ns.pop(sequence, 0)) for sequence in sequences]
+        for (reason, delay_ns), group in groupby(zip(ways, sequences, strict=True), itemgetter(0)):
+            alike = [sequence for _, sequence in group]
+            for sequence in alike if endpoint.failures else ():
+                failure = endpoint.failures.pop(sequence, None)
+                if failure is not None:
+                    self.notice(ReportFailure, endpoint.number, sequence, *failure)
+            self._settle(endpoint, outcome, alike, self._number_of(reason), delay_ns)
+
+    def _settle(self, endpoint: ClientEndpoint, outcome: int, sequences: list[int], reason: int, delay_ns: int) -> None:
+        number, cost_ns = endpoint.number, endpoint.cost_ns
         for first, following in ranges(sequences):
-            self.outgoing.append(records.pack_settled(endpoint.number, outcome, first, following, endpoint.cost_ns))
+            packed = records.pack_settled(number, outcome, first, following, cost_ns, reason, delay_ns)
+            self.outgoing.append(packed)
+
+    def _number_of(self, reason: str) -> int:
+        """The number that a reason travels as; the manager hears first what it stands for, if it does not know."""
+        number, text = self._reasons.number_of(reason)
+        if text is not None:
+            self.notice(NameReason, number, text)
+        return number
+
+    def keep(self, endpoint: ClientEndpoint, sequences: list[int]) -> None:
+        """These deliveries were taken, and are settled later; `ClientEndpoint.take_kept` has them."""
+        for first, following in ranges(sequences):
+            self.outgoing.append(records.pack_taken(endpoint.number, first, following))
 
     # --- a takeover ---
 
@@ -280,7 +378,7 @@ class ClientProtocol:
         Args:
             spans: (segment, offset) of the spans that this process may still write.
         """
-        self.topics.clear()
+        self.forget_required()  # What is answered now may be out of date, and the word of it may have been lost.
         self.orders.forget()
         held = [[endpoint.number, endpoint.outstanding()] for endpoint in self.endpoints]
         self.notice(ReportState, self.manager_pid, held, [list(span) for span in spans])

@@ -6,32 +6,30 @@ thread waits for memory while it holds the lock, so a process that is out of mem
 
 from __future__ import annotations
 
-import logging
+import ctypes
+import threading
 from collections.abc import Iterable
-from threading import get_ident
 from typing import NamedTuple
+from zlib import crc32
 
 from eventbus_mp.client.connection import Connection
 from eventbus_mp.client.span_orders import LOANS_AHEAD
 from eventbus_mp.client.span_pool import SpanPool
+from eventbus_mp.client.steps import Steps
+from eventbus_mp.client.topic_numbers import TopicNumbers
 from eventbus_mp.config import TIME_UNITS_NS, BusConfig
-from eventbus_mp.errors import EventTooLarge, UnknownTopic
-from eventbus_mp.events import Event, EventShadow, Place, check_topic, new_object
+from eventbus_mp.errors import EventBusError, EventTooLarge, UsageError
+from eventbus_mp.events import Event, EventShadow, Place, shadow_at
 from eventbus_mp.locking import reentered
 from eventbus_mp.memory.arena import Arena, GrantedSpan
-from eventbus_mp.memory.payload import EncodedEvent, encode_event, write_loaned, write_payload
+from eventbus_mp.memory.page_copies import Shown
+from eventbus_mp.memory.payload import EncodedEvent, detached, encode_event, let_go, write_loaned, write_payload
 from eventbus_mp.protocol import records
-from eventbus_mp.protocol.client_events import TopicStale
 from eventbus_mp.protocol.records import NOTIFIED, RECORD
-from eventbus_mp.protocol.requests import ResolveTopic
 
-__all__ = ["LoanedSpan", "Publisher", "shadow_at"]
+__all__ = ["LoanedSpan", "Publisher"]
 
 pack_record = RECORD.pack
-log = logging.getLogger("eventbus_mp")
-
-WARNING_INTERVAL_NS = 60 * 10**9
-"""A topic without a subscriber is warned of this often."""
 
 
 class LoanedSpan(NamedTuple):
@@ -58,26 +56,27 @@ class Publisher:
         self._config: BusConfig = connection.config
         self._span_pool = span_pool
         self._unit_ns = TIME_UNITS_NS[self._config.time_unit]
-        self._event_bytes_max = self._config.event_bytes_max
-        self._warned_ns: dict[str, int] = {}
-        """Topic -> when its lack of a subscriber was last warned of."""
-        self._loaned_out: set[GrantedSpan] = set()
-        """Spans that loans fill."""
-        connection.on_topic_stale = self._on_topic_stale
+        self.event_bytes_max = self._config.event_bytes_max
+        self.numbers = TopicNumbers(connection)
+        self.require = self.numbers.require
+        self._loaned_out: dict[GrantedSpan, memoryview] = {}
+        """Spans that loans fill, and their segments."""
+        self.report_dropped = self.numbers.report
 
-    def notify(self, event: Event, *, awaited: bool = False) -> EventShadow:
+    def notify(self, event: Event, *, awaited: bool = False, timeout_s: float | None = None) -> EventShadow:
         """Publish: the shadow, without a place when nobody is subscribed and nothing was stored."""
         # hot path: 3.4 us. The lock is written out (locking.py), and calls are few.
-        lock, me = self._lock, get_ident()
+        lock, me = self._lock, threading.get_ident()
         if lock.owner == me:
             raise reentered()
         encoded = encode_event(event)
         length = encoded[4]
-        if length > self._event_bytes_max:
+        if length > self.event_bytes_max:
             self._check_size(event, encoded)
         topic_name = event._topic
         topic = self._topics.get(topic_name) or self._resolve(topic_name)
         if not topic:
+            self.numbers.note_dropped(topic_name)
             return EventShadow(topic_name, event.id)
         span_pool = self._span_pool
         arena = span_pool.arena if span_pool.listener_arena is None else span_pool.choose()
@@ -92,30 +91,104 @@ class Publisher:
                         break
                 finally:
                     lock.owner = 0
-            arena = span_pool.get(length)
+            try:
+                arena = span_pool.get(length, topic, timeout_s)
+            except BaseException:
+                let_go(event, encoded)
+                raise
         if filled is not None:
             span_pool.order_ahead(filled.length, length)
         return shadow_at(topic_name, event.id, place)
 
-    def notify_many(self, events: Iterable[Event]) -> list[EventShadow]:
-        """Publish in order, with one pipe write for as many as fit into the spans that are ready."""
-        self._lock.refuse_reentry()
-        if isinstance(events, (list, tuple)):
-            prepared = [(event, self._encode(event)) for event in events]
-        else:
-            prepared = [(event, _detached(self._encode(event))) for event in events]
-        names = {event._topic for event, _ in prepared}
-        topics = {name: self._topics.get(name) or self._resolve(name) for name in names}
-        unheard = [EventShadow(event.topic, event.id) for event, _ in prepared] if not all(topics.values()) else []
-        if unheard:
-            heard = [index for index, (event, _) in enumerate(prepared) if topics[event.topic]]
-            for index, shadow in zip(heard, self._notify_all([prepared[at] for at in heard], topics), strict=True):
-                unheard[index] = shadow
-            return unheard
-        return self._notify_all(prepared, topics)
+    def notifying(self, event: Event, awaited: bool, timeout_s: float | None = None) -> Steps[EventShadow]:
+        """The steps of `notify`."""
+        encoded = self.encode(event)
+        name = event._topic
+        topic = self._topics.get(name) or (yield from self.numbers.resolving(name))
+        if not topic:
+            self.numbers.note_dropped(name)
+            return EventShadow(name, event.id)
+        while True:
+            shadow = self._write_now(event, encoded, topic, awaited)
+            if shadow is not None:
+                return shadow
+            try:
+                yield from self._span_pool.getting(encoded[4], topic, timeout_s)
+            except BaseException:
+                let_go(event, encoded)
+                raise
 
-    def _notify_all(self, prepared: list[tuple[Event, EncodedEvent]], topics: dict[str, int]) -> list[EventShadow]:
-        """Publish events that somebody is subscribed to."""
+    def notify_now(self, event: Event, awaited: bool) -> EventShadow | None:
+        """Publish if nothing has to be waited for; None: there is no room, or the topic's number is not known."""
+        topic = self._topics.get(event._topic) if isinstance(event, Event) else 0
+        if not topic:
+            return None
+        encoded = encode_event(event)
+        if encoded[4] > self.event_bytes_max:
+            self._check_size(event, encoded)
+        shadow = self._write_now(event, encoded, topic, awaited)
+        if shadow is None:
+            let_go(event, encoded)
+        return shadow
+
+    def _write_now(self, event: Event, encoded: EncodedEvent, topic: int, awaited: bool) -> EventShadow | None:
+        """Write and notify an event if there is room. `notify` has this written out."""
+        lock, me = self._lock, threading.get_ident()
+        if lock.owner == me:
+            raise reentered()
+        with lock.raw:
+            lock.owner = me
+            try:
+                written = self._write(self._span_pool.choose(), encoded, topic, event, awaited)
+                if written is None:
+                    return None
+                data, place, filled = written
+                self._transport.write(data)
+            finally:
+                lock.owner = 0
+        if filled is not None:
+            self._span_pool.order_ahead(filled.length, encoded[4])
+        return shadow_at(event._topic, event.id, place)
+
+    def notify_many(self, events: Iterable[Event], timeout_s: float | None = None) -> list[EventShadow]:
+        """Publish in order, with one pipe write for as many as fit into the spans that are ready.
+
+        An error says in `published` how far it came.
+        """
+        self._lock.refuse_reentry()
+        return self._connection.run(self._publishing(self._prepare(events), timeout_s))
+
+    def notifying_many(self, events: Iterable[Event], timeout_s: float | None = None) -> Steps[list[EventShadow]]:
+        """The steps of `notify_many`."""
+        return (yield from self._publishing(self._prepare(events), timeout_s))
+
+    def _prepare(self, events: Iterable[Event]) -> list[tuple[Event, EncodedEvent]]:
+        """The events with what they are encoded to. Those of a generator have buffers of their own."""
+        if isinstance(events, (list, tuple)):
+            return [(event, self.encode(event)) for event in events]
+        try:
+            given = iter(events)
+        except TypeError:
+            raise UsageError(f"notify_many({events!r:.80}): give a list of events") from None
+        return [(event, detached(self.encode(event))) for event in given]
+
+    def _publishing(
+        self, prepared: list[tuple[Event, EncodedEvent]], timeout_s: float | None = None
+    ) -> Steps[list[EventShadow]]:
+        """Publish encoded events in their order; those of topics that nobody is subscribed to are dropped."""
+        topics: dict[str, int] = {}
+        for name in {event._topic for event, _ in prepared}:
+            topics[name] = self._topics.get(name) or (yield from self.numbers.resolving(name))
+        if not all(topics.values()):
+            for event, _ in prepared:
+                if not topics[event._topic]:
+                    self.numbers.note_dropped(event._topic)
+        return (yield from self._notify_all(prepared, topics, timeout_s))
+
+    def _notify_all(
+        self, prepared: list[tuple[Event, EncodedEvent]], topics: dict[str, int], timeout_s: float | None
+    ) -> Steps[list[EventShadow]]:
+        """Publish those that somebody is subscribed to; the shadows of all."""
         shadows: list[EventShadow] = []
         arena = self._span_pool.choose()
         while len(shadows) < len(prepared):
@@ -124,7 +197,15 @@ class Publisher:
             if filled is not None:
                 self._span_pool.order_ahead(*filled)
             if len(shadows) < len(prepared):
-                arena = self._span_pool.get(prepared[len(shadows)][1][4])
+                try:
+                    event, encoded = prepared[len(shadows)]
+                    arena = yield from self._span_pool.getting(encoded[4], topics[event._topic], timeout_s)
+                except BaseException as error:
+                    if isinstance(error, EventBusError):
+                        error.published = tuple(shadows)
+                    for event, encoded in prepared:
+                        let_go(event, encoded)
+                    raise
         return shadows
 
     def _write_many(
@@ -142,7 +223,11 @@ class Publisher:
         last = None
         try:
             for event, encoded in prepared[len(shadows) :]:
-                written = self._write(arena, encoded, topics[event._topic], event, awaited=False)
+                topic = topics[event._topic]
+                if not topic:
+                    shadows.append(EventShadow(event._topic, event.id))
+                    continue
+                written = self._write(arena, encoded, topic, event, awaited=False)
                 if written is None:
                     break
                 data, place, filled = written
@@ -161,6 +246,13 @@ class Publisher:
 
     # --- loans ---
 
+    def before_loan(self, event: Event, encoded: EncodedEvent) -> tuple[Event, EncodedEvent]:
+        """A loan's block begins: the event to publish at its end. `InstrumentedPublisher` has hooks here."""
+        return event, encoded
+
+    def after_loan(self, event: Event, shadow: EventShadow | None, error: BaseException | None) -> None:
+        """A loan's block has ended, with a shadow or with an error. `InstrumentedPublisher` has hooks here."""
+
     def loan_span(self, event: Event, encoded: EncodedEvent) -> LoanedSpan | None:
         """A span of its own for an event that will be filled in place; None when nobody is subscribed.
 
@@ -170,6 +262,7 @@ class Publisher:
         self._check_size(event, encoded)
         topic = self._topics.get(event.topic) or self._resolve(event.topic)
         if not topic:
+            self.numbers.note_dropped(event.topic)
             return None
         arena = self._span_pool.choose()
         length = max(encoded[4], arena.large_bytes + 1)
@@ -178,20 +271,23 @@ class Publisher:
                 slot = arena.reserve(length)
                 if slot is not None:
                     assert slot.filled is not None
-                    self._loaned_out.add(slot.filled)
+                    self._loaned_out[slot.filled] = slot.view
                     return LoanedSpan(topic, slot.view, slot.filled)
-            arena = self._span_pool.get(length)
+            arena = self._span_pool.get(length, topic)
 
     def publish_loaned(self, loaned: LoanedSpan, event: Event, encoded: EncodedEvent) -> EventShadow:
         """Publish what was filled in place."""
         topic, view, span = loaned
         deadline_ns = 0 if event.ttl is None else self._deadline_ns(event)
         with self._lock.held():
-            self._loaned_out.discard(span)
-            sequence = self._protocol.next_sequence()
-            write_loaned(view, span.offset, encoded, sequence)
-            self._protocol.notify(topic, span.segment, span.offset, encoded[4], deadline_ns=deadline_ns)
-            self._protocol.seal(span.segment, span.offset)
+            self._loaned_out.pop(span, None)
+            try:
+                sequence = self._protocol.next_sequence()
+                write_loaned(view, span.offset, encoded, sequence)
+                crc = crc32(encoded[0])
+                self._protocol.notify(topic, span.segment, span.offset, encoded[4], deadline_ns=deadline_ns, id_crc=crc)
+            finally:  # Unwritten, if a signal handler has raised, it is given back.
+                self._protocol.seal(span.segment, span.offset)
             self._connection.flush_locked()
         counted = max(encoded[4], self._span_pool.arena.large_bytes + 1)
         self._span_pool.order_ahead(span.length, counted, LOANS_AHEAD)
@@ -206,26 +302,44 @@ class Publisher:
         """Give the memory back; nothing is published."""
         span = loaned.span
         with self._lock.held():
-            self._loaned_out.discard(span)
+            self._loaned_out.pop(span, None)
             self._protocol.seal(span.segment, span.offset)
             self._connection.flush_locked()
 
-    def close(self) -> None:
-        """Let go of the memory; the manager takes the spans back when the link ends."""
-        with self._lock.held():
-            self._span_pool.close()
+    def close(self) -> list[Shown]:
+        """Let go of the memory, with the lock held: the manager takes the spans back when the link ends.
+
+        Returns:
+            What loans still fill. It must not be written to any more, for soon others will.
+        """
+        self._span_pool.close()
+        return [
+            ((ctypes.c_char * span.length).from_buffer(view, span.offset), span.length)
+            for span, view in self._loaned_out.items()
+        ]
+
+    def retire_spans(self) -> None:
+        """Give back all memory that this process may still write: the next event waits for some."""
+        self._connection.call(self._span_pool.retire)
 
     def forget_topic(self, name: str) -> None:
         """Ask the manager again at the next event of this topic."""
         self._topics.pop(name, None)
 
-    def _encode(self, event: Event) -> EncodedEvent:
+    def encode(self, event: Event) -> EncodedEvent:
+        """The event as it is written.
+
+        Raises:
+            EncodeError: Its data cannot travel.
+            EventTooLarge: It is larger than `event_bytes_max`.
+        """
         encoded = encode_event(event)
         self._check_size(event, encoded)
         return encoded
 
     def _check_size(self, event: Event, encoded: EncodedEvent) -> None:
         if encoded[4] > self._config.event_bytes_max:
+            let_go(event, encoded)
             raise EventTooLarge(
                 f"event {event.id!r} of topic {event.topic!r} has {encoded[4]} bytes encoded; "
                 f"BusConfig.event_bytes_max allows {self._config.event_bytes_max}"
@@ -247,16 +361,22 @@ class Publisher:
             if slot is None:
                 return None
             view, segment_number, offset, filled = slot
-        # Payload first, record second: the record is the only permission to read the payload.
-        protocol = self._protocol
-        protocol.sequence = sequence = protocol.sequence + 1
-        write_payload(view, offset, encoded, sequence)
-        if awaited or event._envelope is not None or self._outgoing:
-            deadline_ns = 0 if event.ttl is None else self._deadline_ns(event)
-            protocol.notify(topic, segment_number, offset, length, deadline_ns=deadline_ns, awaited=awaited)
-            data = protocol.data_to_send()
-        else:
-            data = pack_record(NOTIFIED, topic, segment_number, offset, length, 0, 0, sequence)
+        try:
+            # Payload first, record second: the record is the only permission to read the payload.
+            protocol = self._protocol
+            protocol.sequence = sequence = protocol.sequence + 1
+            write_payload(view, offset, encoded, sequence)
+            crc = crc32(encoded[0])
+            if awaited or event._envelope is not None or self._outgoing:
+                due_ns = 0 if event.ttl is None else self._deadline_ns(event)
+                protocol.notify(topic, segment_number, offset, length, deadline_ns=due_ns, awaited=awaited, id_crc=crc)
+                data = protocol.data_to_send()
+            else:
+                data = pack_record(NOTIFIED, topic, segment_number, offset, length, crc, 0, sequence)
+        except BaseException:  # A signal handler, most likely while a large payload was copied.
+            if filled is not None:
+                self._protocol.seal(filled.segment, filled.offset)
+            raise
         if filled is not None:
             data += records.pack_span_sealed(filled.segment, filled.offset)
         return data, (topic, segment_number, offset, length, sequence), filled
@@ -268,43 +388,5 @@ class Publisher:
         left_ns = (event.occurred_at + event.ttl) * self._unit_ns - self._transport.time_ns()
         return min(max(1, self._transport.monotonic_ns() + left_ns), (1 << 63) - 1)
 
-    # --- topics ---
-
     def _resolve(self, name: str) -> int:
-        """The topic's number, or 0 when there is nobody to tell, which is warned of."""
-        check_topic(name)
-        number, subscribed = self._connection.request(ResolveTopic, name)
-        if not number and self._config.strict:
-            raise UnknownTopic(f"topic {name!r} is not registered; call register_topic({name!r}) first")
-        if subscribed:
-            self._topics[name] = number
-            return int(number)
-        self._warn_unheard(name, "has no subscriber" if number else "doesn't exist")
-        return 0
-
-    def _warn_unheard(self, name: str, what: str) -> None:
-        now_ns = self._transport.monotonic_ns()
-        warned_ns = self._warned_ns.get(name)
-        if warned_ns is None or now_ns - warned_ns >= WARNING_INTERVAL_NS:
-            self._warned_ns[name] = now_ns
-            log.warning("topic %r %s; its events are dropped (bus %r)", name, what, self._connection.bus)
-
-    def _on_topic_stale(self, event: TopicStale) -> None:
-        for name in self._protocol.forget_stale(event.topic):
-            if event.dropped:
-                self._warn_unheard(name, "lost its last subscriber, or was unregistered")
-
-
-def shadow_at(topic: str, event_id: str, at: tuple[int, int, int, int, int]) -> EventShadow:
-    """An `EventShadow`, in half the time that calling its class takes."""
-    shadow = new_object(EventShadow)
-    shadow._topic = topic
-    shadow._id = event_id
-    shadow._at = at
-    return shadow
-
-
-def _detached(encoded: EncodedEvent) -> EncodedEvent:
-    """With buffers of its own: what a generator gave may be filled anew for its next event."""
-    name, envelope, data, buffers, length = encoded
-    return name, envelope, data, tuple(memoryview(bytes(buffer)) for buffer in buffers), length
+        return self._connection.run(self.numbers.resolving(name))

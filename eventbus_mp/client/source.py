@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from heapq import heappushpop
 from typing import Any, ParamSpec, TypeVar
 
@@ -15,12 +15,15 @@ from eventbus_mp.client.bus import EventBus
 from eventbus_mp.config import TIME_UNITS_NS
 from eventbus_mp.errors import UsageError
 from eventbus_mp.events import Event, EventShadow, check_topic
-from eventbus_mp.ids import unique_id
+from eventbus_mp.ids import EventId, unique_id
 
 __all__ = ["EventBlock", "EventSource"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+NOT_SET: Any = object()
+"""Stands for the data of a block that has set none; None is data as any other."""
 
 _latest_ns = [0]
 """The latest time that was given out; a heap of one."""
@@ -29,7 +32,7 @@ _latest_ns = [0]
 def _now_ns() -> int:
     """Wall-clock time that never goes backwards within this process."""
     # Of the two, the heap gives back the smaller one and keeps the larger one: `latest = max(latest, now)` in one step
-    # of the interpreter, between which and the next no other thread and no signal's handler can run. A lock would make
+    # of the interpreter, between which and the next no other thread and no signal handler can run. A lock would make
     # a handler wait for the thread that it interrupts.
     heappushpop(_latest_ns, time.time_ns())
     return _latest_ns[0]
@@ -51,13 +54,15 @@ class EventBlock:
         self._source = source
         self.topic: str = fields.pop("topic", None) or source.topic
         self.error_topic: str | None = fields.pop("error_topic", None) or source.error_topic
-        self.id: str = fields.pop("id", None) or source.new_id()
-        self.transaction_id: str = fields.pop("transaction_id", None) or self.id
+        given_id, transaction_id = fields.pop("id", None), fields.pop("transaction_id", None)
+        self.id: EventId = given_id if given_id is not None else source.new_id()
+        self.transaction_id: EventId = transaction_id if transaction_id is not None else self.id
         self.source: str | None = fields.pop("source", None) or source.source
         self.ttl: int | None = fields.pop("ttl", source.ttl)
         self.initialized_at: int | None = fields.pop("initialized_at", None)
         self.occurred_at: int | None = fields.pop("occurred_at", None)
-        self.data: Any = None
+        self.headers: Mapping[str, str] | None = fields.pop("headers", None)
+        self.data: Any = NOT_SET
         self.error: Any = None
         self.shadow: EventShadow | None = None
         """The shadow of the event that was published; None before."""
@@ -91,7 +96,7 @@ class EventBlock:
             if self.error_topic is None:
                 raise UsageError(f"block.error was set, but the source of topic {self.topic!r} has no error_topic")
             topic, data = self.error_topic, self.error
-        if data is None:
+        if data is NOT_SET:
             raise UsageError(f"the block of topic {self.topic!r} ended without block.data or block.error")
         return Event(
             self.id,
@@ -102,6 +107,7 @@ class EventBlock:
             occurred_at=self.occurred_at if self.occurred_at is not None else self._source.now(),
             source=self.source,
             ttl=self.ttl,
+            headers=self.headers,
         )
 
 
@@ -135,16 +141,17 @@ class EventSource:
         self.ttl = ttl if ttl is not None else bus.config.ttl
         self._unit_ns = TIME_UNITS_NS[bus.config.time_unit]
 
-    def new_id(self) -> str:
+    def new_id(self) -> EventId:
         """A new id, from `BusConfig.id_generator` if there is one. Never blocks."""
         return (self.bus.config.id_generator or unique_id)()
 
     def now(self) -> int:
         """The wall-clock time in the bus's `time_unit`; it never goes backwards within a process.
 
-        Never blocks, and may be called from any thread and from a signal's handler.
+        Never blocks, and may be called from any thread and from a signal handler.
         """
-        return _now_ns() // self._unit_ns
+        clock_ns = self.bus._clock_ns
+        return (_now_ns() if clock_ns is None else clock_ns()) // self._unit_ns
 
     def notify(self, **fields: Any) -> EventBlock:
         """A block whose event is published at its end: see `EventBlock`.
@@ -167,7 +174,7 @@ class EventSource:
             fields: Fields of `Event` except `data`, and `error_topic`.
 
         Raises:
-            UsageError: There is no such field, or the data is None.
+            UsageError: There is no such field.
             Exception: `work` raised it, and there is no error topic. If there is one, the error becomes the event.
         """
         block = EventBlock(self, fields)

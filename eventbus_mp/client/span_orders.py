@@ -41,10 +41,12 @@ class SpanOrders:
         self._large_length = self._large_count = 0
         """The span of the latest large event, and how many in a row took one like it."""
 
-    def place(self, arena: Hashable, span_length: int, urgency: int, count: int = 1) -> bytes:
-        """Order `count` spans: the records to send."""
+    def place(
+        self, arena: Hashable, span_length: int, urgency: int, count: int = 1, subscriber: int = 0, topic: int = 0
+    ) -> bytes:
+        """Order `count` spans, for the handler of a subscriber that publishes to a topic: the records to send."""
         self._open[arena, span_length] = self.count(arena, span_length) + count
-        return records.pack_span_wanted(span_length, urgency) * count
+        return records.pack_span_wanted(span_length, urgency, subscriber, topic) * count
 
     def count(self, arena: Hashable, span_length: int) -> int:
         """How many spans of this length are on order for the arena."""

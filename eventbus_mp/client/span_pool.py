@@ -1,8 +1,8 @@
 """The span pool: memory from the manager, ordered ahead of need where possible, and waited for.
 
-A listener that publishes may use the memory reserve, because the events that it has in flight are what the other
-producers wait for. So its thread has an arena of its own from the first time that it runs short: spans out of the
-reserve must not be filled by another thread, whose wait would then keep the listener waiting.
+A listener that publishes may use the memory reserve and, beyond it, files, because the events that it has in flight
+are what the other producers wait for. So its thread has an arena of its own from the first time that it runs short:
+spans out of the reserve must not be filled by another thread, whose wait would then keep the listener waiting.
 
 All of it is guarded by the transport's lock, which also keeps the order of what is written. It is held while records
 are sent; that cannot deadlock, because the manager never waits for a process.
@@ -11,13 +11,20 @@ are sent; that cannot deadlock, because the manager never waits for a process.
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import suppress
+from functools import partial
 
 from eventbus_mp.client.connection import Connection
+from eventbus_mp.client.endpoint import ClientEndpoint
 from eventbus_mp.client.span_orders import LARGE_AHEAD
-from eventbus_mp.errors import BusFull, EventTooLarge
+from eventbus_mp.client.steps import Steps, until
+from eventbus_mp.errors import BusFull, EventBusError, EventTooLarge
+from eventbus_mp.geometry import WAIT_S_MAX
 from eventbus_mp.memory.arena import Arena, GrantedSpan
 from eventbus_mp.memory.mappings import Mappings
+from eventbus_mp.memory.shm import SHM_DIR
 from eventbus_mp.protocol.client_events import SpanGranted
 from eventbus_mp.protocol.messages import SPAN_AHEAD, SPAN_NEEDED, SPAN_RESERVE
 
@@ -31,7 +38,7 @@ class SpanPool:
     """Args:
     connection: The link to order on.
     mappings: Where segments are mapped.
-    in_listener: Whether the calling thread is running a listener.
+    running: The endpoint whose listener the calling thread is running; None if it runs none.
     before_waiting: Called before a wait for memory, which outcomes that are not reported yet may end.
     describe_holders: Who holds the memory, for the text of `BusFull`.
     """
@@ -40,16 +47,16 @@ class SpanPool:
         self,
         connection: Connection,
         mappings: Mappings,
-        in_listener: Callable[[], bool],
+        running: Callable[[], ClientEndpoint | None],
         before_waiting: Callable[[], None],
-        describe_holders: Callable[[], str],
+        describe_holders: Callable[[], Steps[str]],
     ) -> None:
         self._connection = connection
         self._protocol = connection.protocol
         self._orders = connection.protocol.orders
         self._lock = connection.transport.lock
         self._mappings = mappings
-        self._in_listener = in_listener
+        self._running = running
         self._before_waiting = before_waiting
         self._describe_holders = describe_holders
         self.arena = Arena(mappings, connection.welcome.span_bytes)
@@ -63,32 +70,49 @@ class SpanPool:
     def choose(self) -> Arena:
         """The arena that the calling thread appends to."""
         arena = self.listener_arena
-        return arena if arena is not None and self._in_listener() else self.arena
+        return arena if arena is not None and self._running() is not None else self.arena
 
-    def get(self, length: int) -> Arena:
-        """Wait until a span for an event of `length` bytes is in stock: the arena that has it.
+    def get(self, length: int, topic: int, timeout_s: float | None = None) -> Arena:
+        """Wait for a span; see `getting`."""
+        return self._connection.run(self.getting(length, topic, timeout_s))
+
+    def getting(self, length: int, topic: int, timeout_s: float | None = None) -> Steps[Arena]:
+        """Wait until a span for an event of `length` bytes, of this topic, is in stock: the arena that has it.
 
         Raises:
-            BusFull: None became free within `notify_timeout_s`.
+            BusFull: None became free within `timeout_s`; None: `notify_timeout_s`.
             EventTooLarge: None of this size ever can.
         """
-        arena, urgency = self.arena, SPAN_NEEDED
-        if self._in_listener():
+        arena, running = self.arena, self._running()
+        if running is not None:
             if self.listener_arena is None:
                 self.listener_arena = Arena(self._mappings, self.arena.span_bytes)
-            arena, urgency = self.listener_arena, SPAN_RESERVE
+            arena = self.listener_arena
         span_length = arena.span_length(length)
         self._waiting.append(span_length)
         try:
-            self._await_span(arena, span_length, length, urgency)
+            yield from self._await_span(arena, span_length, length, running, topic, timeout_s)
+        except BaseException:  # A signal handler may have raised between the order's note and its record.
+            self._cancel(span_length)
+            raise
         finally:
             self._waiting.remove(span_length)
         return arena
 
-    def _await_span(self, arena: Arena, span_length: int, length: int, urgency: int) -> None:
-        connection, orders = self._connection, self._orders
+    def _await_span(
+        self,
+        arena: Arena,
+        span_length: int,
+        length: int,
+        running: ClientEndpoint | None,
+        topic: int,
+        timeout_s: float | None,
+    ) -> Steps[None]:
+        connection = self._connection
         now_ns = connection.transport.monotonic_ns
-        deadline_ns = now_ns() + int(connection.config.notify_timeout_s * 1e9)
+        if timeout_s is None:
+            timeout_s = connection.config.notify_timeout_s
+        deadline_ns = now_ns() + int(min(timeout_s, WAIT_S_MAX) * 1e9)
         refusal: OSError | None = None
         self._before_waiting()
         connection.call(self._give_back_unused, set(self._waiting))
@@ -96,16 +120,23 @@ class SpanPool:
             refused_again, refusal = refusal, connection.call(self._give_back_useless, arena) or refusal
             left_s = max(0.0, (deadline_ns - now_ns()) / 1e9)
             if refusal is not None and not left_s:
-                raise self._no_memory(span_length, refusal) from refusal
+                raise (yield from self._no_memory(span_length, refusal)) from refusal
             if refused_again is not None:
                 # Memory comes free only when events are settled; without a pause we would only ask and refuse.
-                connection.wait(lambda: False, min(RETRY_S, left_s))
+                yield until(lambda: False, min(RETRY_S, left_s))
             self._check_possible(length, span_length)
-            connection.call(self._order_once, arena, span_length, urgency)
-            if not connection.wait(lambda: arena.stocked(span_length) or not orders.count(arena, span_length), left_s):
-                holders = self._describe_holders()  # A round trip: a grant that was on its way has come with it.
+            connection.call(self._order_once, arena, span_length, running, topic)
+            has_answer = partial(self._has_answer, arena, span_length)
+            if not (yield until(has_answer, left_s)):
+                holders = yield from self._describe_holders()  # A grant that was on its way has come with the answer.
                 if not arena.stocked(span_length):
-                    self._give_up(span_length, refusal, holders)
+                    if refusal is not None:
+                        raise (yield from self._no_memory(span_length, refusal)) from refusal
+                    raise self._too_late(span_length, holders, timeout_s)
+
+    def _has_answer(self, arena: Arena, span_length: int) -> bool:
+        """Whether a span that was ordered is there, or was refused."""
+        return bool(arena.stocked(span_length)) or not self._orders.count(arena, span_length)
 
     def _prepare(self, arena: Arena, span_length: int) -> bool:
         """Whether a span is in stock, with memory behind it."""
@@ -114,9 +145,13 @@ class SpanPool:
 
     # --- with the lock held, through `Connection.call` ---
 
-    def _order_once(self, arena: Arena, span_length: int, urgency: int) -> None:
-        if not self._orders.count(arena, span_length):
-            self._protocol.order_spans(arena, span_length, urgency)
+    def _order_once(self, arena: Arena, span_length: int, running: ClientEndpoint | None, topic: int) -> None:
+        if self._orders.count(arena, span_length):
+            return
+        if running is None:
+            self._protocol.order_spans(arena, span_length, SPAN_NEEDED)
+        else:
+            self._protocol.order_spans(arena, span_length, SPAN_RESERVE, 1, running.number, topic)
 
     def _give_back_useless(self, arena: Arena) -> OSError | None:
         """Return the spans that the kernel has no memory for, and why: the next may have its memory already."""
@@ -153,7 +188,7 @@ class SpanPool:
         if not grant.segment:
             return
         if isinstance(arena, Arena):
-            arena.add(GrantedSpan(*grant))
+            arena.add(GrantedSpan(grant.segment, grant.offset, grant.length, grant.backed))
         else:
             self._protocol.seal(grant.segment, grant.offset)
 
@@ -172,10 +207,27 @@ class SpanPool:
         Raises:
             ManagerLost, BusClosed: The link has ended.
         """
-        self._connection.call(self._order_ahead, span_length, event_bytes, at_least)
+        try:
+            self._connection.call(self._order_ahead, span_length, event_bytes, at_least)
+        except BaseException:  # As in `get`: an order that never went out would be waited for.
+            self._cancel(span_length)
+            raise
+
+    def _cancel(self, span_length: int) -> None:
+        """Nobody waits any more, because of an exception; a span that comes nevertheless goes back."""
+        with suppress(EventBusError):  # The link has ended, or the exception's traceback still holds the lock.
+            self._connection.call(self._protocol.cancel_spans, span_length)
+
+    def retire(self) -> None:
+        """Give back every span that this process may write, with the lock held: the next event waits for one."""
+        for segment, offset in self.places():
+            self._protocol.seal(segment, offset)
+        self.arena.drop()
+        if self.listener_arena is not None:
+            self.listener_arena.drop()
 
     def close(self) -> None:
-        """Let go of the memory."""
+        """Let go of the memory, with the lock held."""
         self.arena.close()
         if self.listener_arena is not None:
             self.listener_arena.close()
@@ -189,21 +241,25 @@ class SpanPool:
                 "which the bus's memory does not have; raise BusConfig.memory_bytes_max"
             )
 
-    def _no_memory(self, span_length: int, refusal: OSError) -> BusFull:
+    def _no_memory(self, span_length: int, refusal: OSError) -> Steps[BusFull]:
+        holders = yield from self._describe_holders()
+        directory = os.path.dirname(refusal.filename or "")
+        if refusal.errno == errno.ENOSPC and directory not in ("", str(SHM_DIR)):
+            return BusFull(
+                f"{directory} has no room for {span_length} bytes of events: {holders}. "
+                "Give BusConfig.spill_dir a directory with more room, or settle events faster"
+            )
         if refusal.errno == errno.ENOSPC:
             free = self._mappings.store.free_bytes()
             return BusFull(
-                f"/dev/shm is full: {free} bytes are free, {span_length} are needed; {self._describe_holders()}. "
+                f"/dev/shm is full: {free} bytes are free, {span_length} are needed; {holders}. "
                 "Make it larger (docker run --shm-size=1g), or lower BusConfig.memory_bytes_max"
             )
         return BusFull(f"the kernel gives no shared memory for {span_length} bytes: {refusal}")
 
-    def _give_up(self, span_length: int, refusal: OSError | None, holders: str) -> None:
-        self._connection.call(self._protocol.cancel_spans, span_length)
-        if refusal is not None:
-            raise self._no_memory(span_length, refusal) from refusal
-        raise BusFull(
-            f"no {span_length} bytes of the bus's memory became free within "
-            f"{self._connection.config.notify_timeout_s:g} s: {holders}. "
+    @staticmethod
+    def _too_late(span_length: int, holders: str, timeout_s: float) -> BusFull:
+        return BusFull(
+            f"no {span_length} bytes of the bus's memory became free within {timeout_s:g} s: {holders}. "
             "Settle events faster, or raise BusConfig.memory_bytes_max"
         )

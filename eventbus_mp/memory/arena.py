@@ -87,6 +87,7 @@ class Arena:
         self._refusal: OSError | None = None
         """The reason of the latest useless span."""
         self._span: GrantedSpan | None = None
+        self._is_closed = False
         # The current span. The publisher appends to it without a call here, as long as there is room: it writes an
         # event of up to `large_bytes` to `view` at `position`, and moves `position` on, which must not pass `end`.
         self.view = memoryview(b"")
@@ -111,7 +112,9 @@ class Arena:
         return len(self._stock.get(span_length, ()))
 
     def add(self, span: GrantedSpan) -> None:
-        """Take a granted span into stock."""
+        """Take a granted span into stock; nothing happens when the arena is closed."""
+        if self._is_closed:
+            return
         self._stock.setdefault(span.length, []).append(span)
 
     def prepare(self, span_length: int) -> bool:
@@ -171,6 +174,11 @@ class Arena:
 
     def close(self) -> None:
         """Drop all spans and the view of the current one; `reserve` finds no room from now on."""
+        self._is_closed = True
+        self.drop()
+
+    def drop(self) -> None:
+        """Forget all spans, which the caller has given back; `reserve` finds room when there are others."""
         self._stock.clear()
         self.view, self._span = memoryview(b""), None
         self.position = self.end = 0
@@ -189,6 +197,9 @@ class Arena:
             self._refusal = error
             self._useless.append(span)
             return None
+        except BaseException:  # A signal handler has raised: backing a large span takes its time.
+            self.add(span)
+            raise
 
     def _pop(self, span_length: int) -> GrantedSpan | None:
         # In one step, since the thread that reads the pipe may be adding a span at this moment.

@@ -28,7 +28,7 @@ __all__ = [
 def is_scalar(value: Any) -> bool:
     """Whether it is a numpy scalar."""
     numpy = sys.modules.get("numpy")
-    return numpy is not None and isinstance(value, getattr(numpy, "generic", ()))
+    return numpy is not None and issubclass(type(value), getattr(numpy, "generic", ()))
 
 
 def is_array(value: Any) -> bool:
@@ -43,8 +43,11 @@ def is_array(value: Any) -> bool:
     kind = type(value)
     # While numpy is being imported it may be in `sys.modules` without its classes.
     ndarray = getattr(numpy, "ndarray", None)
-    if ndarray is not None and kind is not ndarray and isinstance(value, ndarray):
-        raise TypeError(f"{kind} is a subclass of ndarray and would come out as one; give numpy.asarray(value)")
+    if ndarray is not None and kind is not ndarray and issubclass(kind, ndarray):
+        advice = "give numpy.asarray(value)"
+        if issubclass(kind, numpy.ma.MaskedArray):  # `asarray` would drop the mask without a word.
+            advice = "give value.data and numpy.ma.getmaskarray(value), or value.filled(...)"
+        raise TypeError(f"{kind} is a subclass of ndarray and would come out as one; {advice}")
     return kind is ndarray
 
 
@@ -68,7 +71,7 @@ def _numpy_for(what: str) -> Any:
 
 
 def encode_array(value: Any, add: AddBuffer) -> Any:
-    """The body of an ndarray: (offset of its bytes, dtype, shape, whether they are in Fortran's order).
+    """The parts of an ndarray: offset of its bytes, dtype, whether they are in Fortran's order, lengths of the axes.
 
     Raises:
         TypeError: Its dtype cannot travel.
@@ -82,7 +85,7 @@ def encode_array(value: Any, add: AddBuffer) -> Any:
         # Python has no buffer format for a datetime64 or a structured array, hence the uint8.
         rows = sys.modules["numpy"].ascontiguousarray(value.T if by_columns else value)
         flat = memoryview(rows.reshape(-1).view("uint8"))
-    return [add(flat), dtype, list(value.shape), by_columns]
+    return [add(flat), dtype, by_columns, *value.shape]
 
 
 def decode_array(body: Any, raw: memoryview) -> Any:
@@ -92,7 +95,7 @@ def decode_array(body: Any, raw: memoryview) -> Any:
         DecodeError: numpy is not installed here.
     """
     numpy = _numpy_for("a numpy.ndarray")
-    offset, dtype, shape, by_columns = body
+    offset, dtype, by_columns, *shape = body
     order = "F" if by_columns else "C"
     # It is made over an array, which is read-only for good. Of a bare memoryview, numpy would look through to the
     # writable mapping below it, and let the user set `writeable`.
@@ -101,7 +104,7 @@ def decode_array(body: Any, raw: memoryview) -> Any:
 
 
 def encode_scalar(value: Any, add: AddBuffer) -> Any:
-    """The body of a numpy scalar: (dtype, bytes). Nothing is added beside the data.
+    """The parts of a numpy scalar: dtype and bytes. Nothing is added beside the data.
 
     Raises:
         TypeError: It is of a subclass, or its dtype cannot travel.
@@ -130,11 +133,17 @@ def decode_scalar(body: Any, raw: memoryview) -> Any:
 
 
 def describe_dtype(dtype: Any) -> Any:
-    """A dtype as a text or, when it has fields or a shape, as a list.
+    """A dtype as a text or, when it has fields, a shape or metadata, as a list.
 
     Raises:
         TypeError: It holds Python objects, or comes from another package than numpy.
     """
+    if dtype.metadata:
+        return [_describe_bare(dtype), dict(dtype.metadata), None]
+    return _describe_bare(dtype)
+
+
+def _describe_bare(dtype: Any) -> Any:
     numpy = sys.modules["numpy"]
     if dtype.hasobject:
         raise TypeError(
@@ -149,11 +158,18 @@ def describe_dtype(dtype: Any) -> Any:
     if dtype.subdtype is not None:
         base, shape = dtype.subdtype
         return [describe_dtype(base), list(shape)]
-    # 'l' and 'q' are two types of one size, which `dtype.str` does not tell apart.
-    text = dtype.byteorder + dtype.char if dtype.kind in "biufc" else dtype.str
-    if numpy.dtype(text) != dtype:
+    # 'l' and 'q' are two types of one size, which `dtype.str` does not tell apart; nor does it tell 'c' from 'S1'.
+    text = dtype.byteorder + dtype.char if dtype.kind in "biufc" else "c" if dtype.char == "c" else dtype.str
+    if not _is_of_numpy(numpy, dtype, text):
         raise TypeError(f"numpy dtype {dtype!r} is not one of numpy's own; send the bytes with view('uint8')")
     return text
+
+
+def _is_of_numpy(numpy: Any, dtype: Any, text: str) -> bool:
+    try:
+        return bool(numpy.dtype(text) == dtype)
+    except TypeError:  # ml_dtypes has letters of its own.
+        return False
 
 
 def _make_dtype(numpy: Any, described: Any) -> Any:
@@ -163,6 +179,9 @@ def _make_dtype(numpy: Any, described: Any) -> Any:
     if len(described) == 2:
         base, shape = described
         return numpy.dtype((_make_dtype(numpy, base), tuple(shape)))
+    if len(described) == 3:
+        bare, metadata, _ = described
+        return numpy.dtype(_make_dtype(numpy, bare), metadata=metadata)
     names, formats, offsets, titles, itemsize, aligned, is_record = described
     fields = {"names": names, "formats": [_make_dtype(numpy, part) for part in formats], "offsets": offsets}
     if any(titles):

@@ -6,7 +6,8 @@ Here is the list of them. Each kind has a file of its own: views.py, arrays.py (
 from __future__ import annotations
 
 import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from eventbus_mp.memory.arrays import (
@@ -19,30 +20,59 @@ from eventbus_mp.memory.arrays import (
     is_scalar,
     numpy_for_loans,
 )
+from eventbus_mp.memory.layout import ALIGNMENT
 from eventbus_mp.memory.tables import arrow_kind, decode_record_batch, decode_table, encode_arrow, encode_arrow_buffer
 from eventbus_mp.memory.views import AddBuffer, decode_view, encode_view
-from eventbus_mp.memory.wrapping import Wrapped
 
 __all__ = [
     "BUFFER_DECODERS",
+    "Beside",
+    "Buffers",
     "LoanedBuffer",
     "find_buffer_encoder",
+    "holds_buffers",
     "loaned_array",
     "loaned_view",
     "numpy_for_loans",
 ]
 
-BufferEncoder = Callable[[Any, AddBuffer], Any]
-"""Makes the ext type's body of a value, and adds the value's memory beside the data."""
+Buffers = tuple[memoryview, ...]
+"""Flat bytes that are written beside the data, each at the next multiple of `ALIGNMENT`."""
+BufferEncoder = Callable[[Any, AddBuffer], list[Any]]
+"""Makes a new list of the value's parts, and adds its memory beside the data."""
 BufferDecoder = Callable[[Any, memoryview], Any]
-"""Makes the value again, from the body and the memory beside the data."""
+"""Makes the value again, from the parts and the memory beside the data."""
 
 VIEW, NDARRAY, NUMPY_SCALAR, RECORD_BATCH, TABLE = range(32, 37)
-"""Ext codes: append, never reorder."""
+"""Codes on the wire: append, never reorder."""
+
+
+class Beside:
+    """The memory that has to be written beside the data so far. Until then it is the user's."""
+
+    __slots__ = ("_end", "pieces")
+
+    def __init__(self) -> None:
+        self.pieces: list[memoryview] = []
+        self._end = 0
+
+    def add(self, buffer: memoryview) -> int:
+        """Note a buffer: the offset that it will have there."""
+        offset = self._end
+        self.pieces.append(buffer)
+        self._end = (offset + len(buffer) + ALIGNMENT - 1) & -ALIGNMENT
+        return offset
+
+    def release(self) -> None:
+        """Let go of the user's memory, which can then be resized."""
+        for piece in self.pieces:
+            piece.release()
+        self.pieces.clear()
+        self._end = 0
 
 
 class LoanedBuffer(NamedTuple):
-    """Data of an event that is one buffer, which the producer fills in place: the body only, without the memory."""
+    """Data of an event that is one buffer, which the producer fills in place: its parts only, without the memory."""
 
     code: int
     body: list[Any]
@@ -59,19 +89,17 @@ def loaned_array(shape: Sequence[int], dtype: Any) -> LoanedBuffer:
     Raises:
         TypeError: The dtype cannot travel.
     """
-    return LoanedBuffer(NDARRAY, [0, describe_dtype(dtype), list(shape), False])
+    return LoanedBuffer(NDARRAY, [0, describe_dtype(dtype), False, *shape])
 
 
 def find_buffer_encoder(value: Any) -> tuple[int, BufferEncoder] | None:
-    """The ext code and the encoder of a value that is, or holds, raw memory; None of any other value.
+    """The code and the encoder of a value that is, or holds, raw memory; None of any other value.
 
     Raises:
         TypeError: It is of a subclass that does not travel; the text says what to do.
     """
     kind = type(value)
-    if kind is Wrapped:
-        return VIEW, _encode_wrapped
-    if kind is array.array:
+    if kind is memoryview or kind is bytearray or kind is array.array:
         return VIEW, encode_view
     if kind is LoanedBuffer:
         return value.code, _encode_loaned
@@ -83,12 +111,33 @@ def find_buffer_encoder(value: Any) -> tuple[int, BufferEncoder] | None:
     return _ARROW_ENCODERS[name] if name is not None else None
 
 
-def _encode_wrapped(value: Any, add: AddBuffer) -> Any:
-    return encode_view(value.buffer, add)
+_RAW = {memoryview, bytearray}
+_NO_LEAVES = frozenset((*_RAW, dict, list))
 
 
-def _encode_loaned(value: Any, add: AddBuffer) -> Any:
-    return value.body
+def holds_buffers(value: Any) -> bool:
+    """Whether a memoryview or a bytearray is anywhere in `value`, which msgpack has packed.
+
+    It goes down level by level: to collect the types of a whole level takes a third of the time that a loop takes. Keys
+    of dicts are left alone: msgpack makes them bytes, which are equal to them and find the same entries.
+    """
+    level: Any = (value,)
+    kinds = {type(value)}
+    while not kinds.isdisjoint(_NO_LEAVES):
+        if not kinds.isdisjoint(_RAW):
+            return True
+        below: list[Iterable[Any]] = []
+        for kind in kinds & _NO_LEAVES:
+            items = level if len(kinds) == 1 else [item for item in level if type(item) is kind]
+            below += map(dict.values, items) if kind is dict else items
+        # A list of ours, for another thread may change theirs.
+        level = list(below[0] if len(below) == 1 else chain.from_iterable(below))
+        kinds = set(map(type, level))
+    return False
+
+
+def _encode_loaned(value: Any, add: AddBuffer) -> list[Any]:
+    return list(value.body)
 
 
 _ARROW_ENCODERS: dict[str, tuple[int, BufferEncoder]] = {

@@ -1,7 +1,8 @@
 """Segments in the memory of this process, for tests and for a bus whose clients are all in one process.
 
-They behave as those of shm.py do, but for two things: no other process sees them, and writing where nothing is backed
-does no harm. `capacity` plays the size of /dev/shm.
+They behave as those of shm.py do, but for four things: no other process sees them, writing where nothing is backed does
+no harm, those that are to lie in files lie in memory as well, and all views have the same addresses, so what a client
+shows does not become its own when it leaves. `capacity` plays the size of /dev/shm.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ class HeapStore:
     """A `SegmentStore` of its own: a name means something in this instance only. Forked children get copies.
 
     Args:
-        capacity: How many bytes can be backed at one time; None: as many as the process can have. As in shared memory,
-            a removed segment counts until its last view is gone.
+        capacity: How many bytes can be backed at one time, in memory and in files; None: as many as the process can
+            have. As in shared memory, a removed segment counts until its last view is gone.
     """
 
     def __init__(self, capacity: int | None = None) -> None:
@@ -34,7 +35,7 @@ class HeapStore:
         """Segments without a name, of which there may be views."""
         self._lock = NonReentrantLock()
 
-    def create(self, name: str, length: int) -> None:
+    def create(self, name: str, length: int, directory: str | None = None) -> None:
         with self._lock.held():
             if name in self._segments:
                 raise FileExistsError(errno.EEXIST, "there is a segment of this name", name)

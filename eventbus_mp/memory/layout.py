@@ -5,12 +5,13 @@
     | magic  | id bytes | 0    | sequence | envelope     | data bytes | raw count | 0    | ...
     |        |          |      |          | bytes        |            |           |      |
     +--------+----------+------+----------+--------------+------------+-----------+------+-----
-    32: id (UTF-8), envelope (msgpack; empty when all its fields are None), data (msgpack)
-        from the next multiple of 64 on: `raw count` buffers, each at a multiple of 64
+    32: id (UTF-8, or 0xFF and an int of 8 bytes), envelope (msgpack; empty when all its fields are None), data
+        (msgpack)
+        from the next multiple of 64 on: `raw count` pieces of memory, each at a multiple of 64
 
 No mark says that a payload is whole: the record that announces it is sent after its last byte was written. The buffers
 are the raw memory of arrays. The data says where each one begins, counted from the first, how long it is and what it
-holds.
+holds. An event that is sent on as it came has the buffers of the first as one piece.
 
 Payloads and buffers begin at multiples of 64, the length of a cache line. So arrays are aligned for any instruction,
 and a header is one cache line, which it shares with no other event.

@@ -31,6 +31,7 @@ class Mappings(dict[int, memoryview]):
         super().__init__()
         self.store = store
         self._prefix = prefix
+        self._is_closed = False
 
     def __missing__(self, number: int) -> memoryview:
         view = self.store.attach(self._name(number))
@@ -68,6 +69,13 @@ class Mappings(dict[int, memoryview]):
             for oldest in list(self)[:1]:
                 self.pop(oldest, None)
         self[number] = view
+        if self._is_closed:  # Looked at last: another thread may be closing at this moment.
+            self.pop(number, None)
+
+    def close(self) -> None:
+        """Keep no mapping from now on; those that views need go with the views."""
+        self._is_closed = True
+        self.clear()
 
     def _name(self, number: int) -> str:
         return f"{self._prefix}{number}"

@@ -9,20 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from zlib import crc32
 
 from msgpack import UnpackException, unpackb
 
 from eventbus_mp.errors import DecodeError, EncodeError, UsageError
-from eventbus_mp.events import ENVELOPE_FIELDS, ID_BYTES_MAX, Event, fetched_event
+from eventbus_mp.events import ENVELOPE_FIELDS, ID_BYTES_MAX, EncodedData, Event, fetched_event
+from eventbus_mp.ids import EventId, decode_id, encode_id
 from eventbus_mp.memory import codec
-from eventbus_mp.memory.codec import Buffers, Encoder, decode_ext, idle_encoders, take_encoder
+from eventbus_mp.memory.buffers import Beside, Buffers, holds_buffers
+from eventbus_mp.memory.codec import MARKED, Pack, idle_packers, make_packer
 from eventbus_mp.memory.layout import ALIGNMENT, HEADER, HEADER_BYTES, MAGIC
-from eventbus_mp.memory.wrapping import holds_buffers, wrap_buffers
+from eventbus_mp.memory.plain import decode_marked
 
 __all__ = [
+    "Event",
     "EncodedEvent",
+    "detached",
     "encode_event",
     "encode_loaned",
+    "id_crc",
+    "let_go",
+    "with_envelope",
     "loaned_offset",
     "read_event",
     "read_id",
@@ -33,7 +41,8 @@ __all__ = [
 new_tuple = tuple.__new__
 """Makes a NamedTuple of a tuple in a third of the time of calling its class."""
 JOINED_BYTES_MAX = 1 << 16
-"""Up to this length a payload is joined and copied once, which is faster than a copy for each part."""
+"""Up to this length a payload is joined and copied once, which is faster than a copy for each part. Of small parts `+`
+is a tenth faster than `join`."""
 
 SMALL_BYTES_MAX = 256
 """Up to this length no part of an event can be over its limit, and msgpack has only one mark for bytes in it: 0xC4."""
@@ -44,10 +53,13 @@ KEPT_BYTES_MAX = 1 << 20
 DECODE_FAILURES = (ValueError, TypeError, LookupError, ArithmeticError, UnpackException)
 """What msgpack and the decoders of values raise for bytes that were not encoded here."""
 
+ENVELOPE_LENGTHS = (len(ENVELOPE_FIELDS) - 1, len(ENVELOPE_FIELDS))
+"""An envelope without headers, which come last, ends before them."""
+
 _pack_header, _unpack_header = HEADER.pack, HEADER.unpack_from
 
 
-EncodedEvent = tuple[bytes, bytes, bytes, Buffers, int]
+EncodedEvent = tuple[bytes, bytes, bytes | memoryview, Buffers, int]
 """An event, ready to be written anywhere: id, envelope, data, buffers, and its payload's length, a multiple of 64.
 
 A plain tuple, which functions unpack: to make it a NamedTuple takes 0.2 us, a fifth of encoding a small event.
@@ -62,82 +74,141 @@ def encode_event(event: Event) -> EncodedEvent:
         UsageError: The id is too long, or `event` is not an Event.
     """
     try:
-        encoder = idle_encoders.pop()  # `take_encoder`, written out: the call is 4 % of a small event's encoding
+        pack = idle_packers.pop()
     except IndexError:
-        encoder = Encoder()
+        pack = make_packer()
     try:
         payload = event._payload
     except AttributeError as cause:
         raise UsageError(f"{event!r:.80} is a {type(event).__name__}; give an Event(id, topic, data)") from cause
     if payload is not None:
-        event = event._made_here()
+        idle_packers.append(pack)
+        return _encode_again(event)
     try:
-        name = event._id.encode()
-        envelope = encoder.pack(list(event._envelope)) if event._envelope is not None else b""
-        data = encoder.pack(event._data)
-    except codec.ENCODE_FAILURES as cause:
-        encoder.drop()
-        return _encode_wrapped(event, cause)
-    length = (len(name) + len(envelope) + len(data) + HEADER_AND_PADDING) & -ALIGNMENT
-    if length > SMALL_BYTES_MAX or 0xC4 in data or encoder.buffers:
-        return _encode_more(event, encoder, name, envelope, data)
-    idle_encoders.append(encoder)
-    return name, envelope, data, (), length
-
-
-def _encode_more(
-    event: Event, encoder: Encoder, name: bytes, envelope: bytes, data: bytes, *, wrapped: bool = False
-) -> EncodedEvent:
-    """The rest of `encode_event` for an event that is not small, or may have buffers.
-
-    `wrapped`: its memoryviews and bytearrays were looked for, and are among the encoder's buffers.
-    """
-    # msgpack takes memoryviews and bytearrays for bytes. It marks bytes with 0xC4, 0xC5 or 0xC6, which may also be part
-    # of a number or a text. So only data with one of these bytes in it has to be looked through, which costs as much
-    # as packing it.
-    if not wrapped and (0xC4 in data or 0xC5 in data or 0xC6 in data) and holds_buffers(event.data):
-        encoder.take_buffers()
-        idle_encoders.append(encoder)
-        return _encode_wrapped(event, None)
-    buffers = encoder.take_buffers() if encoder.buffers else ()
-    if len(data) <= KEPT_BYTES_MAX:
-        idle_encoders.append(encoder)
+        event_id = event._id
+        name = event_id.encode() if type(event_id) is str else encode_id(event_id)
+        envelope = pack(list(event._envelope)) if event._envelope is not None else b""
+        data = pack(event._data)
+    except Exception:
+        pass  # Not what msgpack has. `_encode_marked` finds out more.
     else:
-        encoder.drop()
+        length = (len(name) + len(envelope) + len(data) + HEADER_AND_PADDING) & -ALIGNMENT
+        if length > SMALL_BYTES_MAX or 0xC4 in data or (envelope and 0xC4 in envelope):
+            return _encode_more(event, pack, name, envelope, data)
+        idle_packers.append(pack)
+        return name, envelope, data, (), length
+    return _encode_marked(event, pack)
+
+
+def _encode_more(event: Event, pack: Pack, name: bytes, envelope: bytes, data: bytes) -> EncodedEvent:
+    """The rest of `encode_event` for an event that is not small, has an envelope, or may have buffers."""
+    if _may_hold_buffers(data) and holds_buffers(event._data):
+        return _encode_marked(event, pack)
+    if envelope and _may_hold_buffers(envelope) and holds_buffers(_envelope(event)):
+        return _encode_marked(event, pack)
+    return _parts(event, pack, name, envelope, data, ())
+
+
+def _may_hold_buffers(packed: bytes) -> bool:
+    # msgpack takes memoryviews and bytearrays for bytes. It marks bytes with one of these, which may also be part of a
+    # number or a text. So only data with one of them in it has to be looked through, which costs as much as packing it.
+    return 0xC4 in packed or 0xC5 in packed or 0xC6 in packed
+
+
+def _encode_marked(event: Event, pack: Pack) -> EncodedEvent:
+    """Encode an event with values in it that msgpack does not have, or that cannot travel at all."""
+    beside = Beside()
+    try:
+        name = encode_id(event.id)
+        envelope = _pack_envelope(event, pack)
+        data = codec.pack_data(pack, event._data, beside)
+    except Exception as cause:
+        beside.release()
+        raise _encode_error(event, cause) from codec.without_frames(cause)
+    return _parts(event, pack, name, envelope, data, tuple(beside.pieces))
+
+
+def _pack_envelope(event: Event, pack: Pack) -> bytes:
+    return codec.pack_envelope(pack, _envelope(event)) if event._envelope is not None else b""
+
+
+def _parts(event: Event, pack: Pack, name: bytes, envelope: bytes, data: bytes, buffers: Buffers) -> EncodedEvent:
+    if len(data) <= KEPT_BYTES_MAX:
+        idle_packers.append(pack)
     if len(name) > ID_BYTES_MAX:
         raise UsageError(f"Event.id {event.id!r:.60} has {len(name)} bytes of UTF-8; {ID_BYTES_MAX} are allowed")
     length = (len(name) + len(envelope) + len(data) + HEADER_AND_PADDING) & -ALIGNMENT
     if buffers:
-        codec.check_envelope(_envelope(event))
         length += sum((len(buffer) + ALIGNMENT - 1) & -ALIGNMENT for buffer in buffers)
     return name, envelope, data, buffers, length
 
 
-def _encode_wrapped(event: Event, cause: Exception | None) -> EncodedEvent:
-    """Encode an event with its memoryviews and bytearrays wrapped. `cause` is the error of encoding it unwrapped."""
-    encoder = take_encoder()
-    try:
-        name = event.id.encode()
-        wrapped = wrap_buffers(event.data)
-        if cause is not None and wrapped is event.data:
-            raise cause
-        envelope, data = encoder.pack(_envelope(event)), encoder.pack(wrapped)
-    except codec.ENCODE_FAILURES as error:
-        encoder.drop()
-        raise _encode_error(event, error) from error
-    return _encode_more(event, encoder, name, envelope, data, wrapped=True)
+def detached(encoded: EncodedEvent) -> EncodedEvent:
+    """With buffers of its own: what a generator gave may be filled anew for its next event."""
+    name, envelope, data, buffers, length = encoded
+    return name, envelope, data, tuple(memoryview(bytes(buffer)) for buffer in buffers), length
+
+
+def let_go(event: Event, encoded: EncodedEvent) -> None:
+    """Let go of the user's memory, because the event will not be written. The user may still have the error."""
+    if event._payload is None:  # Those of encoded data belong to the event.
+        for buffer in encoded[3]:
+            buffer.release()
+
+
+def _encode_again(event: Event) -> EncodedEvent:
+    """An event whose data is encoded already: nothing of it is decoded, and its types need not be known here."""
+    payload: Any = event._payload
+    if type(payload) is EncodedData:
+        data, buffers, _ = payload
+        name, envelope = _encode_name_and_envelope(event)
+    else:
+        envelope_at, data_at, _, _ = event._marks
+        name, envelope = bytes(payload[HEADER_BYTES:envelope_at]), bytes(payload[envelope_at:data_at])
+        data, buffers, _ = _encoded_data(event)
+    length = (len(name) + len(envelope) + len(data) + HEADER_AND_PADDING) & -ALIGNMENT
+    length += sum((len(buffer) + ALIGNMENT - 1) & -ALIGNMENT for buffer in buffers)
+    return name, envelope, data, buffers, length
+
+
+def _encode_name_and_envelope(event: Event) -> tuple[bytes, bytes]:
+    """The first two parts of an event, whatever its data is.
+
+    Raises:
+        EncodeError: A field of the envelope cannot travel.
+        UsageError: The id is too long.
+    """
+    name, envelope, *_ = encode_event(Event(event.id, event.topic, True, **_fields(event)))
+    return name, envelope
+
+
+def _fields(event: Event) -> dict[str, Any]:
+    return {field: getattr(event, field) for field in ENVELOPE_FIELDS}
 
 
 def _encode_error(event: Event, cause: Exception) -> EncodeError:
     """The error for the user: which part of the event cannot travel, and why."""
-    if isinstance(cause, UnicodeEncodeError) and cause.object == event.id:
+    if isinstance(cause, UnicodeEncodeError) and cause.object is event.id:
         return EncodeError(f"Event.id {event.id!r:.60} is not valid unicode text")
     text = codec.explain_event(_envelope(event), event.data, cause)
     return EncodeError(f"event {event.id!r} of topic {event.topic!r}: {text}")
 
 
 def _envelope(event: Event) -> list[Any]:
-    return [getattr(event, field) for field in ENVELOPE_FIELDS]
+    return list(event._envelope) if event._envelope is not None else [None] * ENVELOPE_LENGTHS[0]
+
+
+def with_envelope(encoded: EncodedEvent, event: Event) -> EncodedEvent:
+    """The same id, data and buffers with the envelope of `event`.
+
+    Raises:
+        EncodeError: A field of the envelope cannot travel.
+    """
+    name, old, data, buffers, length = encoded
+    _, envelope = _encode_name_and_envelope(event)
+    rest = len(name) + len(data) + HEADER_AND_PADDING
+    length += ((rest + len(envelope)) & -ALIGNMENT) - ((rest + len(old)) & -ALIGNMENT)
+    return name, envelope, data, buffers, length
 
 
 def encode_loaned(event: Event, raw_bytes: int) -> EncodedEvent:
@@ -150,12 +221,24 @@ def encode_loaned(event: Event, raw_bytes: int) -> EncodedEvent:
     return (*parts, length + ((raw_bytes + ALIGNMENT - 1) & -ALIGNMENT))  # type: ignore[return-value]
 
 
+def id_crc(event_id: EventId) -> int:
+    """The CRC-32 of the id's bytes, as the event's record has it.
+
+    Raises:
+        UsageError: It is not valid unicode text.
+    """
+    try:
+        return crc32(encode_id(event_id))
+    except UnicodeEncodeError as cause:
+        raise UsageError(f"{event_id!r:.60} is no event's id: it is not valid unicode text") from cause
+
+
 def write_payload(view: memoryview, offset: int, encoded: EncodedEvent, sequence: int) -> None:
     """Write the payload to the segment `view` at `offset`, a multiple of 64. The caller has room for its length."""
     name, envelope, data, buffers, length = encoded
     header = _pack_header(MAGIC, len(name), 0, sequence, len(envelope), len(data), len(buffers))
     if length <= JOINED_BYTES_MAX and not buffers:
-        payload = b"".join((header, name, envelope, data))
+        payload = header + name + (envelope + data if envelope else data)
         view[offset : offset + len(payload)] = payload
     else:
         position = _write_parts(view, offset, (header, name, envelope, data))
@@ -185,7 +268,7 @@ def _write_parts(view: memoryview, start: int, parts: Sequence[bytes | memoryvie
     return start + ((position - start + ALIGNMENT - 1) & -ALIGNMENT)
 
 
-def read_id(payload: bytes | memoryview, sequence: int) -> str | None:
+def read_id(payload: bytes | memoryview, sequence: int) -> EventId | None:
     """The id of the event at the beginning of `payload`; None when another event, or none, is there."""
     if len(payload) < HEADER_BYTES:
         return None
@@ -193,8 +276,8 @@ def read_id(payload: bytes | memoryview, sequence: int) -> str | None:
     if magic != MAGIC or there != sequence:
         return None
     try:
-        return str(payload[HEADER_BYTES : HEADER_BYTES + id_bytes], "utf-8")
-    except UnicodeDecodeError:
+        return decode_id(payload[HEADER_BYTES : HEADER_BYTES + id_bytes])
+    except ValueError:
         return None  # Its memory was overwritten.
 
 
@@ -211,38 +294,90 @@ def read_event(payload: bytes | memoryview, sequence: int, topic: str) -> Event 
     end = data_at + data_bytes
     if magic != MAGIC or there != sequence or end > len(payload):
         return None
-    return fetched_event(topic, payload, (envelope_at, data_at, end, raw_count), _load)
+    return fetched_event(topic, payload, (envelope_at, data_at, end, raw_count))
 
 
-def _load(event: Event, name: str) -> Any:
-    """A field of a fetched event, decoded when it is first asked for.
+class _Codec:
+    """The `EventCodec`."""
 
-    Raises:
-        DecodeError: Its bytes are not those of an event, or a type of its data is not known here.
-    """
+    @staticmethod
+    def encode_data(event: Event) -> EncodedData:
+        """The data of an event that was made here."""
+        _, _, data, buffers, _ = encode_event(event)
+        return EncodedData(data, buffers)
+
+    @staticmethod
+    def load_data(event: Event) -> Any:
+        """The data of a fetched event, or of one of `Event.from_encoded`; raises as `load`."""
+        # hot path: once an event. `load` would do it with two calls more.
+        payload: Any = event._payload
+        try:
+            if type(payload) is EncodedData:
+                return _decode_encoded(payload)
+            _, data_at, end, raw_count = event._marks
+            data = payload[data_at:end]
+            if data[0] != MARKED:
+                return unpackb(data, strict_map_key=False)
+            return decode_marked(data[1:], _beside(payload, end) if raw_count else b"")
+        except DECODE_FAILURES as cause:
+            raise _decode_error(event, "data", cause) from cause
+
+    @staticmethod
+    def load(event: Event, field: str) -> Any:
+        """Another field of such an event, decoded when it is first asked for; "encoded": its `EncodedData`.
+
+        Raises:
+            DecodeError: Its bytes are not those of an event, or a type of its data is not known here.
+        """
+        try:
+            return event._payload if type(event._payload) is EncodedData else _load(event, field)
+        except DECODE_FAILURES as cause:
+            raise _decode_error(event, field, cause) from cause
+
+
+def _decode_error(event: Event, field: str, cause: Exception) -> DecodeError:
+    return DecodeError(
+        f"the {field} of an event of topic {event.topic!r} cannot be read ({type(cause).__name__}: {cause}): "
+        "something wrote over its memory"
+    )
+
+
+Event.codec = _Codec
+
+
+def _load(event: Event, field: str) -> Any:
     payload: Any = event._payload
-    envelope_at, data_at, end, raw_count = event._marks
-    try:
-        if name == "data":
-            if not raw_count:
-                return unpackb(payload[data_at:end], ext_hook=decode_ext, strict_map_key=False)
-            beside = memoryview(payload).toreadonly()[(end + ALIGNMENT - 1) & -ALIGNMENT :]
-            return codec.decode(payload[data_at:end], beside)
-        if name == "id":
-            return str(payload[HEADER_BYTES:envelope_at], "utf-8")
-        if name == "raw":
-            return payload[data_at:end]
-        return _envelope_of(payload[envelope_at:data_at]) if data_at > envelope_at else None
-    except DECODE_FAILURES as cause:
-        raise DecodeError(
-            f"the {name} of an event of topic {event.topic!r} cannot be read ({type(cause).__name__}: {cause}): "
-            "something wrote over its memory"
-        ) from cause
+    envelope_at, data_at, _, _ = event._marks
+    if field == "id":
+        return decode_id(payload[HEADER_BYTES:envelope_at])
+    if field == "encoded":
+        return _encoded_data(event)
+    return _envelope_of(payload[envelope_at:data_at]) if data_at > envelope_at else None
+
+
+def _encoded_data(event: Event) -> EncodedData:
+    payload: Any = event._payload
+    _, data_at, end, raw_count = event._marks
+    return EncodedData(memoryview(payload).toreadonly()[data_at:end], (_beside(payload, end),) if raw_count else ())
+
+
+def _beside(payload: bytes | memoryview, end: int) -> memoryview:
+    """The memory beside the data, which ends at `end`."""
+    return memoryview(payload).toreadonly()[(end + ALIGNMENT - 1) & -ALIGNMENT :]
+
+
+def _decode_encoded(encoded: EncodedData) -> Any:
+    """The data of an event of `Event.from_encoded`."""
+    data, buffers, _ = encoded
+    if len(buffers) <= 1:
+        return codec.decode(data, *buffers)
+    # Where each begins is counted from the first, at multiples of 64.
+    return codec.decode(data, b"".join(bytes(buffer) + bytes(-len(buffer) % ALIGNMENT) for buffer in buffers))
 
 
 def _envelope_of(data: bytes) -> tuple[Any, ...]:
-    """The fields of `ENVELOPE_FIELDS`, in this order."""
+    """The fields of `ENVELOPE_FIELDS`, in this order; without headers, it ends before them."""
     values = codec.decode(data)
-    if not isinstance(values, list) or len(values) != len(ENVELOPE_FIELDS):
+    if not isinstance(values, list) or len(values) not in ENVELOPE_LENGTHS:
         raise ValueError(f"{values!r:.60} is no envelope")
     return tuple(values)

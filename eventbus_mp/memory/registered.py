@@ -10,12 +10,21 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Callable
+from types import BuiltinFunctionType
 from typing import Any, NamedTuple
 
 from eventbus_mp.errors import DecodeError, UsageError
+from eventbus_mp.memory.culprit import shown
 from eventbus_mp.memory.values import VALUE_TYPES
 
-__all__ = ["find_registered", "make_registered", "register_type", "registered_class", "registered_name"]
+__all__ = [
+    "Unregistered",
+    "find_registered",
+    "make_registered",
+    "register_type",
+    "registered_entries",
+    "show_unregistered",
+]
 
 
 class _Registered(NamedTuple):
@@ -29,6 +38,9 @@ class _Registered(NamedTuple):
 
 _by_class: dict[type, _Registered] = {}
 _by_name: dict[str, _Registered] = {}
+_lost_name: dict[type, str] = {}
+"""Class -> its name, which was given to another class."""
+_shows_unregistered = False
 _TRAVELS_BY_ITSELF = {type(None), bool, float, str, bytes, dict, list, memoryview, bytearray} | {
     kind for kind, _, _ in VALUE_TYPES
 }
@@ -44,7 +56,7 @@ def register_type(
     """Let values of exactly this class travel. Returns the class, so this can be used as a decorator.
 
     Every process that reads such values registers the class as well. Registering a class or a name again replaces the
-    earlier entry.
+    earlier entry. A class whose name goes to another one no longer travels: its values would come out as the other's.
 
     Args:
         cls: The class. Its subclasses need entries of their own.
@@ -55,7 +67,7 @@ def register_type(
 
     Raises:
         UsageError: `cls` is not a class, or travels without being registered; or only one of `encode` and `decode` was
-            given, or neither of them for a class that needs both.
+            given, or neither of them for a class that needs both; or `name` is not a text.
     """
     if not isinstance(cls, type):
         raise UsageError(f"register_type({cls!r}): give a class")
@@ -63,55 +75,93 @@ def register_type(
         raise UsageError(f"register_type({cls.__name__}): it travels by itself")
     if (encode is None) != (decode is None):
         raise UsageError(f"register_type({cls.__name__}): give both encode and decode, or neither")
-    if encode is None and not issubclass(cls, enum.Enum) and not dataclasses.is_dataclass(cls):
-        raise UsageError(f"register_type({cls.__name__}): only an Enum or a dataclass goes without encode and decode")
+    if encode is None:
+        _check_derived(cls)
+    elif not callable(encode) or not callable(decode):
+        raise UsageError(f"register_type({cls.__name__}): encode and decode are functions")
+    if name is not None and (not isinstance(name, str) or not name):
+        raise UsageError(f"register_type({cls.__name__}, name={name!r}): a name is a text of one character or more")
     # In a worker process, the parent's `__main__` is called `__mp_main__`.
     module = "__main__" if cls.__module__ == "__mp_main__" else cls.__module__
-    entry = _Registered(cls, name or f"{module}.{cls.__qualname__}", encode, decode)
+    entry = _Registered(cls, str.__str__(name or f"{module}.{cls.__qualname__}"), encode, decode)
+    earlier = _by_name.get(entry.name)
+    if earlier is not None and earlier.cls is not cls and _by_class.get(earlier.cls) is earlier:
+        del _by_class[earlier.cls]
+        _lost_name[earlier.cls] = entry.name
+    _lost_name.pop(cls, None)
     _by_class[cls] = _by_name[entry.name] = entry
     return cls
 
 
-def registered_name(cls: Any) -> str | None:
-    """The name of a class in the data; None if it is not registered in this process."""
-    entry = _by_class.get(cls)
-    return entry.name if entry is not None else None
+def _check_derived(cls: type) -> None:
+    """Raise `UsageError` unless the bus can take apart a value of `cls` and make it again by itself."""
+    if issubclass(cls, enum.Enum):
+        return
+    if not dataclasses.is_dataclass(cls):
+        raise UsageError(f"register_type({cls.__name__}): only an Enum or a dataclass goes without encode and decode")
+    # Of an exception, a dict or a tuple, the fields are not all that there is, and `object.__new__` does not make it.
+    for base in cls.__mro__:
+        if isinstance(base.__new__, BuiltinFunctionType) and base.__new__ is not object.__new__:
+            raise UsageError(
+                f"register_type({cls.__name__}): it is a {base.__name__} as well as a dataclass; give encode and decode"
+            )
 
 
-def registered_class(name: str) -> Any:
-    """The class that is registered in this process under `name`.
+def registered_entries() -> list[tuple[Any, str, Callable[[Any], Any] | None, Callable[[Any], Any] | None]]:
+    """(class, name, encode, decode) of all that is registered in this process."""
+    return [tuple(entry) for entry in _by_name.values()]
 
-    Raises:
-        UsageError: There is none.
-    """
-    entry = _by_name.get(name)
-    if entry is None:
-        raise UsageError(
-            f"{name} is not registered in this process; call register_type at the level of its module, "
-            "not under `if __name__ == '__main__':`"
-        )
-    return entry.cls
+
+class Unregistered:
+    """Stands for a value of a type that is not registered in this process: its name, and what `encode` made of it."""
+
+    __slots__ = ("body", "name")
+
+    def __init__(self, name: str, body: Any) -> None:
+        self.name = name
+        self.body = body
+
+    def __repr__(self) -> str:
+        return f"<{self.name}, not registered here: {self.body!r}>"
+
+
+def show_unregistered() -> None:
+    """From now on, have `Unregistered` stand for what would raise `DecodeError`: for a program that only shows data."""
+    global _shows_unregistered
+    _shows_unregistered = True
 
 
 def find_registered(value: Any) -> list[Any] | None:
     """[name, what `encode` made of it] of a value whose class is registered; None of any other value.
 
     Raises:
-        TypeError: The class's `encode` failed.
+        TypeError: The class's `encode` failed, or its name was given to another class.
     """
     entry = _by_class.get(type(value))
     if entry is None:
+        lost = _lost_name.get(type(value))
+        if lost is not None:
+            raise TypeError(f"its class was registered as {lost}, and then another one was; give each its own name=")
         return None
     if entry.encode is not None:
         try:
             return [entry.name, entry.encode(value)]
         except Exception as cause:
             raise TypeError(f"the registered encode of {entry.name} failed: {type(cause).__name__}: {cause}") from cause
-    if isinstance(value, enum.Flag):
+    if issubclass(entry.cls, enum.Flag):
         return [entry.name, value.value]
-    if isinstance(value, enum.Enum):
+    if issubclass(entry.cls, enum.Enum):
         return [entry.name, value.name]
-    return [entry.name, {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}]
+    return [entry.name, {field.name: _field(value, field.name) for field in dataclasses.fields(entry.cls)}]
+
+
+def _field(value: Any, name: str) -> Any:
+    try:
+        return getattr(value, name)
+    except AttributeError as cause:
+        raise TypeError(f"its field {name!r} was never set") from cause
+    except Exception as cause:  # Of a property.
+        raise TypeError(f"its field {name!r} cannot be read: {type(cause).__name__}: {cause}") from cause
 
 
 def make_registered(name: str, body: Any) -> Any:
@@ -122,6 +172,8 @@ def make_registered(name: str, body: Any) -> Any:
     """
     entry = _by_name.get(name)
     if entry is None:
+        if _shows_unregistered:
+            return Unregistered(name, body)
         raise DecodeError(
             f"the data holds a {name}, which is not registered in this process; "
             "call eventbus_mp.register_type where its class is defined"
@@ -131,7 +183,7 @@ def make_registered(name: str, body: Any) -> Any:
             return entry.decode(body)
         return _remake(entry.cls, body)
     except Exception as cause:
-        raise DecodeError(f"a {name} cannot be made of {body!r:.60}: {type(cause).__name__}: {cause}") from cause
+        raise DecodeError(f"a {name} cannot be made of {shown(body, 60)}: {type(cause).__name__}: {cause}") from cause
 
 
 def _remake(cls: Any, body: Any) -> Any:

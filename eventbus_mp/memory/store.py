@@ -20,14 +20,16 @@ class SegmentStore(Protocol):
     segment. No method waits for another process, and threads may call all of them at once.
     """
 
-    def create(self, name: str, length: int) -> None:
+    def create(self, name: str, length: int, directory: str | None = None) -> None:
         """Make a segment of `length` bytes, one or more, none of which is backed. It is not mapped here.
+
+        It lies in memory or, if a directory is given, in a file there; the other methods make no difference.
 
         The caller tells others its name when this has returned, not before. If an error is raised there is no segment.
 
         Raises:
             FileExistsError: The name is taken.
-            OSError: The kernel refuses.
+            OSError: The kernel refuses, or there is no such directory.
         """
 
     def attach(self, name: str) -> memoryview:
@@ -50,7 +52,7 @@ class SegmentStore(Protocol):
         Raises:
             FileNotFoundError: There is no segment of this name, or not any more.
             ValueError: The range is not inside the segment.
-            OSError: ENOSPC: less memory is free than the range needs.
+            OSError: ENOSPC: less memory, or room for files, is free than the range needs; the error has the path.
         """
 
     def read(self, name: str, offset: int, length: int) -> bytes:

@@ -28,12 +28,12 @@ def arrow_kind(value: Any) -> str | None:
 
 
 def encode_arrow_buffer(value: Any, add: AddBuffer) -> Any:
-    """The body of a pyarrow.Buffer, which comes out as a memoryview."""
+    """The parts of a pyarrow.Buffer, which comes out as a memoryview."""
     return encode_view(memoryview(value).cast("B"), add)
 
 
 def encode_arrow(value: Any, add: AddBuffer) -> Any:
-    """The body of a RecordBatch or a Table. Its columns are copied into the stream, and the stream into its place."""
+    """The parts of a RecordBatch or a Table. Its columns are copied into the stream, and the stream into its place."""
     pyarrow = sys.modules["pyarrow"]
     ipc = importlib.import_module("pyarrow.ipc")
     sink = pyarrow.BufferOutputStream()

@@ -1,4 +1,4 @@
-"""memoryview, bytearray and array.array: raw memory with a format and a shape, as (offset, length, format, shape)."""
+"""memoryview, bytearray and array.array: raw memory with a format and a shape, as [offset, length, format, *shape]."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ AddBuffer = Callable[[memoryview], int]
 
 
 def encode_view(value: Any, add: AddBuffer) -> Any:
-    """The body of a value that gives a memoryview. Format and shape are left out for plain bytes.
+    """The parts of a value that gives a memoryview. Format and shape are left out for plain bytes.
 
     Raises:
         TypeError: Its format is one that Python cannot cast bytes to.
@@ -31,7 +31,7 @@ def encode_view(value: Any, add: AddBuffer) -> Any:
         flat = memoryview(view.tobytes())
     if view.format == "B" and view.ndim == 1:
         return [add(flat), view.nbytes]
-    return [add(flat), view.nbytes, view.format, list(view.shape or ())]
+    return [add(flat), view.nbytes, view.format, *(view.shape or ())]
 
 
 @lru_cache(maxsize=64)
@@ -49,7 +49,7 @@ def decode_view(body: Any, raw: memoryview) -> memoryview:
     flat = raw[offset : offset + nbytes]
     if not kind:
         return flat
-    text, shape = kind
+    text, *shape = kind
     if nbytes:
         return flat.cast(text, shape)  # type: ignore[call-overload, no-any-return, unused-ignore]
     # There are no bytes to cast, so an empty slice of one item shows the format. Of several dimensions only the first

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import msgpack
 
 from eventbus_mp.errors import EventBusError, ProtocolError
+from eventbus_mp.protocol.version import VERSION
 
 __all__ = [
-    "VERSION",
     "Welcome",
     "connect",
     "hello",
@@ -35,8 +35,6 @@ __all__ = [
 ]
 
 MAGIC = "eventbus_mp"
-VERSION = 2
-"""Of all that travels; tests/protocol/test_wire_version.py holds it and the wire together."""
 MESSAGE_BYTES_MAX = 4096
 BACKLOG = 512
 _LENGTH = struct.Struct("<I")
@@ -57,8 +55,12 @@ class Welcome(NamedTuple):
 def listen(path: Path) -> socket.socket:
     """The manager's socket, which does not block."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    with _short_address(path) as address:
-        listener.bind(address)
+    mask = os.umask(0o177)  # It may lie in a directory of everybody's: nobody else is to connect.
+    try:
+        with _short_address(path) as address:
+            listener.bind(address)
+    finally:
+        os.umask(mask)
     listener.listen(BACKLOG)
     return listener
 

@@ -1,4 +1,4 @@
-"""Starting the manager: `python -m eventbus_mp.manager`, detached, by the first process that connects.
+"""Starting the manager, detached, by the first process that connects: `eventbus_mp.manager` in a plain Python.
 
 It runs in a session of its own and inherits only the standard streams and one pipe, on which it says that it is ready.
 So no `__main__` is imported, and nothing that its starter has open (as the sockets of a prefork server) stays open in
@@ -12,51 +12,51 @@ import fcntl
 import os
 import select
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import msgpack
 
 from eventbus_mp.config import BusConfig
 from eventbus_mp.errors import ManagerLost
+from eventbus_mp.runtime.interpreter import manager_command, manager_environment, manager_packages
 from eventbus_mp.runtime.rundir import RunDir
 
 __all__ = ["READY", "manager_end", "start_manager"]
 
 READY = b"ready"
 """What the manager writes when it accepts connections."""
-_PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 
 
 def start_manager(run_dir: RunDir, config: BusConfig, timeout_s: float) -> None:
     """Start a manager for `run_dir` and wait until it listens. Call it with the start lock held.
 
     Raises:
-        ManagerLost: It did not come up within `timeout_s`; the text has the tail of its log.
+        ManagerLost: It did not come up within `timeout_s` (the text has the tail of its log), or there is no Python to
+            run it with.
     """
     deadline = time.monotonic() + timeout_s
+    command = manager_command(run_dir.bus)
     ready, says_ready = _pipe()
     try:
         with open(run_dir.log, "ab") as log:
             log_bytes = log.tell()
             process = subprocess.Popen(
-                [sys.executable, "-m", "eventbus_mp.manager", str(run_dir.root), run_dir.bus, str(says_ready)],
+                [*command, str(run_dir.root), run_dir.bus, str(says_ready)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 pass_fds=[says_ready],
                 start_new_session=True,
                 cwd="/",
-                env=_environment(),
+                env=manager_environment(),
             )
         os.close(says_ready)
         says_ready = -1
         # The process that we started forks the manager and ends. So the manager is not our child, and we need not
         # collect it when it ends.
         try:
-            process.communicate(msgpack.packb(config.bus_wide()), timeout_s)
+            process.communicate(manager_packages() + msgpack.packb(config.bus_wide()), timeout_s)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -70,12 +70,18 @@ def start_manager(run_dir: RunDir, config: BusConfig, timeout_s: float) -> None:
 def _pipe() -> tuple[int, int]:
     """A pipe whose descriptors are over 2, even in a process that has closed its standard streams."""
     ends = os.pipe()
+    kept: list[int] = []
     try:
-        ready, says_ready = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in ends)
+        for end in ends:
+            kept.append(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3))
+    except OSError:
+        for end in kept:
+            os.close(end)
+        raise
     finally:
         for end in ends:
             os.close(end)
-    return ready, says_ready
+    return kept[0], kept[1]
 
 
 def _await_ready(ready: int, run_dir: RunDir, log_bytes: int, deadline: float) -> None:
@@ -107,9 +113,3 @@ def manager_end(pid: int) -> Iterator[Callable[[float], bool]]:
         yield lambda timeout_s: bool(poll.poll(timeout_s * 1000))
     finally:
         os.close(pidfd)
-
-
-def _environment() -> dict[str, str]:
-    """Our environment, in which this package can be imported even if it was found through the working directory."""
-    paths = [str(_PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

@@ -1,15 +1,20 @@
 """All names that the bus uses in the file system, and the removal of what a killed run left behind.
 
-<root>/<bus>/            0700
+<root>/<bus>/            0700; the root is /dev/shm/ebmp-<uid> unless a setting names another one
     start.lock           held by the process that starts the manager
     manager.lock         held by the manager for its life: a process that gets it knows that no manager lives
-    socket               where processes connect
+    socket               a link to where processes connect
     manager.log          the manager's warnings, and its error if it ended with one
 /dev/shm/ebmp-<hash of the directory>-<token>-<number>    segments; the token is new for each manager
+/dev/shm/ebmp-<hash of the directory>-<token>-socket      where processes connect
 /dev/shm/ebmp-<hash of the directory>-<token>-claim       locked (flock) as long as the manager or its standby lives
 
-A process that finds a segment can thus see whether the segment's bus lives, even after the run directory was removed:
-the claim of a dead bus is not locked, because the kernel unlocks it however the manager and its standby died.
+All that share the memory share the default root, whatever their environment says: no variable names it, no cleaner of
+temporary files takes it, and no logout.
+
+The claim is the witness that a bus lives: the kernel unlocks it when the manager and its standby are dead, however they
+died. The names beside it follow from the name of the run directory. So even if that, or a file in it, was removed, the
+bus is found, and neither a second manager nor `clean` takes it for dead.
 """
 
 from __future__ import annotations
@@ -17,8 +22,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import select
 import stat
-import tempfile
+import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -26,20 +32,19 @@ from eventbus_mp.errors import EventBusError
 from eventbus_mp.memory.shm import SHARED_MEMORY, SHM_DIR
 from eventbus_mp.runtime.filelocks import LifeLock, held_for_life, held_while_starting
 
-__all__ = ["Claim", "RunDir", "clean_all", "clean_homeless", "default_root"]
+__all__ = ["Claim", "RunDir", "clean_all", "clean_homeless", "dead_segments", "default_root"]
 
 SEGMENT_PREFIX = "ebmp-"
 CLAIM = "claim"
+SOCKET = "socket"
 LOG_TAIL_BYTES = 4_000
+LOOK_S = 0.02
 _FILES = ("socket", "manager.log", "manager.lock", "start.lock")
 
 
 def default_root() -> Path:
-    """`$XDG_RUNTIME_DIR/eventbus_mp`, or else `eventbus_mp-<uid>` in the temporary directory."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and os.path.isdir(runtime) and os.access(runtime, os.W_OK):
-        return Path(runtime) / "eventbus_mp"
-    return Path(tempfile.gettempdir()) / f"eventbus_mp-{os.getuid()}"
+    """The directory of this user's buses, beside their memory."""
+    return SHM_DIR / f"{SEGMENT_PREFIX}{os.getuid()}"
 
 
 class RunDir:
@@ -47,7 +52,7 @@ class RunDir:
 
     def __init__(self, root: str | os.PathLike[str] | None, bus: str) -> None:
         # Absolute: the manager runs in another working directory.
-        self.root = (Path(root) if root is not None else default_root()).absolute()
+        self.root = (Path(root).expanduser() if root else default_root()).absolute()
         self.bus = bus
         self.path = self.root / bus
 
@@ -63,7 +68,7 @@ class RunDir:
     def segment_prefix(self) -> str:
         """The beginning of the names of all segments of this bus, whichever manager made them."""
         identity = f"{os.getuid()}:{self.path.resolve()}"
-        return f"{SEGMENT_PREFIX}{hashlib.sha256(identity.encode()).hexdigest()[:12]}-"
+        return f"{SEGMENT_PREFIX}{hashlib.sha256(os.fsencode(identity)).hexdigest()[:12]}-"
 
     def create(self) -> None:
         """Create the directory, and make it private to this user.
@@ -76,18 +81,25 @@ class RunDir:
             for path in (self.root, self.path):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as cause:
-            if isinstance(cause, FileExistsError) and not os.path.lexists(self.path):
+            if isinstance(cause, FileExistsError) and self.root.is_dir() and not os.path.lexists(self.path):
                 raise FileNotFoundError(f"{self.path} was removed by a manager that has just left") from cause
             raise EventBusError(
                 f"the run directory {self.path} cannot be created: {cause}; set BusConfig.run_dir to another one"
             ) from cause
-        status = os.lstat(self.path)
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-            raise EventBusError(
-                f"{self.path} is not a directory of user {os.getuid()}; set BusConfig.run_dir to another one"
-            )
-        if status.st_mode & 0o077:
-            os.chmod(self.path, 0o700)
+        if self.root == default_root():
+            _make_private(self.root)  # Anybody can make a directory of this name.
+        _make_private(self.path)
+
+    def open(self) -> int:
+        """A descriptor of the directory, by which `is_still` knows it again."""
+        return os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def is_still(self, fd: int) -> bool:
+        """Whether the directory is the one that was opened, and was not removed, and perhaps made anew, meanwhile."""
+        try:
+            return os.path.samestat(os.fstat(fd), os.stat(self.path))
+        except FileNotFoundError:
+            return False
 
     def start_lock(self, timeout_s: float) -> AbstractContextManager[None]:
         """The lock under which a manager is started: see `held_while_starting`."""
@@ -114,6 +126,16 @@ class RunDir:
             if claim.is_ours():
                 return claim
             claim.release()  # Another process cleaned just after it was created and before it was locked.
+
+    def living_socket(self) -> Path | None:
+        """The socket of this bus's living manager, even if the run directory is gone; None: no manager lives."""
+        return next((SHM_DIR / f"{bus}{SOCKET}" for bus in _living(self.segment_prefix)), None)
+
+    def is_elsewhere(self) -> bool:
+        """Whether a manager lives that has another /dev/shm, as in a container that shares only the run directory."""
+        if not self.socket.is_symlink() or self.socket.exists():
+            return False
+        return _is_locked(self.path / "manager.lock") and self.living_socket() is None
 
     def remove_segments(self) -> list[str]:
         """Unlink every segment that a dead manager of this bus left, and return their names.
@@ -146,6 +168,8 @@ class RunDir:
         except FileNotFoundError:
             return []
         try:
+            if self.living_socket() is not None:
+                return None  # Its lock was removed, and it lives.
             removed = self.remove_segments()
             self.remove_files()
         finally:
@@ -164,6 +188,20 @@ class Claim:
         self._path = SHM_DIR / f"{prefix}{CLAIM}"
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
+
+    @property
+    def socket(self) -> Path:
+        """Where the manager listens."""
+        return SHM_DIR / f"{self.prefix}{SOCKET}"
+
+    def is_alone(self, bus_prefix: str, timeout_s: float) -> bool:
+        """Whether no other manager of the same bus lives; waits for one that is about to leave."""
+        deadline = time.monotonic() + timeout_s
+        while any(prefix != self.prefix for prefix in _living(bus_prefix)):
+            if time.monotonic() >= deadline:
+                return False
+            select.select((), (), (), LOOK_S)
+        return True
 
     def is_ours(self) -> bool:
         """Whether the locked file still exists."""
@@ -193,11 +231,46 @@ def _remove_dead(prefix: str, *, unclaimed: bool) -> list[str]:
             continue
         for name in mine:
             SHARED_MEMORY.remove(name)
-        removed += mine
+        removed += [name for name in mine if not name.endswith(SOCKET)]
         if claim >= 0:
             SHARED_MEMORY.remove(f"{bus}-{CLAIM}")
             os.close(claim)
     return removed
+
+
+def _living(prefix: str) -> list[str]:
+    """What the names of living buses begin with whose names begin with `prefix`."""
+    claims = [name for name in SHARED_MEMORY.leftovers(prefix) if name.endswith(f"-{CLAIM}")]
+    return [name.removesuffix(CLAIM) for name in claims if _is_locked(SHM_DIR / name)]
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a process of this user holds the lock of a file of this user."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        if os.fstat(fd).st_uid == os.getuid():
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _make_private(path: Path) -> None:
+    """Close the directory to other users.
+
+    Raises:
+        EventBusError: It is not a directory of this user.
+    """
+    status = os.lstat(path)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise EventBusError(f"{path} is not a directory of user {os.getuid()}; set BusConfig.run_dir to another one")
+    if status.st_mode & 0o077:
+        os.chmod(path, 0o700)
 
 
 def _lock_if_dead(path: Path) -> int | None:
@@ -223,7 +296,7 @@ def _lock_if_dead(path: Path) -> int | None:
 
 def clean_all(root: str | os.PathLike[str] | None) -> dict[str, list[str] | None]:
     """Call `RunDir.clean` for every bus below `root`: bus -> removed segments, or None where a manager lives."""
-    base = Path(root) if root is not None else default_root()
+    base = Path(root) if root else default_root()
     if not base.is_dir():
         return {}
     return {path.name: RunDir(base, path.name).clean() for path in sorted(base.iterdir()) if _is_bus(path)}
@@ -236,6 +309,21 @@ def _is_bus(path: Path) -> bool:
     names = {child.name for child in path.iterdir()}
     left = names or SHARED_MEMORY.leftovers(RunDir(path.parent, path.name).segment_prefix)
     return bool(left) and names <= set(_FILES)
+
+
+def dead_segments() -> list[Path]:
+    """What buses of this user that have no manager any more left in /dev/shm; nothing is removed."""
+    names = [name for name in SHARED_MEMORY.leftovers(SEGMENT_PREFIX) if name.count("-") >= 3]
+    buses = {name.rpartition("-")[0] for name in names}
+    dead = {bus for bus in buses if not _is_locked(SHM_DIR / f"{bus}-{CLAIM}")}
+    return [SHM_DIR / name for name in names if name.rpartition("-")[0] in dead and _is_ours(SHM_DIR / name)]
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        return os.lstat(path).st_uid == os.getuid()
+    except FileNotFoundError:
+        return False
 
 
 def clean_homeless() -> list[str]:

@@ -7,6 +7,7 @@ import pytest
 
 from eventbus_mp import EventBus
 from eventbus_mp.testing.inprocess import InProcessBus
+from tests.client.gates import Gate
 
 Handle = Callable[..., EventBus]
 
@@ -31,3 +32,10 @@ def handle(world: InProcessBus) -> Iterator[Handle]:
         bus.close()
     world.run()
     assert not world.core.state.links
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    made = Gate()
+    yield made
+    made.open()

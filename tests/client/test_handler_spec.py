@@ -9,6 +9,8 @@ import pytest
 
 from eventbus_mp import Event, EventBus, InvalidPattern, SubscriberKey, UsageError, WorkerPool
 from eventbus_mp.client.handler_spec import HandlerSpec, handler_decorator
+from eventbus_mp.client.retries import Retries
+from eventbus_mp.testing.inprocess import InProcessBus
 
 Make = Callable[..., EventBus]
 
@@ -38,12 +40,20 @@ def test_a_listener_has_no_retries() -> None:
     assert HandlerSpec.from_listener(Listener(), ["a"]).key == SubscriberKey(f"{__name__}.Listener")
 
 
-def test_a_broadcasting_subscriber_is_the_process_that_hosts_it(fork: Callable[..., Any]) -> None:
+def test_a_broadcasting_subscriber_is_the_link_that_hosts_it(world: InProcessBus) -> None:
+    """And not the process: in two containers two of them have one pid."""
     spec = HandlerSpec.from_function(handle, ["a"], name="all", broadcast=True)
     assert spec.key == SubscriberKey("all")
-    assert spec.subscriber == SubscriberKey("all", {"config": None, "process": os.getpid()})
-    child = fork(lambda to_parent: to_parent.send(spec.subscriber.config["process"]))
-    assert child.hear() == child.pid
+    handles = [world.handle(("a",)) for _ in range(2)]
+    keys = [spec.host(bus._live()) for bus in handles]
+    assert [key.name for key in keys] == ["all", "all"]
+    assert {key.config["process"] for key in keys} == {os.getpid()}
+    assert keys[0] != keys[1]
+    handles[0].notify(Event("1", "a", 1))
+    world.run()
+    assert world.core.state.registry.topics["a"].delivered == 2
+    for bus in handles:
+        bus.close()
 
 
 @pytest.mark.parametrize(
@@ -52,7 +62,6 @@ def test_a_broadcasting_subscriber_is_the_process_that_hosts_it(fork: Callable[.
         ({"patterns": []}, UsageError, r"on\(\) needs a pattern"),
         ({"patterns": "a"}, UsageError, r"write \['a'\]"),
         ({"patterns": ["("]}, InvalidPattern, "does not compile"),
-        ({"retries": -1}, UsageError, "retries=-1"),
         ({"credit": 0}, UsageError, "credit=0"),
         ({"name": ""}, UsageError, "a subscriber's name"),
         ({"name": 5}, UsageError, "a subscriber's name"),
@@ -69,10 +78,21 @@ def test_a_mistake_is_reported_where_on_is_called(bus: EventBus, arguments: Any,
     assert bus._session is None
 
 
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [({"retries": -1}, "retries=-1"), ({"retry_delay_s": -1}, "delay_s=-1"), ({"retry_delay_max_s": "1"}, "max_s='1'")],
+)
+def test_retries_are_checked_where_on_is_called(bus: EventBus, arguments: Any, text: str) -> None:
+    for owner in (bus, WorkerPool(bus, 1)):
+        with pytest.raises(UsageError, match=text):
+            owner.on("a", **arguments)
+    assert bus._session is None
+
+
 @pytest.mark.parametrize("name", [None, "named"])
 def test_what_is_decorated_must_be_callable(name: str | None) -> None:
     found: list[HandlerSpec] = []
-    decorate = handler_decorator(found.append, ["a"], retries=0, name=name, broadcast=False, credit="auto")
+    decorate = handler_decorator(found.append, ["a"], retries=Retries(), name=name, broadcast=False, credit="auto")
     for value in (5, Listener()):
         with pytest.raises(UsageError, match=r"cannot be called|not callable"):
             decorate(value)  # type: ignore[type-var]
@@ -104,6 +124,10 @@ def test_a_spec_is_hosted_where_it_is_sent_to(make_bus: Make, bus: EventBus) -> 
     assert subscriber.key == spec.key
     assert subscriber.patterns == ("a",)
     assert bus.notify_and_wait(Event("1", "a", 1), timeout_s=20).completers == (spec.key,)
+
+
+def test_a_method_of_a_builtin_type_has_a_name_too(bus: EventBus) -> None:
+    assert bus.subscribe(str.upper, ["a"]).name == "builtins.str.upper"
 
 
 def test_a_mailbox_needs_a_name(bus: EventBus) -> None:

@@ -1,12 +1,15 @@
 """Handlers and their loop: how an event is settled by what a handler does. No process and no thread is started."""
 
+import errno
 import logging
+import os
 from collections.abc import Callable
 
 import pytest
 
-from eventbus_mp import Event, EventBus, EventShadow, Skip
-from eventbus_mp.client.handlers import current_loop
+from eventbus_mp import BusFull, Event, EventBus, EventShadow, Skip, SubscriberKey
+from eventbus_mp.client.handler_loop import current_loop
+from eventbus_mp.memory.heap import HeapStore
 from eventbus_mp.testing.inprocess import InProcessBus
 
 Handle = Callable[..., EventBus]
@@ -196,9 +199,81 @@ def test_what_is_not_begun_goes_back_when_a_client_leaves(handle: Handle, world:
     two.notify_many([Event(str(number), "a", number) for number in range(10)])
     first = inbox.get(timeout_s=1)
     assert first is not None
-    inbox.close()
+    inbox.close(keep=True)
     two.on("a", name="shared")(lambda event: seen.append(event.id))
     two.drain(timeout_s=5)
     assert seen == [str(number) for number in range(10)]
     found = two.statistics().subscribers[0]
     assert found.redelivered >= 10
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("shadows", [False, True], ids=["on", "subscribe"])
+def test_an_event_whose_memory_cannot_be_mapped_comes_again(
+    handle: Handle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, large: bool, shadows: bool
+) -> None:
+    """No descriptor was left for it, for a moment. It is neither lost nor the end of the process's listeners."""
+    bus, other = handle(), handle()
+    data, seen = bytes(100_000 if large else 10), []
+
+    def take(shadow: EventShadow) -> None:
+        event = bus.fetch_event(shadow)
+        assert event is not None
+        seen.append((event.id, event.data))
+        bus.mark_as_completed(key, shadow)
+
+    if shadows:
+        key = bus.subscribe(take, ["a"])
+    else:
+        key = SubscriberKey("one")
+        bus.on("a", name="one")(lambda event: seen.append((event.id, event.data)))
+    refusals = iter(["/ebmp-1", "/ebmp-1"])
+    attach = HeapStore.attach
+
+    def refuse(store: HeapStore, name: str) -> memoryview:
+        if (refused := next(refusals, None)) is not None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), refused)
+        return attach(store, name)
+
+    other.notify(Event("1", "a", data))
+    monkeypatch.setattr(HeapStore, "attach", refuse)
+    bus.drain(timeout_s=5)
+    assert seen == [("1", data)]
+    assert counts(bus, key.name) == (1, 0)
+    assert "cannot read an event, which goes back to the bus: [Errno 24]" in caplog.text
+
+
+class RefusingHandler(logging.Handler):
+    """A log's handler that publishes what is logged may find the memory full, for example."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise BusFull("no room for a log")
+
+
+class Leaving(Exception):
+    def __str__(self) -> str:
+        raise SystemExit
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), Leaving()], ids=["plain", "unprintable"])
+def test_a_failure_that_cannot_be_logged_does_not_end_the_listeners(
+    handle: Handle, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    bus, seen, refusing = handle(), [], RefusingHandler()
+
+    @bus.on("a", name="one")
+    def fail_once(event: Event) -> None:
+        seen.append(event.id)
+        if event.id == "1":
+            raise error
+
+    log = logging.getLogger("eventbus_mp")
+    log.addHandler(refusing)
+    try:
+        bus.notify_many([Event("1", "a", 1), Event("2", "a", 2)])
+        bus.drain(timeout_s=5)
+    finally:
+        log.removeHandler(refusing)
+    assert seen == ["1", "2"]
+    assert counts(bus, "one") == (1, 1)
+    assert "no room for a log" in capsys.readouterr().err

@@ -1,15 +1,20 @@
 """Inboxes: taking, settling, waiting from several threads and from select."""
 
+import asyncio
+import errno
 import os
 import select
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from eventbus_mp import BusClosed, Event, EventBus, EventShadow, Inbox, ManagerLost, NotSubscribed, UsageError
+from eventbus_mp.client.fetcher import EventFetcher
+from eventbus_mp.protocol.messages import Record
 
 Make = Callable[..., EventBus]
 
@@ -98,6 +103,76 @@ def test_what_is_in_hand_goes_to_another_inbox_at_close(make_bus: Make) -> None:
             second.complete(shadow)
     assert sorted(ids) == ["0", "1", "2", "3"]
     assert bus.statistics().subscribers[0].completed == 4
+
+
+def test_closing_the_last_one_ends_the_subscription(make_bus: Make) -> None:
+    """Nothing piles up for nobody, and `drain` does not wait for it."""
+    bus, other = make_bus(topics=["a"]), make_bus()
+    first, second = bus.inbox("one", ["a"]), other.inbox("one", ["a"])
+    bus.notify_many([Event("1", "a", 1), Event("2", "a", 2)])
+    first.close()
+    assert [subscriber.name for subscriber in bus.subscribers("a")] == ["one"]
+    assert len(second.get_many(2, 10)) == 2  # what the first one had is there as well
+    second.close()
+    assert bus.subscribers() == []
+    bus.drain(timeout_s=10)
+    with bus.inbox("one", ["a"]) as third:
+        assert third.get(0) is None
+    assert bus.subscribers() == []
+
+
+def test_one_that_is_kept_goes_on_within_the_grace(bus: EventBus) -> None:
+    bus.inbox("one", ["a"]).close(keep=True)
+    bus.notify(Event("1", "a", 1))
+    with pytest.raises(ZeroDivisionError), bus.inbox("one", ["a"]) as inbox:
+        print(1 / len(inbox.get_many(1, 10)[1:]))
+    again = bus.inbox("one", ["a"])  # whoever starts anew after a mishap finds what is not settled
+    shadow = again.get(10)
+    assert shadow == ("a", "1")
+    again.close()
+    assert bus.subscribers() == []
+
+
+def test_the_end_of_a_handle_is_no_close_of_its_inboxes(make_bus: Make) -> None:
+    bus, other = make_bus(topics=["a"]), make_bus()
+    bus.inbox("one", ["a"])
+    bus.close()
+    assert [subscriber.name for subscriber in other.subscribers()] == ["one"]
+
+
+def test_what_an_abandoned_get_takes_comes_again(bus: EventBus) -> None:
+    """A wait that is cancelled leaves its thread, which takes an event that nobody could settle."""
+    inbox = bus.inbox("one", ["a"], credit=10)
+
+    async def work() -> list[str]:
+        for _ in range(2):
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(asyncio.to_thread(inbox.get, 20), 0.05)
+        bus.notify_many([Event("1", "a", 1), Event("2", "a", 2)])
+        taken: list[str] = []
+        while len(taken) < 2:
+            shadow = await asyncio.to_thread(inbox.get, 20)
+            assert shadow is not None
+            taken.append(shadow.id)
+            inbox.complete(shadow)
+        return sorted(taken)
+
+    assert asyncio.run(work()) == ["1", "2"]
+    bus.drain(timeout_s=20)
+
+
+def test_what_was_looked_at_stays_taken(bus: EventBus) -> None:
+    """Even if the shadow itself goes: it can be settled by its topic and id."""
+    inbox = bus.inbox("one", ["a"])
+    with ThreadPoolExecutor(1) as executor:
+        for number, look in enumerate((lambda shadow: shadow.id, tuple, hash, repr, bus.fetch_event_data)):
+            bus.notify(Event(str(number), "a", number))
+            shadow = executor.submit(inbox.get, 20).result()
+            look(shadow)
+            del shadow
+            assert inbox.get(0) is None
+            bus.mark_as_completed(inbox, ("a", str(number)))
+    bus.drain(timeout_s=20)
 
 
 def test_fileno_is_readable_while_something_waits(bus: EventBus) -> None:
@@ -219,6 +294,8 @@ def test_a_handler_closes_an_inbox_in_the_middle_of_ringing(bus: EventBus, monke
     """A signal handler between the look at the descriptor and the write to it: no hang, and no write to a stranger."""
     inbox = bus.inbox("one", ["a"])
     fd = inbox.fileno()
+    bus.notify(Event("1", "a", 1))
+    assert select.select([fd], [], [], 10)[0] == [fd]
     write = os.eventfd_write
     closed: list[bool] = []
 
@@ -235,3 +312,42 @@ def test_a_handler_closes_an_inbox_in_the_middle_of_ringing(bus: EventBus, monke
     assert inbox._event_fd == -1
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
+
+
+def test_a_get_that_fails_has_taken_nothing(make_bus: Make, bus: EventBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shadows that nobody has been given could not be settled by anybody."""
+    inbox = bus.inbox("one", ["a"], credit=10)
+    make_bus().notify_many(Event(str(index), "a", bytes(100_000)) for index in range(5))
+    shadow_of, calls = EventFetcher.delivered_shadow, []
+
+    def fail_at_the_third(fetcher: EventFetcher, record: Record) -> EventShadow | None:
+        calls.append(record)
+        if len(calls) == 3:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return shadow_of(fetcher, record)
+
+    monkeypatch.setattr(EventFetcher, "delivered_shadow", fail_at_the_third)
+    taken: list[EventShadow] = []
+    while len(taken) < 5:
+        try:
+            taken += inbox.get_many(5 - len(taken), 10)
+        except OSError:
+            assert len(calls) == 3
+    assert [shadow.id for shadow in taken] == ["0", "1", "2", "3", "4"]
+    for shadow in taken:
+        inbox.complete(shadow)
+    bus.drain(timeout_s=10)
+
+
+def test_the_descriptor_is_not_read_while_another_thread_may_close_it(
+    bus: EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its number may be that of another file a moment later."""
+    inbox = bus.inbox("one", ["a"])
+    descriptor = inbox.fileno()
+    read: list[tuple[int, bool]] = []
+    monkeypatch.setattr(
+        "eventbus_mp.client.inbox._drain_event_fd", lambda fd: read.append((fd, inbox._event_lock.is_mine))
+    )
+    assert inbox.get(0) is None
+    assert read == [(descriptor, True)]

@@ -69,8 +69,8 @@ class Leases(RuleBasedStateMachine):
             self.views += [(even, content[::2]), (np.frombuffer(odd, "u1"), content[1::2])]
         else:
             self.views.append((np.asarray(value), content))
-        if keeps_raw and event.raw is not None:
-            raw = np.frombuffer(event.raw, "u1")
+        if keeps_raw:
+            raw = np.frombuffer(event.encoded.data, "u1")
             self.views.append((raw, raw.copy()))
 
     @precondition(lambda self: self.views)

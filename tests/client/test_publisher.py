@@ -1,6 +1,7 @@
 """Publishing: the fast way and the long way say the same; nobody there; memory that runs out. No process is started."""
 
 import logging
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -9,13 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventbus_mp import BusFull, Event, EventBus, EventTooLarge, UnknownTopic
+from eventbus_mp.client import publisher, topic_numbers
 from eventbus_mp.client.protocol import ClientProtocol
+from eventbus_mp.client.span_pool import SpanPool
 from eventbus_mp.geometry import CHUNK_BYTES
 from eventbus_mp.memory.heap import HeapStore
 from eventbus_mp.protocol import records
-from eventbus_mp.protocol.messages import SPAN_CANCELLED
+from eventbus_mp.protocol.messages import SPAN_CANCELLED, SPAN_NEEDED
 from eventbus_mp.protocol.records import NOTIFIED, RECORD
-from eventbus_mp.testing.inprocess import InProcessBus, InProcessTransport
+from eventbus_mp.testing.inprocess import InProcessBus
+from eventbus_mp.testing.transport import InProcessTransport
 
 Handle = Callable[..., EventBus]
 
@@ -47,7 +51,8 @@ def test_the_fast_way_writes_what_the_long_way_would(handle: Handle, monkeypatch
         twin = ClientProtocol(0, 0)
         twin.sequence = place.sequence - 1
         assert twin.next_sequence() == place.sequence
-        twin.notify(place.topic, place.segment, place.offset, place.length)
+        crc = zlib.crc32(shadow.id.encode())
+        twin.notify(place.topic, place.segment, place.offset, place.length, id_crc=crc)
         assert twin.data_to_send() == data
 
 
@@ -81,6 +86,68 @@ def test_what_an_interruption_left_goes_before_the_next_event(handle: Handle, mo
     assert [shadow.id for shadow in inbox.get_many(2, 1)] == ["0", "1"]
 
 
+class Interrupted(Exception):
+    """What a signal handler raises."""
+
+
+def interrupt(*_: Any) -> None:
+    raise Interrupted
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["notify", "notify_many"])
+def test_the_memory_of_an_event_whose_writing_is_interrupted_comes_back(
+    handle: Handle, world: InProcessBus, monkeypatch: pytest.MonkeyPatch, many: bool
+) -> None:
+    """A large event has a span of its own, and copying it is when a signal most likely comes."""
+    bus = handle()
+    inbox = bus.inbox("one", ["a"])
+    event = Event("1", "a", bytes(300_000))
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            patch.setattr(publisher, "write_payload", interrupt)
+            with pytest.raises(Interrupted):
+                bus.notify_many([event]) if many else bus.notify(event)
+    bus.notify(Event("2", "a", 2))
+    assert [shadow.id for shadow in inbox.get_many(10, 0)] == ["2"]
+    assert world.core.state.spans.used_bytes == world.core.state.spans.memory_bytes_max // 16  # the shared span
+
+
+def test_the_memory_of_a_loan_whose_publishing_is_interrupted_comes_back(
+    handle: Handle, world: InProcessBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = handle()
+    inbox = bus.inbox("one", ["a"])
+    with monkeypatch.context() as patch, pytest.raises(Interrupted), bus.loan("a", 300_000):
+        patch.setattr(publisher, "write_loaned", interrupt)
+    bus.topics()
+    assert inbox.get(0) is None
+    assert world.core.state.spans.used_bytes == 0
+
+
+@pytest.mark.parametrize("order", ["_order_once", "_order_ahead"])
+def test_an_order_that_was_interrupted_is_not_waited_for(
+    handle: Handle, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    """It may be noted as open and never have been sent."""
+    bus = handle()
+    inbox: Any = bus.inbox("one", ["a"], credit=100)
+
+    def note_and_interrupt(pool: SpanPool, *_: Any) -> None:
+        pool._orders.place(pool.arena, pool.arena.span_bytes, SPAN_NEEDED)
+        raise Interrupted
+
+    def publish() -> None:
+        for _ in range(100):
+            bus.notify(Event("1", "a", bytes(60_000)))
+            inbox.complete(inbox.get(0))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SpanPool, order, note_and_interrupt)
+        with pytest.raises(Interrupted):
+            publish()
+    publish()
+
+
 def test_an_event_that_nobody_wants_is_dropped_with_a_warning_a_minute(
     handle: Handle, world: InProcessBus, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -96,6 +163,32 @@ def test_an_event_that_nobody_wants_is_dropped_with_a_warning_a_minute(
         world.clock.advance(60)
         bus.notify(Event("1", "a", 1))
         assert len(caplog.records) == 3
+
+
+def test_what_is_dropped_is_counted_and_reported_once_a_second(
+    handle: Handle, world: InProcessBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus, other = handle(), handle()
+
+    def dropped() -> dict[str, int]:
+        world.run()
+        return {topic.name: topic.dropped for topic in other.snapshot().topics if topic.dropped}
+
+    world.clock.advance(10)
+    bus.notify(Event("0", "a", 0))
+    assert dropped() == {"a": 1}
+    bus.notify_many([Event(str(number), "a", number) for number in range(5)])
+    bus.notify(Event("1", "nowhere", 1))
+    assert dropped() == {"a": 1}
+    world.clock.advance(1)
+    bus.notify(Event("6", "a", 6))
+    assert dropped() == {"a": 7}
+    bus.notify(Event("7", "a", 7))
+    assert bus.statistics().events_dropped == 9  # Who asks has reported.
+    bus.notify(Event("8", "a", 8))
+    bus.close()
+    assert dropped() == {"a": 9}
+    assert other.snapshot().events.dropped == 10
 
 
 def test_a_strict_handle_refuses_an_unknown_topic(handle: Handle) -> None:
@@ -212,3 +305,50 @@ def test_a_log_handler_may_publish(handle: Handle, world: InProcessBus) -> None:
     assert [item.id for item in found] == ["0", "warning"]
     for item in found:
         warnings.complete(item)
+
+
+def test_a_warning_that_cannot_be_logged_does_not_end_the_thread_that_reads(
+    handle: Handle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bus = handle()
+    inbox = bus.inbox("one", ["a"])
+    bus.notify(Event("1", "a", 1))
+    bus.unsubscribe(inbox)
+    monkeypatch.setattr(topic_numbers.log, "warning", interrupt)
+    bus.notify(Event("2", "a", 2))
+    assert bus.topics() == ["a", "b"]
+    assert "Interrupted" in capsys.readouterr().err
+
+
+def test_many_that_find_the_memory_full_say_how_far_they_came(handle: Handle) -> None:
+    bus = handle()
+    inbox = bus.inbox("one", ["a"])
+    events = [Event(str(number), topic, bytes(1 << 20)) for number in range(40) for topic in ("a", "unheard")]
+    with pytest.raises(BusFull) as caught:
+        bus.notify_many(events)
+    published = caught.value.published
+    assert [(shadow.id, shadow.topic) for shadow in published] == [
+        (event.id, event.topic) for event in events[: len(published)]
+    ]
+    assert events[len(published)].topic == "a"
+    arrived = 0
+    while shadow := inbox.get(0):
+        inbox.complete(shadow)
+        arrived += 1
+    assert 0 < arrived == sum(shadow.topic == "a" for shadow in published)
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["notify", "notify_many"])
+def test_a_refused_event_lets_go_of_its_memory(handle: Handle, many: bool) -> None:
+    """Even while the error is there, whose traceback has everything that was prepared."""
+    bus = handle(event_bytes_max=2 << 20)
+    bus.inbox("one", ["a"])
+    with pytest.raises(BusFull):
+        fill(bus)
+    for nbytes, refusal in ((1 << 20, BusFull), (3 << 20, EventTooLarge)):
+        received = bytearray(nbytes)
+        event = Event("1", "a", [received])
+        with pytest.raises(refusal) as caught:
+            bus.notify_many([event, event]) if many else bus.notify(event)
+        received.extend(b"x")
+        del caught

@@ -6,6 +6,9 @@ from typing import Any
 import pytest
 
 from eventbus_mp import BusClosed, Event, EventBus, ManagerLost, NotSubscribed, SubscriberKey, UsageError, WaitTimeout
+from eventbus_mp.core.state import WAITS_MAX
+from eventbus_mp.geometry import CHUNK_BYTES
+from eventbus_mp.protocol.client_events import SpanGranted, pack_client_event
 from eventbus_mp.protocol.decoders import ManagerDecoder
 from eventbus_mp.protocol.requests import Request
 from eventbus_mp.testing.inprocess import InProcessBus
@@ -93,6 +96,86 @@ def test_a_late_answer_is_not_taken_for_another(world: InProcessBus, monkeypatch
     assert bus.register_topic("b")
     assert bus.topics() == ["a", "b"]
     bus.close()
+
+
+def test_what_is_delivered_to_a_subscription_whose_answer_came_late(
+    world: InProcessBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manager was stopped for a while. It has subscribed this process nevertheless, so events are sent to it."""
+    bus, other = world.handle(("a",), request_timeout_s=5), world.handle()
+    with monkeypatch.context() as patch:
+        patch.setattr(world, "step", lambda: False)
+        with pytest.raises(ManagerLost, match="did not answer Subscribe"):
+            bus.inbox("one", ["a"])
+    other.topics()
+    other.notify(Event("1", "a", 1))
+    bus.topics()
+    inbox = bus.inbox("one", ["a"])
+    shadow = inbox.get(timeout_s=1)
+    assert shadow == ("a", "1")
+    inbox.complete(shadow)
+    bus.drain(timeout_s=1)
+    bus.close()
+    other.close()
+
+
+def test_waits_that_are_interrupted_leave_nothing(handle: Handle, world: InProcessBus) -> None:
+    """A signal handler raises, as one that limits the time of a call does. The manager lets nobody wait for ever."""
+    bus = handle()
+    inbox = bus.inbox("one", ["a"])
+    bus.notify(Event("0", "a", 0))
+    session = bus._session
+    assert session is not None
+    wait = session.connection.wait
+
+    def interrupted(*_: Any) -> bool:
+        raise KeyboardInterrupt
+
+    session.connection.wait = interrupted  # type: ignore[method-assign, assignment]
+    for _ in range(WAITS_MAX + 1):
+        with pytest.raises(KeyboardInterrupt):
+            bus.drain()
+        with pytest.raises(KeyboardInterrupt):
+            bus.topics()
+    for number in range(1, 4):
+        with pytest.raises(KeyboardInterrupt):
+            bus.notify_and_wait(Event(str(number), "a", number))
+    session.connection.wait = wait  # type: ignore[method-assign]
+    assert bus.topics() == ["a", "b"]
+    assert not world.core.state.drains
+    assert not world.core.state.awaited
+    assert not session.connection.protocol._expected
+    assert not session.connection.protocol._replies
+    for shadow in inbox:
+        inbox.complete(shadow)
+        if shadow.id == "3":
+            break
+
+
+class Unavailable:
+    """A lock; a signal handler raises while it is waited for."""
+
+    def __enter__(self) -> None:
+        raise ZeroDivisionError
+
+    def __exit__(self, *exc_info: object) -> None: ...
+
+
+def test_a_grant_for_which_the_lock_cannot_be_had_is_taken_in_later(
+    handle: Handle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal handler raises while the thread that reads waits for the lock. Nobody would send the grant again."""
+    session = handle()._session
+    assert session is not None
+    connection = session.connection
+    taken_in: list[object] = []
+    connection.on_span_granted = taken_in.append
+    with monkeypatch.context() as patch:
+        patch.setattr(connection.transport.lock, "raw", Unavailable())
+        with pytest.raises(ZeroDivisionError):
+            connection._receive(pack_client_event(SpanGranted(0, 0, CHUNK_BYTES, backed=False)))
+    assert connection._resume()
+    assert taken_in == [SpanGranted(0, 0, CHUNK_BYTES, False)]
 
 
 def test_a_wait_that_nothing_can_end_is_an_error_and_no_hang(handle: Handle) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import multiprocess
 import pytest
 
-from eventbus_mp import BusConfig, Event, EventBus, EventSource, Skip, UsageError
+from eventbus_mp import BusConfig, Event, EventBus, EventBusError, EventSource, Skip, UsageError
 from eventbus_mp.runtime.rundir import RunDir
 from tests.faults.helpers import await_links
 
@@ -271,8 +272,7 @@ def take_one(bus: EventBus) -> None:
 def test_the_end_of_a_child_is_no_crash(make_bus: Make, package: Any, start_method: str) -> None:
     """It ends without atexit. With `crashes_max=1` its unsettled deliveries would be given up after a crash."""
     bus = make_bus(topics=["a"], crashes_max=1)
-    with bus.inbox("shared", ["a"]):
-        pass
+    bus.inbox("shared", ["a"]).close(keep=True)
     bus.notify_many(Event(str(number), "a", number) for number in range(6))
     for _ in range(3):
         child = package.get_context(start_method).Process(target=take_one, args=(bus,))
@@ -325,3 +325,34 @@ def test_a_process_without_standard_streams_starts_a_manager(run_dir: Path, tmp_
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], timeout=60, check=False)
     assert said.read_text() == "['a']"
+
+
+def test_a_thread_that_cannot_be_started_is_tried_again(bus: EventBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system has no thread for us at this moment. The next subscription needs one as well."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    got: list[str] = []
+    take = bus.on("a", name="one")
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(EventBusError, match="can't start new thread"):
+            take(lambda event: got.append(event.id))
+    take(lambda event: got.append(event.id))
+    bus.notify(Event("1", "a", 1))
+    bus.drain(timeout_s=10)
+    assert got == ["1"]
+    bus.close()
+
+
+def test_a_closed_handle_that_its_own_handler_uses_is_garbage(bus: EventBus) -> None:
+    def subscribed() -> weakref.ref[EventBus]:
+        handle = EventBus(bus.name, config=bus.config)
+        handle.on("a", name="forwarder")(handle.notify)
+        handle.close()
+        return weakref.ref(handle)
+
+    gone = subscribed()
+    gc.collect()
+    assert gone() is None

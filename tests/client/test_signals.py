@@ -221,7 +221,7 @@ def test_handlers_that_raise_at_any_moment(bus: EventBus, fork: Fork) -> None:
             assert shadow is not None
             inbox.complete(shadow)
             taken.add(shadow.id)
-    found = bus.statistics().subscribers[0]
+        found = bus.statistics().subscribers[0]
     assert (found.completed, found.skipped) == (3_000, 0)
     # One may have been completed when the handler raised, before this test had noted it.
     assert len(set(map(str, range(3_000))) - taken) <= 100

@@ -1,4 +1,4 @@
-"""EventSource: its clock, which every thread and every signal's handler may ask for the time."""
+"""EventSource: its clock, which every thread and every signal handler may ask for the time."""
 
 import os
 import signal

@@ -12,6 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from eventbus_mp import Event, EventShadow, Inbox, SubscriberKey
 from eventbus_mp.client.session import Session
+from eventbus_mp.core.recalls import RECALL_NS
+from eventbus_mp.ids import EventId
 from eventbus_mp.testing.inprocess import InProcessBus
 
 TOPICS = ("a", "b")
@@ -20,6 +22,15 @@ CLIENTS_MAX = 4
 VIEWS_MAX = 5
 """What a client keeps."""
 index = st.integers(0, 50)
+
+
+def event_id_of(serial: int) -> EventId:
+    """Mostly a number; every third one is a text, and the text of the number before: 2 and "2" are two events."""
+    return serial if serial % 3 else str(serial - 1)
+
+
+def serial_of(event_id: EventId) -> int:
+    return event_id if isinstance(event_id, int) else int(event_id) + 1
 
 
 def content(serial: int, nbytes: int) -> bytes:
@@ -33,9 +44,9 @@ class Client:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.inboxes: dict[str, Inbox] = {}
-        self.taken: dict[tuple[str, str], EventShadow] = {}
+        self.taken: dict[tuple[str, EventId], EventShadow] = {}
         """(subscriber, id) -> what it has in flight."""
-        self.views: dict[str, memoryview] = {}
+        self.views: dict[EventId, memoryview] = {}
         """id -> data that it reads in place, also long after the event was settled."""
 
 
@@ -50,13 +61,13 @@ class WholeBus(RuleBasedStateMachine):
         )
         self.clients: list[Client] = []
         self.serial = 0
-        self.expected: dict[str, list[str]] = {}
+        self.expected: dict[str, list[EventId]] = {}
         """Subscriber -> the ids that it has to get, in the order of notify."""
-        self.settled: dict[str, set[str]] = {}
-        self.producer_of: dict[str, int] = {}
-        self.id_of: dict[int, str] = {}
+        self.settled: dict[str, set[EventId]] = {}
+        self.producer_of: dict[EventId, int] = {}
+        self.id_of: dict[int, EventId] = {}
         """By sequence."""
-        self.seen_again: dict[str, set[str]] = {name: set() for name in NAMES}
+        self.seen_again: dict[str, set[EventId]] = {name: set() for name in NAMES}
         """What came back: its order is not that of notify."""
         self.last_from: dict[tuple[str, int, int], int] = {}
         self.connect()
@@ -94,7 +105,7 @@ class WholeBus(RuleBasedStateMachine):
 
     def event(self, topic: str, nbytes: int) -> Event:
         self.serial += 1
-        return Event(str(self.serial), topic, memoryview(content(self.serial, nbytes)))
+        return Event(event_id_of(self.serial), topic, memoryview(content(self.serial, nbytes)))
 
     def published(self, which: int, topic: str, shadows: list[EventShadow]) -> None:
         getters = [name for name in self.expected if NAMES[name] == [".*"] or topic == "a"]
@@ -128,8 +139,8 @@ class WholeBus(RuleBasedStateMachine):
         client.taken[name, shadow.id] = shadow
         if shadow.id not in self.seen_again[name]:
             lane = name, client.session.connection.welcome.link, self.producer_of[shadow.id]
-            assert self.last_from.get(lane, 0) < int(shadow.id), "one producer's events out of order"
-            self.last_from[lane] = int(shadow.id)
+            assert self.last_from.get(lane, 0) < serial_of(shadow.id), "one producer's events out of order"
+            self.last_from[lane] = serial_of(shadow.id)
 
     @rule(which=index, nbytes=st.sampled_from((70_000, 400_000)), count=st.integers(2, 8))
     def a_stream_of_large_events(self, which: int, nbytes: int, count: int) -> None:
@@ -145,7 +156,7 @@ class WholeBus(RuleBasedStateMachine):
     def settle(self, which: int, choice: int, skip: bool) -> None:
         client = self.client(which)
         if client.taken:
-            name, event_id = sorted(client.taken)[choice % len(client.taken)]
+            name, event_id = sorted(client.taken, key=repr)[choice % len(client.taken)]
             shadow = client.taken.pop((name, event_id))
             inbox = client.inboxes[name]
             inbox.skip(shadow) if skip else inbox.complete(shadow)
@@ -155,7 +166,7 @@ class WholeBus(RuleBasedStateMachine):
     def drop_a_view(self, which: int, choice: int) -> None:
         client = self.client(which)
         if client.views:
-            del client.views[sorted(client.views)[choice % len(client.views)]]
+            del client.views[sorted(client.views, key=serial_of)[choice % len(client.views)]]
 
     # --- accidents ---
 
@@ -174,10 +185,19 @@ class WholeBus(RuleBasedStateMachine):
             self.seen_again[name] |= set(self.expected[name]) - self.settled[name]
         self.bus.kill(client.session) if killed else client.session.close()
 
-    def unreported(self, client: Client, name: str) -> set[str]:
+    def unreported(self, client: Client, name: str) -> set[EventId]:
         """What a process has settled and not reported: if it dies now, that comes again."""
         outcomes = client.inboxes[name]._endpoint.take_outcomes()
         return {self.id_of[sequence] for _, sequences in outcomes for sequence in sequences}
+
+    @rule()
+    def time_passes(self) -> None:
+        """A process that has not taken what it got may be asked to hand it back."""
+        for name in self.expected:
+            taken = {event_id for client in self.clients for other, event_id in client.taken if other == name}
+            self.seen_again[name] |= set(self.expected[name]) - self.settled[name] - taken
+        self.bus.clock.advance(2 * RECALL_NS / 1e9)
+        self.bus.run()
 
     @rule(steps=st.integers(1, 5))
     def go_on(self, steps: int) -> None:
@@ -198,8 +218,8 @@ class WholeBus(RuleBasedStateMachine):
                 self.check_view(event_id, view)
 
     @staticmethod
-    def check_view(event_id: str, view: memoryview) -> None:
-        assert bytes(view) == content(int(event_id), len(view)), f"the view of event {event_id} shows other bytes"
+    def check_view(event_id: EventId, view: memoryview) -> None:
+        assert bytes(view) == content(serial_of(event_id), len(view)), f"the view of event {event_id} shows other bytes"
 
     def client(self, which: int) -> Client:
         return self.clients[which % len(self.clients)]
@@ -220,14 +240,15 @@ class WholeBus(RuleBasedStateMachine):
                 self.settled[name].add(taken[1])
             while set(self.expected[name]) != self.settled[name]:
                 found = inbox.get_many(100, timeout_s=60)
-                assert found, f"lost for {name}: {sorted(set(self.expected[name]) - self.settled[name])}"
+                assert found, f"lost for {name}: {set(self.expected[name]) - self.settled[name]}"
                 for shadow in found:
                     self.took(last, name, shadow)
                     inbox.complete(last.taken.pop((name, shadow.id)))
                     self.settled[name].add(shadow.id)
         last.views.clear()
-        last.session.drain("", 60)
-        assert last.session.statistics().events_unsettled == 0
+        run = last.session.connection.run
+        run(last.session.drain("", 60))
+        assert run(last.session.statistics()).events_unsettled == 0
         last.session.close()
         self.bus.run()
         assert not self.bus.core.state.links

@@ -3,10 +3,9 @@
 Above `----` stand calls, one a line; below it what came of them: `send` is what the manager would read, `event` what
 the shell is given, `pending` a queue that changed. Events go by name, and get the sequence numbers 1, 2, 3 ...;
 `receive` takes several messages of the manager, separated by `|`, as one read would bring them, and with `--in-pieces`
-byte by byte.
+byte by byte. Any event that is one record goes by the name of its class, with its fields in their order.
 """
 
-import re
 from dataclasses import fields
 from typing import Any
 
@@ -19,33 +18,31 @@ from eventbus_mp.events import Place
 from eventbus_mp.geometry import CHUNK_BYTES
 from eventbus_mp.protocol import messages, records
 from eventbus_mp.protocol.client_events import (
+    RECORD_EVENTS,
     ClientEvent,
     Delivered,
-    ManagerChanged,
     Replied,
     SpanGranted,
     TopicStale,
+    pack_client_event,
 )
 from eventbus_mp.protocol.decoders import ManagerDecoder
-from eventbus_mp.protocol.messages import DeliveriesSettled, EventsNotified, Outcome, SpanSealed, SpanWanted
-from eventbus_mp.protocol.requests import Drain, ListTopics, RegisterTopic, Request, ResolveTopic
+from eventbus_mp.protocol.messages import (
+    DeliveriesSettled,
+    DeliveriesTaken,
+    EventsNotified,
+    Outcome,
+    SpanSealed,
+    SpanWanted,
+)
+from eventbus_mp.protocol.requests import REQUESTS, Request
+from tests.transcripts import in_words
 
 LINK = 0
 EVENT_BYTES = 64
-QUESTIONS = {kind.__name__: kind for kind in (Drain, ListTopics, RegisterTopic, ResolveTopic)}
+QUESTIONS = {kind.__name__: kind for kind in REQUESTS.values()}
+EVENTS = {in_words(kind).replace(" ", "-"): kind for kind in RECORD_EVENTS.values()}
 URGENCIES = {"ahead": messages.SPAN_AHEAD, "needed": messages.SPAN_NEEDED, "reserve": messages.SPAN_RESERVE}
-
-
-def rewritten(text: str) -> str:
-    """The transcript with what the protocol says now."""
-    play = Play()
-    blocks = []
-    for block in re.split(r"\n\n+", text.strip()):
-        commands = block.partition("\n----")[0]
-        lines = [line for command in commands.splitlines() for line in play.perform(command)]
-        silent = all(line.startswith("#") for line in commands.splitlines())
-        blocks.append(commands if silent else "\n".join([commands, "----", *lines]))
-    return "\n\n".join(blocks) + "\n"
 
 
 class Play:
@@ -104,17 +101,18 @@ class Play:
         self.protocol.cancel_wait(int(number))
 
     def do_take(self, name: str) -> list[str]:
-        record = self.endpoints[name].take()
-        return [f"taken {self.name(record[7])}" if record is not None else "nothing"]
+        records = self.endpoints[name].take_many(1)
+        return [f"taken {self.name(record[7])}" for record in records] or ["nothing"]
 
-    def do_settle(self, name: str, event: str, outcome: str) -> list[str]:
-        in_flight = self.endpoints[name].settle(self.sequence(event), Outcome[outcome.upper()])
+    def do_settle(self, name: str, event: str, outcome: str, *reason: str) -> list[str]:
+        in_flight = self.endpoints[name].settle(self.sequence(event), Outcome[outcome.upper()], " ".join(reason))
         return [] if in_flight else ["it is not in flight"]
 
     def do_report(self, name: str) -> None:
         endpoint = self.endpoints[name]
         for outcome, sequences in endpoint.take_outcomes():
             self.protocol.settle(endpoint, outcome, sequences)
+        self.protocol.keep(endpoint, endpoint.take_kept())
 
     def do_return_unstarted(self, name: str) -> None:
         self.endpoints[name].return_unstarted()
@@ -129,6 +127,12 @@ class Play:
         number = self.protocol.topics[topic]
         self.numbers[name] = self.protocol.next_sequence()
         self.protocol.notify(number, 1, self.numbers[name] * EVENT_BYTES, EVENT_BYTES, awaited="--awaited" in flags)
+
+    def do_require(self, topic: str, *names: str) -> list[str]:
+        return [f"request #{self.protocol.require(topic, list(names))}"]
+
+    def do_knows(self) -> list[str]:
+        return [f"topics {self.protocol.topics}"]
 
     def do_know(self, topic: str, number: str) -> None:
         self.protocol.topics[topic] = int(number)
@@ -178,11 +182,9 @@ class Play:
             return b"".join(records.pack_replied(records.REFUSED, int(rest[0]), msgpack.packb(["UsageError", rest[1]])))
         if kind == "grant":
             segment, chunks = int(rest[0]), int(rest[1])
-            return records.pack_span_granted(segment, 0, chunks * CHUNK_BYTES, "--backed" in rest or "never" in rest)
-        if kind == "stale":
-            return records.pack_topic_stale(int(rest[0]), int(rest[1]))
-        assert kind == "replaced", kind
-        return records.pack_manager_replaced(int(rest[0]))
+            is_backed = "--backed" in rest or "never" in rest
+            return pack_client_event(SpanGranted(segment, 0, chunks * CHUNK_BYTES, is_backed))
+        return pack_client_event(EVENTS[kind](*map(int, rest)))
 
     # --- what came of it ---
 
@@ -197,8 +199,8 @@ class Play:
             return f"event span of {size} for {arena}" if event.segment else f"event no span of {size} for {arena}"
         if isinstance(event, TopicStale):
             return f"event stale: {self.protocol.forget_stale(event.topic)}, {event.dropped} dropped"
-        assert isinstance(event, ManagerChanged)
-        return f"event manager {self.protocol.manager_pid} goes on"
+        values = [f"{field.name}={getattr(event, field.name)}" for field in fields(event)]
+        return " ".join(["event", in_words(type(event)), *values])
 
     def said(self, message: Any) -> str:
         if isinstance(message, EventsNotified):
@@ -206,7 +208,11 @@ class Play:
             return f"send notified {names}{' awaited' if message.awaited else ''}"
         if isinstance(message, DeliveriesSettled):
             ranges = " ".join(f"{self.name(first)}+{count}" for first, count in message.ranges)
-            return f"send {Outcome(message.outcome).name.lower()} by {message.subscriber}: {ranges}"
+            reason = f" reason={message.reason}" if message.reason else ""
+            return f"send {Outcome(message.outcome).name.lower()} by {message.subscriber}: {ranges}{reason}"
+        if isinstance(message, DeliveriesTaken):
+            ranges = " ".join(f"{self.name(first)}+{count}" for first, count in message.ranges)
+            return f"send taken by {message.subscriber}: {ranges}"
         if isinstance(message, SpanWanted):
             urgency = {**{number: name for name, number in URGENCIES.items()}, messages.SPAN_CANCELLED: "no more"}
             return f"send span of {message.length // CHUNK_BYTES} chunks wanted, {urgency[message.urgency]}"

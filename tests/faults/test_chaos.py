@@ -12,7 +12,7 @@ def run(folder: Path, seconds: float, seed: int, *, check_invariants: bool = Fal
     print(f"seed {seed}: python -m tests.faults.chaos --seconds {seconds} --seed {seed}")
     chaos = Chaos(seconds, seed, folder / "chaos", check_invariants=check_invariants)
     assert chaos.run() == [], f"seed {seed}"
-    print(chaos.events_sent, "events;", chaos.deaths)
+    print(chaos.counts, chaos.deaths)
 
 
 def random_seed() -> int:

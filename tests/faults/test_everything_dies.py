@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from eventbus_mp import Event, EventBus
+from eventbus_mp.cli._text import shown_count
 from eventbus_mp.memory.shm import SHARED_MEMORY
 from eventbus_mp.runtime.rundir import RunDir
 
@@ -47,6 +48,11 @@ def clean(run_dir: Path) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
+def shown_segments(names: list[str]) -> str:
+    """How many of these hold memory; the claim and the socket do not."""
+    return shown_count(len(names) - 2, "segment")
+
+
 def is_gone(names: list[str]) -> bool:
     return not set(names) & set(os.listdir("/dev/shm"))
 
@@ -58,7 +64,7 @@ def test_the_next_start_removes_it(make_bus: Make, killed_bus: list[str]) -> Non
 
 
 def test_clean_removes_it(run_dir: Path, killed_bus: list[str]) -> None:
-    assert f"test: removed, with {len(killed_bus) - 1} segments" in clean(run_dir)
+    assert clean(run_dir) == f"test: removed, with {shown_segments(killed_bus)} of shared memory\n"
     assert is_gone(killed_bus)
     assert not RunDir(run_dir, "test").path.exists()
 
@@ -72,7 +78,8 @@ def test_clean_removes_it_without_its_run_directory(
     living.notify(Event("1", "a", b"x" * 100_000))
     theirs = SHARED_MEMORY.leftovers(RunDir(run_dir, "other").segment_prefix)
     hidden = run_dir.rename(tmp_path / "hidden")
-    assert "segments of shared memory of buses whose directory is elsewhere" in clean(tmp_path / "nowhere")
+    said = f"{shown_segments(killed_bus)} of shared memory of buses whose directory is elsewhere"
+    assert said in clean(tmp_path / "nowhere")
     assert is_gone(killed_bus)
     assert SHARED_MEMORY.leftovers(RunDir(run_dir, "other").segment_prefix) == theirs
     assert living.fetch_event_data(inbox.get(20)) == b"x" * 100_000  # type: ignore[arg-type]

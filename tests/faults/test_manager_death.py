@@ -28,6 +28,22 @@ def standby_of(bus: EventBus) -> int:
     return int(children[-1])
 
 
+def test_what_happened_is_remembered_with_its_times_and_not_twice(bus: EventBus) -> None:
+    inbox = bus.inbox("taker", ["a"], credit=100)
+    bus.notify_many(Event(str(number), "a", number) for number in range(50))
+    for shadow in inbox.get_many(50, timeout_s=10)[:20]:
+        inbox.complete(shadow)
+    before = bus.history(limit=1000)
+    kill_manager(bus)
+    after = bus.history(limit=1000)
+    newcomer = next(entry for entry in after.entries if entry.kind == "manager_replaced")
+    assert newcomer.pid == bus.statistics().manager_pid != os.getpid()
+    assert [entry for entry in after.entries if entry.at_ns < newcomer.at_ns] == list(before.entries)
+    assert after.counts["notified"] == 50
+    assert after.counts["settled"] == before.counts["settled"] == 20
+    assert bus.story(("a", "3"))[-1].endswith("settled")
+
+
 def test_events_under_load_come_exactly_once(bus: EventBus) -> None:
     got: list[int] = []
     bus.on("a", name="taker")(lambda event: got.append(event.data))
@@ -104,7 +120,7 @@ def test_a_manager_without_a_standby_works_and_gets_one_later(
 
 def test_the_end_of_a_manager_without_a_standby_is_said(make_bus: Make, refused: Callable[[str], Path]) -> None:
     refused("fork")
-    bus, other = make_bus(topics=["a"]), make_bus()
+    bus, other = make_bus(topics=["a"], reconnect=False), make_bus(reconnect=False)
     inbox = other.inbox("taker", ["a"])
     bus.notify(Event("1", "a", 1))
     kill_manager(bus)
@@ -207,7 +223,8 @@ def test_a_dead_standby_is_replaced(bus: EventBus, wait_for_end: Callable[..., N
     assert bus.topics() == ["a", "b"]
 
 
-def test_both_dead_is_the_end(bus: EventBus, kill_bus: Callable[[], None]) -> None:
+def test_both_dead_is_the_end(make_bus: Make, kill_bus: Callable[[], None]) -> None:
+    bus = make_bus(reconnect=False)
     bus.topics()
     kill_bus()
     with pytest.raises(ManagerLost, match="manager of bus 'test' is gone"):

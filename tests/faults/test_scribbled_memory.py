@@ -116,9 +116,10 @@ def test_a_view_outlives_the_inbox_that_it_came_from(make_bus: Make) -> None:
     assert shadow is not None
     event = bus.fetch_event(shadow)
     assert event is not None
-    raw = event.raw
+    raw = event.encoded.data
     assert raw is not None
-    inbox.close()  # Not settled: it goes to another process, which settles it, while this one still looks at it.
+    # Not settled: it goes to another process, which settles it, while this one still looks at it.
+    inbox.close(keep=True)
     with other.inbox("shared", ["a"]) as theirs:
         taken = theirs.get(20)
         assert taken is not None

@@ -106,7 +106,7 @@ def test_a_killed_consumer_gives_back_its_views(make_bus: Make, fork: Callable[.
     def hold_a_view(to_parent: Any) -> None:
         event = bus.fetch_event(("a", "1"))
         assert event is not None
-        view = event.raw
+        view = event.encoded.data
         assert view is not None
         to_parent.send(len(view))
         signal.pause()

@@ -1,4 +1,4 @@
-"""Both stores of segments; what a test leaves in one is removed at its end."""
+"""All stores of segments; what a test leaves in one is removed at its end."""
 
 import itertools
 import os
@@ -7,14 +7,30 @@ import pytest
 
 from eventbus_mp.geometry import CHUNK_BYTES
 from eventbus_mp.memory.heap import HeapStore
-from eventbus_mp.memory.shm import SHARED_MEMORY, SHM_DIR
+from eventbus_mp.memory.shm import SHARED_MEMORY, SHM_DIR, SharedMemoryStore
 
 HEAP_CAPACITY = 64 * 1024 * 1024
 
 
-@pytest.fixture(params=["shared memory", "heap"])
-def store(request):
-    return SHARED_MEMORY if request.param == "shared memory" else HeapStore(HEAP_CAPACITY)
+class FileStore(SharedMemoryStore):
+    """The segments of `SharedMemoryStore` that lie in files."""
+
+    def __init__(self, directory):
+        self.directory = directory
+
+    def create(self, name, length, directory=None):
+        super().create(name, length, directory or str(self.directory))
+
+
+@pytest.fixture(params=["shared memory", "files", "heap"])
+def store(request, tmp_path):
+    if request.param == "heap":
+        yield HeapStore(HEAP_CAPACITY)
+        return
+    directory = tmp_path / "files"
+    directory.mkdir()
+    yield SHARED_MEMORY if request.param == "shared memory" else FileStore(directory)
+    assert not list(directory.iterdir()), "files are left"
 
 
 @pytest.fixture
@@ -44,7 +60,7 @@ def backed_bytes(store, prefix):
     """How many bytes of a numbered segment are backed; in the heap, of all segments together."""
 
     def count(number):
-        if store is SHARED_MEMORY:
+        if not isinstance(store, HeapStore):
             return (SHM_DIR / f"{prefix}{number}").stat().st_blocks * 512
         return HEAP_CAPACITY - store.free_bytes()
 
@@ -58,10 +74,10 @@ def more_than_there_is(store):
     The kernel refuses that at once. It would try to give what is merely more than is free, and the machine could run
     out of memory.
     """
-    if store is not SHARED_MEMORY:
+    if isinstance(store, HeapStore):
         return HEAP_CAPACITY + CHUNK_BYTES
-    status = os.statvfs(SHM_DIR)
+    status = os.statvfs(SHM_DIR if store is SHARED_MEMORY else store.directory)
     if not status.f_blocks:
-        pytest.skip("this /dev/shm has no size")
+        pytest.skip("this file system has no size")
     length = status.f_blocks * status.f_frsize + 64 * 1024 * 1024
     return length - length % CHUNK_BYTES

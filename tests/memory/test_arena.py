@@ -144,3 +144,20 @@ def test_a_closed_arena_has_no_room(arena, number):
     arena.reserve(64)
     arena.close()
     assert arena.reserve(64) is None
+
+
+def test_a_span_whose_backing_is_interrupted_stays_in_stock(arena, number, monkeypatch):
+    """A signal handler raised while the kernel found memory for it, which for a large span takes some time."""
+    span = GrantedSpan(number, MIB, MIB, False)
+    arena.add(span)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    for use in (arena.prepare, arena.reserve):
+        with monkeypatch.context() as patch:
+            patch.setattr(Mappings, "back", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                use(MIB)
+        assert arena.granted() == [span]
+    assert arena.reserve(MIB).offset == MIB

@@ -1,6 +1,7 @@
 """A lease lasts as long as anything that was derived from its view, and the manager hears of those that it must."""
 
 import gc
+import sys
 import threading
 
 import pytest
@@ -56,9 +57,9 @@ def test_a_lease_that_the_manager_does_not_know_of_is_not_given_back(mapping):
 def test_what_outlives_its_delivery_is_reported_once(mapping):
     book = LeaseBook()
     view = book.view(mapping, place(), reported=False)
-    assert book.outliving(5) == [place()]
-    assert book.outliving(5) == []
-    assert book.outliving(6) == []
+    assert book.outliving([5]) == [place()]
+    assert book.outliving([5]) == []
+    assert book.outliving([6]) == []
     del view
     assert book.collect_ended() == [place()]
 
@@ -67,7 +68,7 @@ def test_what_is_gone_before_its_delivery_is_settled_is_not_reported(mapping):
     book = LeaseBook()
     view = book.view(mapping, place(), reported=False)
     del view
-    assert book.outliving(5) == []
+    assert book.outliving([5]) == []
 
 
 def test_two_views_of_one_event_are_two_leases(mapping):
@@ -105,7 +106,7 @@ def test_a_view_outlives_its_segment(mapping, store, prefix):
 
 
 def test_a_read_within_a_call_of_the_book_is_refused_and_its_lease_given_back(mapping):
-    """As of a signal's handler. The manager has noted a lease that was asked for, so it has to hear of its end."""
+    """As of a signal handler. The manager has noted a lease that was asked for, so it has to hear of its end."""
     book = LeaseBook()
     for reported in (False, True):
         with book._lock.held(), pytest.raises(UsageError, match="in the middle of another of its calls"):
@@ -114,6 +115,17 @@ def test_a_read_within_a_call_of_the_book_is_refused_and_its_lease_given_back(ma
     assert book.collect_ended() == [place()]
     assert not book.open
     assert not book.ended
+
+
+def test_nothing_of_ours_runs_when_a_view_ends(mapping):
+    """A signal handler would run in it, and what that raises, Ctrl-C for example, would be printed and ignored."""
+    book, called = LeaseBook(), []
+    view = book.view(mapping, place(), reported=True)
+    sys.setprofile(lambda frame, event, _: called.append(frame.f_code.co_name) if event == "call" else None)
+    del view
+    sys.setprofile(None)
+    assert called == []
+    assert book.collect_ended() == [place()]
 
 
 def test_threads_that_read_and_collect_at_once(mapping):

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from eventbus_mp.errors import EncodeError, UsageError
 from eventbus_mp.events import ID_BYTES_MAX, Event
+from eventbus_mp.ids import INT_IDS
 from eventbus_mp.memory.layout import ALIGNMENT, HEADER, HEADER_BYTES, MAGIC
 from eventbus_mp.memory.mappings import Mappings
 from eventbus_mp.memory.payload import JOINED_BYTES_MAX, encode_event, read_event, read_id, write_payload
@@ -22,10 +23,13 @@ def written(event, sequence=SEQUENCE):
 
 texts = st.none() | st.text()
 times = st.none() | st.integers(0, 1 << 62)
+ids = st.text(min_size=1, max_size=100) | st.integers(INT_IDS[0], INT_IDS[-1])
+headers = st.none() | st.dictionaries(st.text(), st.text())
+values = st.binary() | st.text() | st.lists(st.integers())
 
 
-@given(st.text(min_size=1, max_size=100), st.binary() | st.text() | st.lists(st.integers()), texts, texts, times, times)
-def test_an_event_comes_back_whole(event_id, data, transaction_id, source, initialized_at, occurred_at):
+@given(ids, values, st.none() | ids, texts, times, times, headers)
+def test_an_event_comes_back_whole(event_id, data, transaction_id, source, initialized_at, occurred_at, headers):
     event = Event(
         event_id,
         "topic",
@@ -35,11 +39,13 @@ def test_an_event_comes_back_whole(event_id, data, transaction_id, source, initi
         initialized_at=initialized_at,
         occurred_at=occurred_at,
         ttl=None if occurred_at is None else 5,
+        headers=headers,
     )
     payload = written(event)
     assert read_event(bytes(payload), SEQUENCE, "topic") == event
     assert read_event(memoryview(payload), SEQUENCE, "topic") == event
-    assert read_id(bytes(payload), SEQUENCE) == event_id
+    found = read_id(bytes(payload), SEQUENCE)
+    assert (type(found), found) == (type(event_id), event_id)
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, JOINED_BYTES_MAX - 200, JOINED_BYTES_MAX, 1 << 20])
@@ -75,11 +81,11 @@ def test_fresh_memory_holds_no_event():
 def test_data_is_a_view_until_it_is_asked_for():
     payload = written(Event("id", "topic", {"a": 1}))
     event = read_event(memoryview(payload), SEQUENCE, "topic")
-    assert isinstance(event.raw, memoryview)
+    assert isinstance(event.encoded.data, memoryview)
     assert event.data is event.data
     copy = event.copy()
     payload[:] = bytes(len(payload))
-    assert (copy.data, copy.raw) == ({"a": 1}, b"\x81\xa1a\x01")
+    assert (copy.data, copy.encoded.data) == ({"a": 1}, b"\x81\xa1a\x01")
 
 
 def test_an_error_names_event_and_path():

@@ -1,7 +1,13 @@
 """Registered types: what is put in is what comes out, and only what was registered."""
 
+import abc
+import collections
 import dataclasses
+import datetime
 import enum
+import gc
+import typing
+import weakref
 
 import numpy as np
 import pytest
@@ -16,6 +22,7 @@ def registry(monkeypatch):
     """Each test's own."""
     monkeypatch.setattr(registered, "_by_class", {})
     monkeypatch.setattr(registered, "_by_name", {})
+    monkeypatch.setattr(registered, "_lost_name", {})
 
 
 class Colour(enum.Enum):
@@ -98,7 +105,10 @@ def test_any_class_with_encode_and_decode():
 
 
 def test_a_registered_encode_may_encode():
-    register_type(Money, lambda money: [money.amount, len(written([Money(None)] if money.amount else 0).raw)], Money)
+    def encode(money):
+        return [money.amount, len(written([Money(None)] if money.amount else 0).encoded.data)]
+
+    register_type(Money, encode, Money)
     assert through(Money(5)).amount[0] == 5
 
 
@@ -168,15 +178,132 @@ def test_wrong_registrations(arguments, text):
     assert str(caught.value) == text
 
 
-def test_a_class_is_found_by_its_name():
-    name = registered.registered_name(register_type(Point))
-    assert name == f"{Point.__module__}.Point"
-    assert registered.registered_class(name) is Point
-    with pytest.raises(UsageError, match=r"nobody\.Knows is not registered in this process; call register_type at"):
-        registered.registered_class("nobody.Knows")
+def test_what_is_registered_is_listed_by_its_name():
+    assert (Point, f"{Point.__module__}.Point", None, None) in (register_type(Point), registered.registered_entries())[
+        1
+    ]
 
 
 def test_a_worker_s_main_is_the_main_of_its_parent():
     cls = dataclasses.make_dataclass("Job", ["n"])
     cls.__module__ = "__mp_main__"
-    assert registered.registered_name(register_type(cls)) == "__main__.Job"
+    register_type(cls)
+    assert (cls, "__main__.Job", None, None) in registered.registered_entries()
+
+
+def test_the_name_goes_to_the_latest_class():
+    """What went in as the first would come out as the second, so it no longer travels."""
+    euro = register_type(dataclasses.make_dataclass("Amount", ["value"]))
+    dollar = register_type(dataclasses.make_dataclass("Amount", ["value"]))
+    assert euro not in [cls for cls, *_ in registered.registered_entries()]
+    with pytest.raises(EncodeError, match=r"data\[0\]: its class was registered as .*Amount, and then another one"):
+        through([euro(1)])
+    assert type(through(dollar(1))) is dollar
+    register_type(euro, name="euro")
+    assert [type(value) for value in through([euro(1), dollar(1)])] == [euro, dollar]
+    register_type(dollar)
+    assert type(through(euro(1))) is euro
+
+
+def test_a_field_that_was_never_set():
+    half = register_type(dataclasses.make_dataclass("Half", [("rest", int, dataclasses.field(init=False))]))
+    with pytest.raises(EncodeError, match=r"data\[0\]: its field 'rest' was never set"):
+        through([half()])
+
+
+@pytest.mark.parametrize("base", [Exception, ValueError, dict, list, str, int, datetime.date, collections.deque])
+def test_a_dataclass_that_is_more_than_its_fields(base):
+    """Of these `object.__new__` makes nothing, so nobody could read them, and the fields are not all that they hold."""
+    cls = dataclasses.make_dataclass("Failure", ["why"], bases=(base,))
+    with pytest.raises(UsageError, match=r"Failure\): it is a .* as well as a dataclass; give encode and decode"):
+        register_type(cls)
+    register_type(Money, lambda money: money.amount, Money)  # Any class with both goes.
+
+
+T = typing.TypeVar("T")
+
+
+def test_dataclasses_of_every_make():
+    generic = dataclasses.make_dataclass("Box", ["value"], bases=(typing.Generic[T],))  # type: ignore[index]
+    slotted = dataclasses.make_dataclass("Slotted", ["value"], slots=True, frozen=True)
+    ordered = dataclasses.make_dataclass("Ordered", ["value"], bases=(slotted,), frozen=True, order=True)
+    abstract = dataclasses.make_dataclass("Whole", ["value"], bases=(abc.ABC,), kw_only=True)
+    for cls in (generic, slotted, ordered, abstract):
+        register_type(cls)
+        value = cls(value=(1, [2]))
+        assert through({"x": value})["x"] == value
+
+
+class Shy(type):
+    def __repr__(cls):
+        raise RuntimeError("no")
+
+    def __instancecheck__(cls, instance):
+        raise RuntimeError("no")
+
+
+class Strange(metaclass=Shy):
+    @property  # type: ignore[misc]
+    def __class__(self):
+        raise RuntimeError("no")
+
+    def __repr__(self):
+        raise RuntimeError("no")
+
+
+def test_values_that_raise_whatever_is_asked():
+    with pytest.raises(EncodeError, match=r"data\['x'\]\[0\]: <class 'Strange'> cannot travel"):
+        through({"x": (Strange(),)})
+    with pytest.raises(EncodeError, match=r"data \(key <Strange>\): <class 'Strange'> cannot travel"):
+        through({Strange(): 1})
+
+
+def test_a_decode_that_fails_on_what_cannot_be_shown():
+    register_type(Strange, lambda value: [1], lambda body: Strange())
+    register_type(Money, lambda money: money.amount, lambda body: body.missing)
+    event = written(Money(Strange()))
+    with pytest.raises(DecodeError, match=r"Money cannot be made of .*: AttributeError"):
+        event.data  # noqa: B018
+
+
+def test_an_encode_that_returns_its_own_argument():
+    register_type(Money, lambda money: money, lambda body: body)
+    with pytest.raises(EncodeError, match="nested too deeply, or within itself"):
+        through(Money(1))
+
+
+def test_a_refused_event_lets_go_of_its_memory_at_once():
+    """While the error is still there, and without the garbage collector."""
+    register_type(Money, lambda money: money.missing, Money)
+    received, numbers = bytearray(10), np.arange(1000)
+    gone = weakref.ref(numbers)
+    gc.disable()
+    try:
+        for culprit in (object(), Money(1), "\ud800", nested_too_deeply()):
+            with pytest.raises(EncodeError) as caught:
+                encode_event(Event("id", "topic", [received, (received, numbers), culprit]))
+            received.extend(b"x")
+            assert caught.value.__cause__ is not None
+            del caught
+        del numbers
+        assert gone() is None
+    finally:
+        gc.enable()
+    assert len(received) == 14
+
+
+def nested_too_deeply():
+    value: object = 1
+    for _ in range(300):
+        value = (value,)
+    return value
+
+
+def test_the_error_of_an_encode_shows_where_it_was():
+    def encode(money):
+        return money.missing
+
+    register_type(Money, encode, Money)
+    with pytest.raises(EncodeError) as caught:
+        through([Money(1)])
+    assert caught.value.__cause__.__cause__.__traceback__.tb_next.tb_frame.f_code is encode.__code__

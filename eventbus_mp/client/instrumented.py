@@ -1,0 +1,247 @@
+"""A session with instruments: the same parts, each with hooks around its calls. Chosen once, when a session begins.
+
+What has no hook is the plain part, so a session without instruments has nothing of this on any of its paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from eventbus_mp.client.connect import open_connection
+from eventbus_mp.client.connection import Connection
+from eventbus_mp.client.crews import Threads
+from eventbus_mp.client.endpoint import ClientEndpoint
+from eventbus_mp.client.hooks import Hooks
+from eventbus_mp.client.inbox import Inbox
+from eventbus_mp.client.plain_calls import refuse_unrun
+from eventbus_mp.client.publisher import Publisher
+from eventbus_mp.client.session import Session
+from eventbus_mp.client.span_pool import SpanPool
+from eventbus_mp.config import BusConfig
+from eventbus_mp.errors import Retry, Skip
+from eventbus_mp.events import Event, EventShadow
+from eventbus_mp.ids import EventId
+from eventbus_mp.memory.payload import EncodedEvent, with_envelope
+from eventbus_mp.memory.shm import SHARED_MEMORY
+from eventbus_mp.memory.store import SegmentStore
+from eventbus_mp.protocol.messages import Outcome
+from eventbus_mp.statistics import SubscriberKey
+
+__all__ = [
+    "HandlerCall",
+    "InstrumentedInbox",
+    "InstrumentedPublisher",
+    "InstrumentedSession",
+    "make_inbox",
+    "make_session",
+    "open_session",
+]
+
+OUTCOMES = {int(Outcome.COMPLETED): "completed", int(Outcome.SKIPPED): "skipped"}
+"""What hooks call an outcome that a program gives by hand."""
+
+
+def open_session(
+    bus: str,
+    config: BusConfig,
+    hooks: Hooks | None,
+    *,
+    threads: Threads = Threads.ALL,
+    observes: bool = False,
+    starts: bool = True,
+) -> Session:
+    """Connect to the bus, perhaps only to look (`observes`), or only if it runs; raises as `open_connection`."""
+    connection = open_connection(bus, config, starts=starts)
+    session = make_session(connection, SHARED_MEMORY, hooks, threads=threads)
+    if config.show_stacks:
+        session.answer_for_stacks()
+    if observes:
+        session.observe()
+    return session
+
+
+def make_session(
+    connection: Connection, store: SegmentStore, hooks: Hooks | None, *, threads: Threads = Threads.ALL
+) -> Session:
+    """The session of a new connection, with hooks if there are any."""
+    if hooks is None:
+        return Session(connection, store, threads=threads)
+    return InstrumentedSession(connection, store, hooks, threads=threads)
+
+
+def make_inbox(session: Session, endpoint: ClientEndpoint, key: SubscriberKey) -> Inbox:
+    """An inbox over an endpoint, with hooks if its session has such."""
+    if isinstance(session, InstrumentedSession) and session.hooks.has("settle"):
+        return InstrumentedInbox(session, endpoint, key)
+    return Inbox(session, endpoint, key)
+
+
+class InstrumentedSession(Session):
+    """A session whose calls have hooks before and after them."""
+
+    def __init__(
+        self, connection: Connection, store: SegmentStore, hooks: Hooks, *, threads: Threads = Threads.ALL
+    ) -> None:
+        self.hooks = hooks
+        hooks.lock = connection.transport.lock
+        super().__init__(connection, store, threads=threads)
+        bus = connection.bus
+        connection.before_takeover = lambda pid: hooks.before("takeover", bus, pid)
+        connection.after_takeover = lambda pid: hooks.after("takeover", bus, pid, None)
+
+    def _make_publisher(self, connection: Connection, span_pool: SpanPool) -> Publisher:
+        if self.hooks.has("notify"):
+            return InstrumentedPublisher(connection, span_pool, self.hooks)
+        return super()._make_publisher(connection, span_pool)
+
+    def _bracketed(self, endpoint: ClientEndpoint, call: Callable[..., Any]) -> Callable[..., Any]:
+        return HandlerCall(self.hooks, endpoint.key, call) if self.hooks.has("handle") else call
+
+    def host(
+        self, key: SubscriberKey, patterns: list[str], credit: int, broadcast: bool, threads: int = 1
+    ) -> ClientEndpoint:
+        """See `Session.host`."""
+        call = partial(super().host, key, patterns, credit, broadcast, threads)
+        return self.hooks.around("subscribe", call, key, tuple(patterns))
+
+    def fetch(self, shadow: EventShadow | tuple[str, EventId]) -> Event | None:
+        """See `Session.fetch`."""
+        self.hooks.before("fetch", shadow)
+        try:
+            event = super().fetch(shadow)
+        except BaseException as error:
+            self.hooks.after("fetch", shadow, None, error)
+            raise
+        self.hooks.after("fetch", shadow, event, None)
+        return event
+
+    def settle(
+        self, listener: Any, shadows: Iterable[EventShadow | tuple[str, EventId]], outcome: int, reason: str = ""
+    ) -> None:
+        """See `Session.settle`."""
+        found = tuple(map(self._as_shadow, shadows))
+        call = partial(super().settle, listener, found, outcome, reason)
+        self.hooks.around("settle", call, self.endpoint_of(listener)[1], found, OUTCOMES[outcome])
+
+    def _as_shadow(self, shadow: EventShadow | tuple[str, EventId]) -> EventShadow:
+        """A pair is looked up once, and refused if it is none."""
+        return shadow if isinstance(shadow, EventShadow) else EventShadow(*shadow, self.place_of(shadow))
+
+
+class InstrumentedPublisher(Publisher):
+    """A publisher with the hooks of `before_notify` and `after_notify`."""
+
+    def __init__(self, connection: Connection, span_pool: SpanPool, hooks: Hooks) -> None:
+        super().__init__(connection, span_pool)
+        self._hooks = hooks
+
+    def notify(self, event: Event, *, awaited: bool = False, timeout_s: float | None = None) -> EventShadow:
+        """See `Publisher.notify`."""
+        if not isinstance(event, Event):
+            return super().notify(event, awaited=awaited)  # which refuses it
+        self.refuse_reentry()
+        (wanted,) = self._hooks.before_notify((event,))
+        publish = super().notify
+        (shadow,) = self._after((wanted,), lambda: [publish(wanted, awaited=awaited, timeout_s=timeout_s)])
+        return shadow
+
+    def notify_many(self, events: Iterable[Event], timeout_s: float | None = None) -> list[EventShadow]:
+        """See `Publisher.notify_many`."""
+        self.refuse_reentry()
+        if isinstance(events, (list, tuple)):
+            if not all(isinstance(event, Event) for event in events):
+                return super().notify_many(events)  # which refuses them
+            wanted = self._hooks.before_notify(tuple(events))
+            return self._after(wanted, partial(super().notify_many, list(wanted), timeout_s))
+        # Each event is encoded as it comes: what its data is made of may be used again for the next one.
+        prepared = self._prepare(events)
+        wanted = self._hooks.before_notify(tuple(event for event, _ in prepared))
+        return self._after(
+            wanted, lambda: self._connection.run(self._publishing(_with_envelopes(wanted, prepared), timeout_s))
+        )
+
+    def before_loan(self, event: Event, encoded: EncodedEvent) -> tuple[Event, EncodedEvent]:
+        """See `Publisher.before_loan`."""
+        (wanted,) = self._hooks.before_notify((event,))
+        ((_, encoded),) = _with_envelopes((wanted,), [(event, encoded)])
+        return wanted, encoded
+
+    def after_loan(self, event: Event, shadow: EventShadow | None, error: BaseException | None) -> None:
+        """See `Publisher.after_loan`."""
+        self._hooks.after("notify", (event,), (shadow,) if shadow is not None else (), error)
+
+    def _after(self, events: Sequence[Event], publish: Callable[[], list[EventShadow]]) -> list[EventShadow]:
+        try:
+            shadows = publish()
+        except BaseException as error:
+            self._hooks.after("notify", events, (), error)
+            raise
+        self._hooks.after("notify", events, tuple(shadows), None)
+        return shadows
+
+
+def _with_envelopes(
+    wanted: Sequence[Event], prepared: list[tuple[Event, EncodedEvent]]
+) -> list[tuple[Event, EncodedEvent]]:
+    """What was encoded already, with the envelopes of the events that hooks have replaced."""
+    return [
+        (event, encoded if event is before else with_envelope(encoded, event))
+        for event, (before, encoded) in zip(wanted, prepared, strict=True)
+    ]
+
+
+class HandlerCall:
+    """The user's function with the hooks of `before_handle` and `after_handle`; equal if the function is."""
+
+    def __init__(self, hooks: Hooks, subscriber: SubscriberKey, call: Callable[..., Any]) -> None:
+        self._hooks = hooks
+        self._subscriber = subscriber
+        self._call = call
+
+    def __call__(self, item: Event | EventShadow | list[Event], *arguments: Any) -> Any:
+        items = tuple(item) if type(item) is list else (item,)
+        self._hooks.before("handle", self._subscriber, items)
+        try:
+            result = self._call(item, *arguments)
+            if result is not None:
+                refuse_unrun(result)
+        except BaseException as error:
+            outcome = _outcome(error)
+            self._hooks.after("handle", self._subscriber, items, (outcome,) * len(items), error)
+            raise
+        self._hooks.after("handle", self._subscriber, items, _outcomes(item, result), None)
+        return result
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, HandlerCall) and self._call == other._call
+
+    def __hash__(self) -> int:
+        return hash(self._call)
+
+
+def _outcomes(item: Event | EventShadow | list[Event], result: Any) -> tuple[str, ...]:
+    """How the items of a call that has returned are settled."""
+    if type(item) is not list:
+        return ("open",) if isinstance(item, EventShadow) else ("completed",)
+    if result is None:
+        return ("completed",) * len(item)
+    return tuple(map(_outcome, result))
+
+
+def _outcome(end: BaseException | None) -> str:
+    if end is None:
+        return "completed"
+    return "skipped" if isinstance(end, Skip) else "retried" if isinstance(end, Retry) else "failed"
+
+
+class InstrumentedInbox(Inbox):
+    """An inbox that settles everything through its session, whose `settle` has the hooks."""
+
+    def complete(self, shadow: EventShadow) -> None:
+        """See `Inbox.complete`."""
+        self._settle_many([shadow], Outcome.COMPLETED)
+
+    def _settle(self, shadow: EventShadow, outcome: int, reason: str = "") -> None:
+        self._settle_many([shadow], outcome, reason)
