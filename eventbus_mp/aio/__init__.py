@@ -1,0 +1,16 @@
+"""The bus for asyncio: `aio.EventBus` and its `Inbox`, with the names, arguments and errors of the threaded ones.
+
+    from eventbus_mp import Event, aio
+
+    async with aio.EventBus("shop", topics=["order"]) as bus:
+        await bus.notify(Event("4711", "order", {"sum": 12}))
+
+It is the second shell round the same `ClientProtocol`: a session's parts are those of `eventbus_mp.EventBus`, their
+waits are written as steps (client/steps.py), and here the steps are awaited. There is no thread: the loop calls when
+the pipe has something to read.
+"""
+
+from eventbus_mp.aio.bus import EventBus
+from eventbus_mp.aio.inbox import Inbox
+
+__all__ = ["EventBus", "Inbox"]

@@ -1,0 +1,248 @@
+"""What connects a handle to its bus in an event loop, and again when the bus was lost: the twin of `BusHandle`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import weakref
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
+
+from eventbus_mp.aio.session import LoopSession
+from eventbus_mp.aio.transport import LoopTransport
+from eventbus_mp.client import sessions
+from eventbus_mp.client.connect import Link as PipeLink
+from eventbus_mp.client.connect import connection_over, open_link
+from eventbus_mp.client.handle_state import PAUSE_FIRST_S, PAUSE_MAX_S, HandleState
+from eventbus_mp.client.handler_spec import HandlerSpec
+from eventbus_mp.client.steps import Steps
+from eventbus_mp.errors import BusClosed, EventBusError, ManagerLost, NoSuchBus, UsageError
+from eventbus_mp.lifecycle import FORK_MARK, notice_fork
+from eventbus_mp.memory.shm import SHARED_MEMORY
+from eventbus_mp.protocol import requests
+from eventbus_mp.statistics import SubscriberKey
+
+__all__ = ["LoopHandle"]
+
+log = logging.getLogger("eventbus_mp")
+
+T = TypeVar("T")
+
+
+class LoopHandle(HandleState[LoopSession]):
+    """The part of `aio.EventBus` that has a session, and another one when that is lost. See `HandleState`."""
+
+    def _begin(self) -> None:
+        super()._begin()
+        sessions.note_handle(self)
+        self._opening = asyncio.Lock()
+        self._unhosted: list[HandlerSpec] = []
+        """What was decorated and is not subscribed yet: the next call does it."""
+        self._returning: asyncio.Task[None] | None = None
+
+    # --- the session ---
+
+    async def _live(self) -> LoopSession:
+        """The session; connects if there is none, or if it was lost, and subscribes what was decorated meanwhile."""
+        if not FORK_MARK[0]:
+            notice_fork()
+        session = self._session
+        if session is None or (session.is_lost and self._comes_back(session)):
+            session = await self._open(session)
+        session.link.check_loop()
+        if self._unhosted:
+            await self._subscribe_decorated(session)
+        return session
+
+    async def _subscribe_decorated(self, session: LoopSession) -> None:
+        """Subscribe what was decorated. One task does it, and those that come meanwhile wait for it."""
+        async with self._opening:
+            while self._unhosted:
+                spec = self._unhosted[0]
+                try:
+                    await self._subscribe(session, spec)
+                except UsageError:  # It never can be. After any other error the next call tries again.
+                    self._unhosted.remove(spec)
+                    self._forget(spec.key)
+                    raise
+                self._unhosted.remove(spec)
+
+    async def _on_live(self, call: Callable[[LoopSession], Awaitable[T]]) -> T:
+        """Make a call, and once more on the next session if the bus is lost meanwhile."""
+        session = await self._live()
+        try:
+            return await call(session)
+        except ManagerLost as error:
+            return await call(await self._after_loss(session, error))
+
+    async def _run(self, make: Callable[[LoopSession], Steps[T]]) -> T:
+        """Do the steps that `make` gives for a session; once more on the next one if the bus is lost meanwhile."""
+        return await self._on_live(lambda session: session.link.run(make(session)))
+
+    async def _ask(self, kind: type[requests.Request], *fields: Any) -> Any:
+        return await self._on_live(lambda session: session.link.request(kind, *fields))
+
+    async def _after_loss(self, session: LoopSession, error: ManagerLost) -> LoopSession:
+        """The session on which a call is made again that has ended with `error`.
+
+        Raises:
+            ManagerLost: `error`, if the bus was not lost by it, or this handle does not come back.
+        """
+        if not session.is_lost:
+            raise error
+        if not self._comes_back(session):
+            self._tell_lost(session)
+            raise error
+        found = await self._live()
+        if found.is_lost:
+            raise error
+        return found
+
+    async def _open(self, lost: LoopSession | None) -> LoopSession:
+        """Connect, in the place of a session that was lost, if there was one; one task does it for all."""
+        async with self._opening:
+            session = self._session
+            if session is not None and session is not lost:
+                return session
+            if self._closed:
+                raise BusClosed(f"this handle of bus {self.name!r} was closed; open another EventBus")
+            if lost is not None:
+                self._tell_lost(lost)
+            try:
+                session = await self._connect(lost)
+            except NoSuchBus:
+                if lost is None:
+                    raise
+                return lost  # It was shut down, and nobody has started it again: its calls raise what they did.
+            try:
+                await self._set_up(session, lost)
+            except BaseException:
+                sessions.close_session(session)
+                raise
+            self._session = session
+        if lost is not None:
+            sessions.let_go(lost)
+            log.warning("bus %r is back: manager %d", self.name, session.connection.manager_pid)
+        return session
+
+    async def _connect(self, lost: LoopSession | None) -> LoopSession:
+        starts = self._starts and (lost is None or not lost.connection.was_shut_down())
+        link = await _apart(partial(open_link, self.name, self.config, starts=starts), _drop)
+        transport = LoopTransport(asyncio.get_running_loop(), link.incoming, link.outgoing)
+        session = LoopSession(connection_over(link, self.name, self.config, transport), SHARED_MEMORY, transport)
+        if lost is not None:
+            session.identity = lost.identity
+        if self.config.show_stacks:
+            session.answer_for_stacks()
+        if self._observes:
+            session.observe()
+        session.connection.on_lost = partial(_note_lost, weakref.ref(self), session)
+        sessions.keep_session(self, session)
+        return session
+
+    async def _set_up(self, session: LoopSession, lost: LoopSession | None) -> None:
+        """Register topics, and subscribe all that was subscribed."""
+        await session.link.run(session.registering(self._topics))
+        if self._required:
+            session.require(self._required)
+        self._unhosted.clear()
+        for spec in tuple(self._specs.values()):
+            await self._subscribe(session, spec)
+        if lost is not None:
+            for inbox in tuple(self._inboxes):
+                await inbox._resume(session)
+
+    async def _subscribe(self, session: LoopSession, spec: HandlerSpec) -> SubscriberKey:
+        session.keeps = self  # A listener goes on when the user has let go of its handle.
+        return await session.link.run(session.subscribing(spec))
+
+    # --- what was lost ---
+
+    def _note_lost(self, session: LoopSession) -> None:
+        """The manager is gone. If something is subscribed, come back although nobody calls."""
+        if (self._specs or self._inboxes) and self._comes_back(session) and not self._closed:
+            self._returning = session.transport.loop.create_task(self._return_by_itself(session))
+
+    async def _return_by_itself(self, lost: LoopSession) -> None:
+        self._tell_lost(lost)
+        pause_s, said = PAUSE_FIRST_S, False
+        while self._session is lost and self._comes_back(lost):
+            try:
+                await self._live()
+            except EventBusError as error:
+                if not said:
+                    log.error("bus %r is tried again and again: %s", self.name, error)
+                said = True
+            if self._session is lost:
+                await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, PAUSE_MAX_S)
+
+    # --- the end ---
+
+    async def _close(self, *, cancels: bool) -> None:
+        """Leave the bus, after the handlers that run, or with these cancelled."""
+        session = self._session or self._leaves_later
+        runs = session is not None and not session.transport.is_deserted  # else: its handlers never come to an end
+        if session is not None and runs:
+            session.link.check_loop()
+        self._session, self._leaves_later, self._closed = None, session, True
+        returning, self._returning = self._returning, None
+        if returning is not None and returning is not asyncio.current_task() and not returning.get_loop().is_closed():
+            returning.cancel()
+        if session is None:
+            return
+        try:
+            if cancels and runs:
+                session.tasks.cancel()
+            if runs:
+                await session.leave()
+        finally:  # Cancelled, it closes all the same, and what the handlers had goes back.
+            sessions.close_session(session)
+            self._leaves_later = None
+
+    # --- for `sessions` ---
+
+    def _abandon(self) -> None:
+        """In a forked child: start again on the next use."""
+        self._begin()
+
+    def _end(self) -> None:
+        """The process ends: do not come back by itself."""
+        self._closed = True
+
+    def _set_aside(self, changes: dict[str, Any]) -> Callable[[], None]:
+        """A bus of a test stands in for threaded handles only; this one stays where it is."""
+        return lambda: None
+
+    def _let_go(self) -> None:
+        """See `_set_aside`."""
+
+
+def _note_lost(handle: Callable[[], LoopHandle | None], lost: LoopSession) -> None:
+    found = handle()
+    lost.is_lost = True
+    if found is not None:
+        found._note_lost(lost)
+
+
+async def _apart(call: Callable[[], T], drop: Callable[[Future[T]], object]) -> T:
+    """Make a call that blocks in a thread of its own; if this is cancelled, `drop` gets the result."""
+    thread = ThreadPoolExecutor(1, "eventbus_mp-connect")
+    future = thread.submit(call)
+    thread.shutdown(wait=False)  # It ends with the call.
+    try:
+        return await asyncio.wrap_future(future)
+    except asyncio.CancelledError:
+        future.add_done_callback(drop)
+        raise
+
+
+def _drop(opened: Future[PipeLink]) -> None:
+    """Nobody wants this link any more."""
+    if opened.cancelled():
+        return
+    with suppress(EventBusError):  # It was in vain.
+        opened.result().close()
