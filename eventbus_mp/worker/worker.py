@@ -1,4 +1,4 @@
-"""The life of one worker process: connect, host the pool's handlers, run them, leave the bus, end.
+"""The life of one worker process: initialize, connect, host the pool's handlers, run them, finalize, leave, end.
 
 A worker ends when it receives SIGTERM, when its parent has ended, when it has reached a limit (`max_events`,
 `max_rss_bytes`), or when the bus has ended. It finishes the event that its handler is working on, and returns the
@@ -9,32 +9,50 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import sys
-import threading
-import time
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
-import dill
+import msgpack
 import multiprocess
 
 from eventbus_mp.client.bus import EventBus
+from eventbus_mp.client.endpoint import ClientEndpoint
 from eventbus_mp.client.handler_spec import HandlerSpec
+from eventbus_mp.client.hooks import InstrumentSource
+from eventbus_mp.client.plain_calls import refuse_unrun
 from eventbus_mp.client.session import Session
-from eventbus_mp.client.sessions import connect_worker
+from eventbus_mp.client.sessions import become_worker, worker_session
 from eventbus_mp.errors import BusClosed, ManagerLost
+from eventbus_mp.worker.leaving import Leaving, become_ordinary, end_children, end_threads
+from eventbus_mp.worker.running_calls import LimitedCall, RunningCalls
+from eventbus_mp.worker.shipment import Shipment, unpack
 
-__all__ = ["READY", "WorkerLimits", "run_worker"]
+__all__ = [
+    "FAILED",
+    "INITIALIZED",
+    "INITIALIZING",
+    "READY",
+    "Payload",
+    "TaskSource",
+    "WorkerLimits",
+    "WorkerTask",
+    "failure_text",
+    "run_worker",
+]
 
 log = logging.getLogger("eventbus_mp")
 
+INITIALIZING, INITIALIZED = b"initializing", b"initialized"
+"""What a worker sends to its pool before and after it runs the initializer, which may take its time."""
+FAILED = b"failed: "
+"""What it sends, with the traceback, when the initializer has raised."""
 READY = b"ready"
-"""What a worker sends to its pool when its handlers are subscribed."""
-THREADS_PATIENCE_S = 5.0
-"""How long the threads that handlers have started may continue when the worker ends."""
+"""What it sends when its handlers are subscribed, with the number of its link and its time limits."""
+FAILURE_CHARACTERS_MAX = 8000
 SYSTEM_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -42,105 +60,182 @@ SYSTEM_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 class WorkerLimits:
     """After what a worker ends and is replaced: see `WorkerPool`."""
 
-    max_events: int | None
-    max_rss_bytes: int | None
+    max_events: int | None = None
+    max_rss_bytes: int | None = None
 
 
-def run_worker(payload: bytes | tuple[EventBus, list[HandlerSpec]], limits: WorkerLimits, ready: Any) -> None:
+@dataclass
+class WorkerTask:
+    """What a worker is to do, as it is sent to it."""
+
+    bus: EventBus
+    specs: list[HandlerSpec]
+    instruments: tuple[InstrumentSource, ...] = ()
+    """Those of the bus, which does not take them along when it is pickled."""
+    initializer: Callable[[], object] | None = None
+    finalizer: Callable[[], object] | None = None
+    limits: WorkerLimits = WorkerLimits()
+
+
+class TaskSource(Protocol):
+    """What makes a worker's task in the worker itself."""
+
+    def task(self) -> WorkerTask:
+        """The task."""
+
+
+Payload = Shipment | WorkerTask | TaskSource
+
+
+def run_worker(lifeline: Any, calls: RunningCalls, payload: Payload, ready: Any) -> None:
     """The main function of a worker process.
 
     Args:
-        payload: The pool's bus and its handlers; pickled, unless the worker was forked.
-        limits: After what it ends.
-        ready: The pipe on which it says that its handlers are subscribed.
+        lifeline: The pipe that ends when the pool lets go of the worker, or the pool's process ends.
+        calls: Where the pool sees calls of handlers with a time limit.
+        payload: What it is to do, or where it gets that from.
+        ready: The pipe on which it says how far it is: see `READY` and those before it.
 
     Raises:
-        SystemExit: The bus has ended.
+        SystemExit: The bus has ended, or the initializer has failed.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent decides.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # A forked worker has its parent's handler, not meant for it.
-    bus, specs = dill.loads(payload) if isinstance(payload, bytes) else payload
-    session = connect_worker(bus.name, bus.config)
-    _wake_at_signals(session)
-    signal.signal(signal.SIGTERM, lambda *_: session.loop.stop())
-    for spec in specs:
-        spec.host(session)
-    _leave_with_parent(session)
+    become_ordinary()
+    calls.close()
+    task = _task_of(payload)
+    become_worker(task.bus.name, task.bus.config, task.bus._topics, task.instruments)
+    if task.initializer is not None:
+        _initialize(task.initializer, ready)
+    exit_code = 0
     try:
-        with ready:
-            ready.send_bytes(READY)
-    except BrokenPipeError:
-        session.close()
-        return  # The pool was stopped meanwhile, or its process has ended.
-    try:
-        session.loop.run(_limiter(session, limits))
+        _serve(task, lifeline, calls, ready)
     except (ManagerLost, BusClosed) as error:
         log.error("worker %d stops: %s", os.getpid(), error)
-        _end_threads(1)
-        raise SystemExit(1) from None
-    session.close()
-    _end_threads(0)
+        exit_code = 1
+    end_children()
+    if exit_code:
+        raise SystemExit(exit_code)
 
 
-def _wake_at_signals(session: Session) -> None:
-    """Let a signal end the session's wait.
+def _task_of(payload: Payload) -> WorkerTask:
+    if isinstance(payload, WorkerTask):
+        return payload
+    task: WorkerTask = unpack(payload) if isinstance(payload, Shipment) else payload.task()
+    return task
 
-    Python runs a signal's handler between two steps of the interpreter. If the signal comes just before the wait, the
-    handler would run after the wait, which may be a long time.
+
+def _initialize(initializer: Callable[[], object], ready: Any) -> None:
+    """Run the pool's initializer, and tell the pool when it fails.
+
+    Raises:
+        SystemExit: It failed.
     """
-    woken, wakes = os.pipe()
-    for fd in (woken, wakes):
-        os.set_blocking(fd, False)
-    signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
-    session.connection.transport.watch(woken, partial(os.read, woken, 4096))
-
-
-def _leave_with_parent(session: Session) -> None:
-    parent = multiprocess.parent_process()
-    if parent is None:
-        return
-    # And not `parent.sentinel`: that is a pipe, and every other child that the parent forks keeps it open.
+    with suppress(BrokenPipeError):  # The pool is gone, as will be seen soon enough.
+        ready.send_bytes(INITIALIZING)
     try:
-        pidfd = os.pidfd_open(parent.pid)
-    except ProcessLookupError:
-        session.loop.stop()
-        return
-
-    def parent_is_gone() -> None:
-        session.connection.transport.unwatch(pidfd)
-        session.loop.stop()
-
-    session.connection.transport.watch(pidfd, parent_is_gone)
+        refuse_unrun(initializer())
+    except BaseException:
+        with suppress(BrokenPipeError), ready:
+            ready.send_bytes(FAILED + failure_text().encode(errors="backslashreplace"))
+        raise SystemExit(1) from None
+    with suppress(BrokenPipeError):
+        ready.send_bytes(INITIALIZED)
 
 
-def _end_threads(exit_code: int) -> None:
-    """End the process even if threads that handlers have started still run.
+def failure_text() -> str:
+    """The traceback of the exception that is being handled, or the end of it."""
+    return traceback.format_exc()[-FAILURE_CHARACTERS_MAX:].rstrip()
 
-    They would keep alive a worker that has left the bus, and the pool could not replace it.
+
+def _serve(task: WorkerTask, lifeline: Any, calls: RunningCalls, ready: Any) -> None:
+    """Host the handlers and run them until the worker is to end; then leave the bus.
+
+    Raises:
+        ManagerLost, BusClosed: The bus has ended.
     """
-    deadline = time.monotonic() + THREADS_PATIENCE_S
-    left = [thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
-    for thread in left:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    names = ", ".join(thread.name for thread in left if thread.is_alive())
-    if names:
-        log.error("worker %d ends, and the threads that its handlers have started (%s) end with it", os.getpid(), names)
-        for stream in filter(None, (sys.stdout, sys.stderr)):
-            stream.flush()
-        os._exit(exit_code)
+    try:
+        session = worker_session(task.bus.name, task.bus.config.run_dir)
+    except BaseException:
+        _finalize(task)
+        raise
+    assert session is not None
+    leaving = Leaving(session, task.bus.config.stop_timeout_s)
+    try:
+        leaving.at_signals()
+        _limit(session, leaving, task.limits)
+        limits = _host(task, session, calls)
+        leaving.with_lifeline(lifeline)
+        parent = multiprocess.parent_process()
+        if parent is not None:
+            leaving.with_process(parent.pid)
+        try:
+            with ready:
+                ready.send_bytes(READY + msgpack.packb([session.connection.welcome.link, limits]))
+        except BrokenPipeError:
+            leaving.begin()  # The pool was stopped meanwhile, or its process has ended.
+        session.loop.run()
+    finally:
+        leaving.begin()
+        session.crews.join()
+        _finalize(task)
+        _hand_back(session)
+        end_threads()  # What executors still have to do may use the bus.
+        session.close()
 
 
-def _limiter(session: Session, limits: WorkerLimits) -> Callable[[], None] | None:
-    if limits.max_events is None and limits.max_rss_bytes is None:
-        return None
+def _host(task: WorkerTask, session: Session, calls: RunningCalls) -> list[tuple[int, str, float]]:
+    """Subscribe the handlers; (number of the subscriber, its name, seconds) of each that has a time limit."""
+    limits: list[tuple[int, str, float]] = []
+    for spec in task.specs:
+        if spec.time_limit_s is None:
+            spec.host(session)
+        else:
+            spec.host(session, partial(_limited, calls, limits, spec.key.name, spec.time_limit_s))
+    return limits
+
+
+def _limited(
+    calls: RunningCalls,
+    limits: list[tuple[int, str, float]],
+    name: str,
+    limit_s: float,
+    endpoint: ClientEndpoint,
+    call: Callable[..., Any],
+) -> LimitedCall:
+    limits.append((endpoint.number, name, limit_s))
+    return LimitedCall(calls, len(limits) - 1, limit_s, call)
+
+
+def _hand_back(session: Session) -> None:
+    """Have other processes get the events that this one does not come to, but for those that a listener has taken."""
+    try:
+        for endpoint in session.endpoints():
+            if not endpoint.in_flight:
+                session.drop(endpoint)
+    except (ManagerLost, BusClosed):
+        return  # It has them.
+
+
+def _finalize(task: WorkerTask) -> None:
+    if task.finalizer is None:
+        return
+    try:
+        refuse_unrun(task.finalizer())
+    except BaseException as error:  # The worker leaves the bus in good order all the same.
+        log.error("the finalizer of worker %d raised", os.getpid(), exc_info=error)
+
+
+def _limit(session: Session, leaving: Leaving, limits: WorkerLimits) -> None:
+    """Leave when a limit is reached."""
+    crews = session.crews
 
     def check() -> None:
-        if limits.max_events is not None and session.loop.events_handled >= limits.max_events:
-            session.loop.stop()
+        if limits.max_events is not None and sum(loop.events_handled for loop in crews.loops) >= limits.max_events:
+            leaving.begin()
         if limits.max_rss_bytes is not None and _rss_bytes() > limits.max_rss_bytes:
-            session.loop.stop()
+            leaving.begin()
 
-    return check
+    if limits.max_events is not None or limits.max_rss_bytes is not None:
+        crews.call_after_each(check)
 
 
 def _rss_bytes() -> int:

@@ -16,28 +16,11 @@ import pytest
 
 from eventbus_mp import Event, EventBus, EventBusError, Inbox, Skip, SubscriberKey, UsageError, WorkerPool
 from eventbus_mp.client.handler_spec import HandlerSpec
-from eventbus_mp.worker.worker import WorkerLimits, run_worker
+from eventbus_mp.worker.running_calls import RunningCalls
+from eventbus_mp.worker.worker import WorkerTask, run_worker
+from tests.worker.answers import START_METHODS, take
 
 Make = Callable[..., EventBus]
-
-START_METHODS = ("fork", "forkserver", "spawn")
-
-
-@pytest.fixture
-def out(bus: EventBus) -> Inbox:
-    """Where the workers' answers, events of topic "b", arrive."""
-    return bus.inbox("out", ["b"])
-
-
-def take(bus: EventBus, inbox: Inbox, count: int) -> list[Any]:
-    """The data of the next `count` events, completed."""
-    found: list[Any] = []
-    for _ in range(count):
-        shadow = inbox.get(30)
-        assert shadow is not None, f"only {found} arrived"
-        found.append(bus.fetch_event_data(shadow))
-        inbox.complete(shadow)
-    return found
 
 
 def events(count: int) -> list[Event]:
@@ -60,7 +43,7 @@ def test_closures_run_in_the_workers(bus: EventBus, out: Inbox, start_method: st
 
     with pool:
         bus.notify_many(events(20))
-        answers = take(bus, out, 20)
+        answers = take(out, 20)
         assert {pid for _, pid in answers} <= set(pool.pids)
         assert os.getpid() not in pool.pids
         bus.drain(timeout_s=20)
@@ -140,7 +123,7 @@ def test_max_events_recycles_workers(bus: EventBus, out: Inbox, caplog: pytest.L
 
     with caplog.at_level(logging.WARNING, "eventbus_mp"), pool:
         bus.notify_many(events(10))
-        pids = take(bus, out, 10)
+        pids = take(out, 10)
     assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [3, 3, 3, 1]
     assert caplog.records == []
 
@@ -154,7 +137,7 @@ def test_max_rss_recycles_workers(bus: EventBus, out: Inbox) -> None:
 
     with pool:
         bus.notify_many(events(3))
-        assert len(set(take(bus, out, 3))) == 3
+        assert len(set(take(out, 3))) == 3
 
 
 def test_sigterm_finishes_one_event_and_returns_the_rest(bus: EventBus, out: Inbox, tmp_path: Path) -> None:
@@ -171,11 +154,11 @@ def test_sigterm_finishes_one_event_and_returns_the_rest(bus: EventBus, out: Inb
 
     with pool:
         shadows = bus.notify_many(events(5))
-        ((_, first_pid),) = take(bus, out, 1)
+        ((_, first_pid),) = take(out, 1)
         os.kill(first_pid, signal.SIGTERM)
         with open(fifo, "w"):
             pass
-        rest = take(bus, out, 4)
+        rest = take(out, 4)
         bus.drain(timeout_s=20)
     assert [data for data, _ in rest] == [1, 2, 3, 4]
     assert first_pid not in {pid for _, pid in rest}
@@ -218,7 +201,7 @@ class HangsAtStart:
 def test_stop_does_not_wait_for_a_replacement_that_hangs(
     bus: EventBus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eventbus_mp.worker.pool.START_TIMEOUT_S", 100_000.0)  # If it does, this never ends.
+    monkeypatch.setattr("eventbus_mp.worker.supervisor.START_TIMEOUT_S", 100_000.0)  # If it does, this never ends.
     pool, listener = WorkerPool(bus, 1), HangsAtStart(tmp_path)
     pool.subscribe(listener, ["a"])
     with pool:
@@ -233,10 +216,11 @@ def test_stop_does_not_wait_for_a_replacement_that_hangs(
 def test_a_worker_that_is_ready_when_the_pool_was_stopped(bus: EventBus, capfd: pytest.CaptureFixture[str]) -> None:
     """`stop` does not wait for a replacement that starts; the worker leaves without a word."""
     ready, says_ready = multiprocess.Pipe(duplex=False)
+    lifeline, _writer = multiprocess.Pipe(duplex=False)
     ready.close()
     spec = HandlerSpec.from_function(print, ["a"], name="printer", credit=1)
     worker = multiprocess.get_context("fork").Process(
-        target=run_worker, args=((bus, [spec]), WorkerLimits(None, None), says_ready)
+        target=run_worker, args=(lifeline, RunningCalls(), WorkerTask(bus, [spec]), says_ready)
     )
     worker.start()
     says_ready.close()
@@ -249,26 +233,26 @@ def test_a_pool_tries_again_when_the_kernel_has_no_process_for_it(
     bus: EventBus, out: Inbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool, refusals = WorkerPool(bus, 2), iter([True, True])
-    monkeypatch.setattr("eventbus_mp.worker.pool.RETRY_S", 0.01)
+    monkeypatch.setattr("eventbus_mp.worker.supervisor.RETRY_S", 0.01)
 
     @pool.on("a", name="teller")
     def tell_pid(event: Event) -> None:
         bus.notify(Event(event.id, "b", os.getpid()))
 
     with pool:
-        start = pool._context.Process.start
+        start = pool._supervisor.context.Process.start
 
         def refuse(worker: Any) -> None:
             if next(refusals, False):
                 raise BlockingIOError(11, "Resource temporarily unavailable")
             start(worker)
 
-        monkeypatch.setattr(pool._context.Process, "start", refuse)
+        monkeypatch.setattr(pool._supervisor.context.Process, "start", refuse)
         os.kill(pool.pids[0], signal.SIGKILL)
         while pool.restarts < 1 or len(pool.pids) < 2:
             bus.topics()
         bus.notify_many(events(4))
-        assert set(take(bus, out, 4)) <= set(pool.pids)
+        assert set(take(out, 4)) <= set(pool.pids)
     assert caplog.text.count("a worker cannot be replaced: [Errno 11]") == 2
 
 
@@ -286,8 +270,10 @@ def test_asking_for_pids_does_not_disturb_the_pool(bus: EventBus, caplog: pytest
     assert "died" not in caplog.text
 
 
-def test_a_thread_that_a_handler_left_does_not_keep_the_workers_place(bus: EventBus, out: Inbox) -> None:
-    pool = WorkerPool(bus, 1, max_events=1)
+def test_a_thread_that_a_handler_left_does_not_keep_the_workers_place(
+    make_bus: Make, bus: EventBus, out: Inbox
+) -> None:
+    pool = WorkerPool(make_bus(stop_timeout_s=0.1), 1, max_events=1)
 
     @pool.on("a", name="one")
     def leave_a_thread(event: Event) -> None:
@@ -296,7 +282,7 @@ def test_a_thread_that_a_handler_left_does_not_keep_the_workers_place(bus: Event
 
     with pool:
         bus.notify_many(events(2))
-        first, second = take(bus, out, 2)
+        first, second = take(out, 2)
         assert first != second
         assert not Path(f"/proc/{first}").exists()
 

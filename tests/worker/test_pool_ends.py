@@ -16,7 +16,8 @@ import multiprocess
 import pytest
 
 from eventbus_mp import Event, EventBus, WorkerPool
-from eventbus_mp.worker.worker import READY, WorkerLimits, run_worker
+from eventbus_mp.worker.running_calls import RunningCalls
+from eventbus_mp.worker.worker import READY, WorkerTask, run_worker
 
 START_METHODS = ("fork", "forkserver", "spawn")
 
@@ -161,7 +162,7 @@ def test_a_stop_that_is_interrupted_can_be_called_again(bus: EventBus, monkeypat
     pool.on("a", name="one")(lambda event: None)
     pool.start()
     pids = pool.pids
-    monitor = pool._monitor
+    monitor = pool._supervisor.monitor
     assert monitor is not None
 
     def join() -> None:
@@ -218,18 +219,19 @@ class SignalledPoll:
 def test_a_signal_that_comes_just_before_the_wait(bus: EventBus, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its handler runs after the wait. So it has to end the wait, or `stop` would wait until the next event."""
 
-    def interfere(session: Any) -> None:
-        transport = session.connection.transport
+    def interfere(leaving: Any, pid: int) -> None:
+        transport = leaving._session.connection.transport
         transport._poll = SignalledPoll(transport._poll)
 
-    monkeypatch.setattr("eventbus_mp.worker.worker._leave_with_parent", interfere)
+    monkeypatch.setattr("eventbus_mp.worker.leaving.Leaving.with_process", interfere)
     ready, says_ready = multiprocess.Pipe(duplex=False)
+    lifeline, _writer = multiprocess.Pipe(duplex=False)
     worker = multiprocess.get_context("fork").Process(
-        target=run_worker, args=((bus, []), WorkerLimits(None, None), says_ready)
+        target=run_worker, args=(lifeline, RunningCalls(), WorkerTask(bus, []), says_ready)
     )
     worker.start()
     says_ready.close()
-    assert ready.recv_bytes() == READY
+    assert ready.recv_bytes().startswith(READY)
     worker.join(20)
     code = worker.exitcode
     worker.kill()
