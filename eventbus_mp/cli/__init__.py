@@ -1,4 +1,4 @@
-"""The command line: `eventbus-mp demo`, `status`, `clean`.
+"""The command line: `eventbus-mp status` and its siblings.
 
 Each module of this folder whose name has no underscore in front is a command of that name. To add one, add a file:
 
@@ -12,12 +12,17 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
+import os
 import pkgutil
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from eventbus_mp import __version__
+from eventbus_mp.cli._completion import answer_shell
+from eventbus_mp.cli._exits import Exit, exit_of
+from eventbus_mp.cli._text import complain
 from eventbus_mp.errors import EventBusError
 
 __all__ = ["Commands", "main"]
@@ -27,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command, and return its exit code: 0, 1 if it failed, 2 for wrong arguments, 130 after Ctrl-C.
+    """Run one command, and return its exit code, one of `Exit`.
 
     Args:
         arguments: What was typed after `eventbus-mp`; None: `sys.argv`.
@@ -35,15 +40,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: The arguments are wrong, or ask for help or the version, which was printed.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    answer_shell(parser)
+    options = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name may have letters that the terminal's encoding has not.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return int(options.run(options))
+        code = int(options.run(options))
+        sys.stdout.flush()
     except EventBusError as error:
-        print(f"eventbus-mp: {error}", file=sys.stderr)
-        return 1
+        complain(str(error))
+        return exit_of(error)
     except KeyboardInterrupt:
-        print("eventbus-mp: interrupted", file=sys.stderr)
-        return 130
+        complain("interrupted")
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        _let_go_of_output()
+        return Exit.PIPE_CLOSED
+    return code
+
+
+def _let_go_of_output() -> None:
+    """Nobody reads it. The interpreter would try once more to write the rest, and complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _parser() -> argparse.ArgumentParser:

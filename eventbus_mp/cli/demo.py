@@ -10,6 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eventbus_mp.cli._arguments import at_least
+from eventbus_mp.cli._exits import Exit
+from eventbus_mp.cli._text import complain
+
 if TYPE_CHECKING:
     from eventbus_mp.cli import Commands
     from eventbus_mp.demo.totals import DemoResult
@@ -20,18 +24,14 @@ __all__ = ["add_parser", "run"]
 def add_parser(commands: Commands) -> argparse.ArgumentParser:
     parser = commands.add_parser("demo", help="measure a tree of Python files on a pool of workers")
     parser.add_argument("path", nargs="?", type=Path, help="the tree (default: this Python's standard library)")
-    parser.add_argument("--processes", type=_count, metavar="N", help="workers (default: one a CPU); 0: a loop, no bus")
+    parser.add_argument(
+        "--processes", type=at_least(0), metavar="N", help="workers (default: one a CPU); 0: a loop, no bus"
+    )
     parser.add_argument("--kill", action="store_true", help="kill a worker in mid-run; the totals must not change")
     parser.add_argument("--check", action="store_true", help="compare with the loop, and exit 1 on any difference")
     parser.add_argument("--json", action="store_true", help="print the result as JSON and nothing else")
     parser.add_argument("--no-baseline", action="store_true", help="do not run the loop to show the speed-up")
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number, 0 or more")
-    return int(text)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -40,12 +40,12 @@ def run(options: argparse.Namespace) -> int:
 
     root = options.path or Path(sysconfig.get_paths()["stdlib"])
     if not root.is_dir():
-        print(f"eventbus-mp: {root} is not a directory; name one with Python files in it", file=sys.stderr)
-        return 2
+        complain(f"{root} is not a directory; name one with Python files in it")
+        return Exit.USAGE
     files = list(python_files(root))
     if not files:
-        print(f"eventbus-mp: no .py file below {root}", file=sys.stderr)
-        return 2
+        complain(f"no .py file below {root}")
+        return Exit.USAGE
     processes = len(os.sched_getaffinity(0)) if options.processes is None else options.processes
     result = _measure(root, files, processes, options)
     differences: list[str] = []
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"difference: {difference}", file=sys.stderr)
     if options.check and processes and not options.json:
         print("check: the loop without the bus finds " + ("something else" if differences else "exactly the same"))
-    return 1 if differences else 0
+    return Exit.FAILED if differences else Exit.DONE
 
 
 def _measure(root: Path, files: list[Path], processes: int, options: argparse.Namespace) -> DemoResult:

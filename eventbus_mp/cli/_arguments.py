@@ -1,0 +1,65 @@
+"""Arguments that several commands have."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from threading import TIMEOUT_MAX
+
+from eventbus_mp.cli._completion import completes_buses, completes_topics
+
+__all__ = ["add_bus", "add_json", "add_limit", "add_run_dir", "add_topic", "at_least", "seconds"]
+
+
+def add_bus(parser: argparse.ArgumentParser, *, optional: str = "") -> None:
+    """Add the bus's name, and the option `--run-dir`; `optional`: what the command does without a name."""
+    text = f"the bus's name; {optional}" if optional else "the bus's name"
+    completes_buses(parser.add_argument("bus", nargs="?" if optional else None, help=text))
+    add_run_dir(parser)
+
+
+def add_topic(parser: argparse.ArgumentParser) -> None:
+    """Add a topic of the bus."""
+    completes_topics(parser.add_argument("topic", help="the topic"))
+
+
+def add_run_dir(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--run-dir`."""
+    parser.add_argument(
+        "--run-dir", metavar="DIR", help="where the buses are (default: as EVENTBUS_MP_RUN_DIR or the system says)"
+    )
+
+
+def add_json(parser: argparse.ArgumentParser, *, lines: bool = False) -> None:
+    """Add the option `--json`; `lines`: the command prints one value a line."""
+    parser.add_argument("--json", action="store_true", help="print JSON, one value a line" if lines else "print JSON")
+
+
+def add_limit(parser: argparse.ArgumentParser, default: int) -> None:
+    """Add the option `--limit`."""
+    parser.add_argument(
+        "--limit", type=int, default=default, metavar="N", help=f"how many at most (default: {default:,})"
+    )
+
+
+def seconds(text: str) -> float:
+    """The value of an option that is a time."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= TIMEOUT_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time in seconds, from 0 to {TIMEOUT_MAX:g}")
+    return value
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """What reads the value of an option that is a count of `least` or more."""
+
+    def count(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number, {least} or more")
+        return int(text)
+
+    return count
