@@ -32,14 +32,20 @@ HELPERS = ("multiprocess.forkserver", "multiprocess.resource_tracker", "multipro
 
 HERE = Path(__file__).resolve().parent
 ONE_PYTHON = (
+    "cli",
     "demo",
+    "faults/test_crash_points.py",
+    "faults/test_takeover_amid.py",
     "properties/test_core_machine.py",
+    "servers",
     "test_benchmarks.py",
     "test_docs.py",
+    "test_examples.py",
     "test_layering.py",
     "test_tidy.py",
 )
-"""Texts, pure decisions, and what goes on outside of our package: there is nothing in them for a second CPython."""
+"""Texts, pure decisions, processes that are killed at each step, and what goes on outside of our package: there is
+nothing in them for a second CPython."""
 
 
 # How long an example takes is the machine's business.

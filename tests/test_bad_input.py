@@ -4,6 +4,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from eventbus_mp import (
@@ -24,6 +25,10 @@ from eventbus_mp import (
 )
 
 Make = Callable[..., EventBus]
+
+
+WITHIN_ITSELF: dict[str, Any] = {}
+WITHIN_ITSELF["self"] = WITHIN_ITSELF
 
 
 def nothing_is_stored(bus: EventBus) -> bool:
@@ -95,7 +100,6 @@ def test_memory_full_names_the_holder(make_bus: Make) -> None:
         ({"id": "", "topic": "a", "data": 1}, "needs an id"),
         ({"id": None, "topic": "a", "data": 1}, "needs an id"),
         ({"id": "1", "topic": "", "data": 1}, "needs a topic"),
-        ({"id": "1", "topic": "a", "data": None}, "needs data"),
         ({"id": "1", "topic": "a", "data": 1, "ttl": 5}, "counts from occurred_at"),
     ],
 )
@@ -189,6 +193,40 @@ def test_bad_pools(bus: EventBus) -> None:
         (lambda bus: bus.drain(timeout_s="5"), "timeout_s='5': give seconds"),
         (lambda bus: bus.drain(timeout_s=float("nan")), "timeout_s=nan: give seconds"),
         (lambda bus: bus.notify_and_wait(Event("1", "a", 1), timeout_s=[5]), "timeout_s=.5.: give seconds"),
+        (lambda bus: bus.notify_and_wait(Event("1", "a", 1), timeout_s=10**400), "timeout_s=1000.*: give seconds"),
+        (lambda bus: bus.unregister_topic([]), r"topic \[\] is a list, not a str"),
+        (lambda bus: bus.dead_letters(limit="x"), r"dead_letters\(limit='x'\): give a whole number"),
+        (lambda bus: bus.mark_many("one", 5), r"mark_many\(5\): give a list of shadows"),
+        (lambda bus: bus.mark_many("one", [], outcome=[]), r"mark_many\(outcome=\[\]\): give 'completed' or 'skipped'"),
+        (lambda bus: bus.history(kind=[]), r"history\(kind=\[\]\): there is no such kind"),
+        (lambda bus: bus.history(before=5), r"history\(before=5\): give the `before` of the page before"),
+        (lambda bus: EventBus("test", instruments=None), "instruments=None: give a list"),
+        (lambda bus: EventBus("test", config=5), "config=5 is no BusConfig"),
+        (lambda bus: EventBus("test", np.array(3)), r"topics=array\(3\) is not a sequence"),
+        (lambda bus: bus.notify_many(np.array(3)), r"notify_many\(array\(3\)\): give a list"),
+        (lambda bus: bus.drain(timeout_s=True), "timeout_s=True: give seconds"),
+        (lambda bus: bus.history(limit=1.5), r"history\(limit=1.5\): give a whole number"),
+        (lambda bus: EventBus("test", strict="no"), "strict='no' is not True or False"),
+        (lambda bus: EventBus("test", run_dir=b"/tmp/x"), r"BusConfig\.run_dir=b'/tmp/x' is not a path"),
+        (lambda bus: EventBus("test", run_dir="\ud800"), "is not a path"),
+        (lambda bus: bus.notify_many(Event("1", "a", 1)), r"notify_many\(Event\(.*\): give a list of events"),
+        (lambda bus: bus.inbox("one", ["a"], credit=2**64), "Subscribe: it cannot travel"),
+        (
+            lambda bus: bus.subscribe((print, WITHIN_ITSELF), ["a"]),
+            "config cannot .* nested too deeply",
+        ),
+        (lambda bus: bus.notify_many(None), r"notify_many\(None\): give a list of events"),
+        (lambda bus: bus.loan("a", True), "True.: the size is a number of bytes"),
+        (lambda bus: bus.loan("a", shape=(True, 2), dtype="u1"), "a shape is whole numbers"),
+        (lambda bus: bus.loan("a", shape=(0, 1 << 63), dtype="u1"), "shape=.0, 9.*imension"),
+        (lambda bus: bus.loan("a", shape=(1,) * 70, dtype="u1"), "shape=.1, .*imension"),
+        (lambda bus: EventBus("test", "topic"), "topics='topic' is not a sequence of topics; write .'topic'. for one"),
+        (lambda bus: EventBus("test", None), "topics=None is not a sequence"),
+        (lambda bus: EventBus("test", config=BusConfig(topics=5)), r"BusConfig\.topics=5 is not a sequence"),
+        (lambda bus: EventBus("test", run_dir=5), r"BusConfig\.run_dir=5 is not a path"),
+        (lambda bus: EventBus("test", run_dir="a\0b"), "is not a path"),
+        (lambda bus: WorkerPool(bus, "2"), "processes='2'.: a pool needs"),
+        (lambda bus: WorkerPool(bus, max_events=1.5), "max_events=1.5.: give a whole number"),
         (lambda bus: bus.notify("a"), "'a' is a str; give an Event"),
         (lambda bus: bus.notify_many([("a", "1")]), "is a tuple; give an Event"),
     ],

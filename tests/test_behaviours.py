@@ -1,19 +1,37 @@
-"""What the original event_bus does, one test each, under the original's names for it."""
+"""What the original event_bus does, one test each, under the original's names for it.
+
+It is also what every kind of bus has to do: each test runs on a bus of processes, and on a `TestBus`.
+"""
 
 import logging
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
-from eventbus_mp import Event, EventBus, EventSource, Watcher, unique_id
+from eventbus_mp import Event, EventBus, EventSource, UsageError, Watcher, unique_id
 from eventbus_mp.statistics import SubscriberKey
+from eventbus_mp.testing import TestBus
 
 Make = Callable[..., EventBus]
+
+
+@pytest.fixture(params=["processes", "one thread"])
+def make_bus(request: pytest.FixtureRequest, make_bus: Make) -> Iterator[Make]:
+    if request.param == "processes":
+        yield make_bus
+        return
+    with ExitStack() as stack:
+
+        def make(name: str = "test", topics: tuple[str, ...] | list[str] = (), **settings: Any) -> EventBus:
+            return stack.enter_context(TestBus(name, topics, **settings))
+
+        yield make
 
 
 class Recorder:
@@ -31,7 +49,7 @@ class Raises:
         raise RuntimeError("bad luck")
 
 
-def event(topic: str = "a", event_id: str = "1", **fields: Any) -> Event:
+def event(topic: str = "a", event_id: str | int = "1", **fields: Any) -> Event:
     return Event(event_id, topic, {"value": event_id}, **fields)
 
 
@@ -98,6 +116,8 @@ def test_one_listener_with_two_configs_is_two_subscribers(bus: EventBus) -> None
     for region in ("eu", "us"):
         bus.mark_as_completed((listener, {"region": region}), shadow)
     bus.drain(timeout_s=10)
+    if isinstance(bus, TestBus):
+        bus.deliver_all()
     assert [config for _, config in listener.shadows] == [{"region": "eu"}, {"region": "us"}]
 
 
@@ -114,7 +134,8 @@ def test_subscribers_of_a_topic(bus: EventBus) -> None:
     bus.inbox("of both", [".*"])
     assert [item.name for item in bus.subscribers("a")] == ["of a", "of both"]
     assert [item.name for item in bus.subscribers("b")] == ["of both"]
-    assert bus.subscribers("a")[0].pids == (os.getpid(),)
+    pid = 1001 if isinstance(bus, TestBus) else os.getpid()  # A process that is played has a pid that is made up.
+    assert bus.subscribers("a")[0].pids == (pid,)
 
 
 # --- events ---
@@ -195,6 +216,57 @@ def test_a_listener_that_raises_skips(bus: EventBus, caplog: pytest.LogCaptureFi
     assert "bad luck" in caplog.text
     (statistics,) = bus.statistics().subscribers
     assert statistics.recent_skips == (("1", "RuntimeError: bad luck"),)
+
+
+def test_ids_are_texts_or_integers(bus: EventBus) -> None:
+    """`id: String.t | integer()`: 7 and "7" are two events, for every method."""
+    with bus.inbox("keeper", ["a"], credit=3) as inbox:
+        bus.notify_many([event(event_id=event_id, transaction_id=event_id) for event_id in (7, "7", -(1 << 63))])
+        shadows = [inbox.get(10) for _ in range(3)]
+        assert [repr(shadow) for shadow in shadows] == [
+            "EventShadow('a', 7)",
+            "EventShadow('a', '7')",
+            "EventShadow('a', -9223372036854775808)",
+        ]
+        fetched = [bus.fetch_event(("a", event_id)) for event_id in (7, "7")]
+        assert [(item.id, item.transaction_id) for item in fetched if item is not None] == [(7, 7), ("7", "7")]
+        assert set(bus.watchers("a")) == {7, "7", -(1 << 63)}
+        bus.mark_as_completed(inbox.key, ("a", 7))
+        assert (bus.watcher(("a", 7)), bus.watcher(("a", "7"))) == (None, Watcher(keys("keeper"), (), ()))
+        assert bus.fetch_event(("a", 7)) is None
+        assert bus.fetch_event(("a", "7")) is not None
+        inbox.skip(shadows[2], "no use")
+        bus.mark_as_skipped(inbox.key, ("a", "7"))
+        assert bus.statistics().subscribers[0].recent_skips[-1] == (-(1 << 63), "no use")
+
+
+@pytest.mark.parametrize("event_id", [7.0, True, None, b"7"])
+def test_what_is_no_id_is_refused(bus: EventBus, event_id: Any) -> None:
+    with pytest.raises(UsageError, match="an event's id is a str or an int of 64 bits, not"):
+        bus.fetch_event(("a", event_id))
+
+
+def test_a_block_may_have_an_integer_as_id(bus: EventBus) -> None:
+    got = EventSource(bus, "a").build(1, id=0, headers={"trace": "x"})
+    assert (got.id, got.transaction_id, got.headers) == (0, 0, {"trace": "x"})
+
+
+def test_headers_and_arrays_pass_through_a_forwarder(bus: EventBus) -> None:
+    """A stage that sends on what it fetched: its bytes are copied as they are, from process to process."""
+    with bus.inbox("first", ["a"]) as first, bus.inbox("second", ["b"]) as second:
+        bus.notify(Event(7, "a", {"raw": memoryview(b"x" * 100_000)}, source="s", headers={"trace": "00-1"}))
+        shadow = first.get(10)
+        assert shadow is not None
+        got = bus.fetch_event(shadow)
+        assert got is not None
+        bus.notify(Event.from_encoded(got.id, "b", got.encoded, headers=got.headers))
+        first.complete(shadow)
+        again = second.get(10)
+        assert again is not None
+        there = bus.fetch_event(again)
+        assert there is not None
+        assert (there.id, bytes(there.data["raw"]), there.headers) == (7, b"x" * 100_000, {"trace": "00-1"})
+        second.complete(again)
 
 
 # --- the block builder ---

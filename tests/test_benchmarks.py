@@ -80,7 +80,9 @@ def test_scale_gives_a_table_for_each_case(tmp_path: Path) -> None:
     ]
     for rows in tables.values():
         assert rows
-        assert all(value >= 0 for row in rows for value in row.values())
+        # What an event adds to the manager's memory is the difference of two looks: of so few events it is noise.
+        values = [value for row in rows for name, value in row.items() if not name.startswith("manager bytes")]
+        assert all(value >= 0 for value in values)
 
 
 def _chosen() -> list[str]:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pytest
 
 import eventbus_mp
+import eventbus_mp.testing
 from tests.test_examples import TIMEOUT_S, environment, wait_until_nothing_is_left
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,7 +40,8 @@ NOT_NATIVE = (
     r"\balso (when|where|if)\b",
     r"\bsignal's handler\b",
 )
-"""Phrases that are translated rather than written. What a test finds here is said in another way, not excepted."""
+"""Phrases that are translated rather than written, in pages and in the package. What a test finds here is
+said in another way, not excepted."""
 
 
 class Block(NamedTuple):
@@ -57,6 +59,10 @@ def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= README_LINES_MAX
 
 
+def not_native(text: str) -> list[str]:
+    return [found[0] for pattern in NOT_NATIVE for found in re.finditer(pattern, text)]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_relative_link_resolves(page: Path) -> None:
     assert [link for link in links(page.read_text()) if not resolves(page, link)] == []
@@ -64,8 +70,13 @@ def test_every_relative_link_resolves(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_no_page_has_a_phrase_that_is_not_native(page: Path) -> None:
-    text = page.read_text()
-    assert [found[0] for pattern in NOT_NATIVE for found in re.finditer(pattern, text)] == []
+    assert not_native(page.read_text()) == []
+
+
+def test_no_module_has_a_phrase_that_is_not_native() -> None:
+    """In a docstring, a comment, or an error."""
+    found = {path: not_native(path.read_text()) for path in (ROOT / "eventbus_mp").rglob("*.py")}
+    assert {str(path.relative_to(ROOT)): phrases for path, phrases in found.items() if phrases} == {}
 
 
 def test_each_page_of_docs_is_in_the_map() -> None:
@@ -80,7 +91,8 @@ def test_the_map_of_architecture_is_that_of_the_code() -> None:
     mapped = next(block.text for block in blocks(text) if block.text.startswith("eventbus_mp/"))
     unlisted = {"cli", "demo", "requests", "testing"}  # named as a folder only
     modules = [path for path in package.rglob("*.py") if unlisted.isdisjoint(path.relative_to(package).parts)]
-    assert {path.name for path in modules} - set(re.findall(r"\w+\.py", mapped)) == set()
+    unmapped = {path.name for path in modules} - set(re.findall(r"\w+\.py", mapped))
+    assert unmapped == set(), "give it a line in the map of ARCHITECTURE.md"
     assert [name for name in set(re.findall(r"\w+\.py", mapped)) if not list(package.rglob(name))] == []
     pages = [ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *sorted(DECISIONS.glob("*.md"))]
     named = {path for page in pages for path in files(page.read_text())}
@@ -112,11 +124,12 @@ def test_every_name_of_the_reference_exists(page: Path) -> None:
 
 def test_every_public_name_and_method_is_in_the_reference() -> None:
     text = "".join(page.read_text() for page in REFERENCE)
-    assert [name for name in eventbus_mp.__all__ if f"`{name}" not in text] == []
+    assert [name for name in eventbus_mp.__all__ if f"`{name}" not in text] == [], "describe it in docs/reference"
     for owner in (eventbus_mp.EventBus, eventbus_mp.Inbox, eventbus_mp.EventSource, eventbus_mp.WorkerPool):
         public = [name for name, _ in inspect.getmembers(owner, callable) if not name.startswith("_")]
         missing = [name for name in public if not re.search(rf"\b{name}\b", text)]
-        assert missing in ([], ["abandon", "become_worker"]), owner  # these two are not for users
+        # These two are not for users.
+        assert missing in ([], ["abandon", "become_worker"]), f"describe it in docs/reference/api.md, under {owner}"
 
 
 def test_the_signatures_of_the_reference_are_those_of_the_code() -> None:
@@ -132,6 +145,14 @@ def test_the_signatures_of_the_reference_are_those_of_the_code() -> None:
                     assert parameters(function) == parameters(getattr(real, method)), f"{name}.{method}"
                     compared += 1
     assert compared > 30
+
+
+def test_every_page_has_its_place_in_the_menu_of_the_site() -> None:
+    menu = re.findall(r"^ +- [^:]+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)
+    pages = [path for path in DOCS.rglob("*.md") if path.parent != DECISIONS]
+    wanted = {str(path.relative_to(ROOT)) for path in pages} - {"docs/README.md"}  # which is a menu itself
+    assert wanted - set(menu) == set()
+    assert [page for page in menu if not (ROOT / page).exists()] == ["docs/reference/docstrings.md"]  # is generated
 
 
 # --- decisions ---

@@ -6,7 +6,7 @@ import pytest
 
 from eventbus_mp import errors
 
-ALL = [getattr(errors, name) for name in errors.__all__ if name != "Skip"]
+ALL = [getattr(errors, name) for name in errors.__all__ if name not in ("Retry", "Skip")]
 
 
 @pytest.mark.parametrize("error", ALL, ids=lambda error: error.__name__)
@@ -31,3 +31,4 @@ def test_the_caller_s_mistakes_are_value_errors():
 
 def test_a_skip_is_no_error():
     assert not issubclass(errors.Skip, errors.EventBusError)
+    assert not issubclass(errors.Retry, errors.EventBusError)

@@ -1,30 +1,36 @@
 """Each example, and the one in README.md, runs as it is, says what it should, and leaves nothing behind."""
 
+import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
+from eventbus_mp import EventBus
 from eventbus_mp.memory.shm import SHARED_MEMORY
 from eventbus_mp.runtime.rundir import RunDir
 
 ROOT = Path(__file__).resolve().parent.parent
+T = TypeVar("T")
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 TIMEOUT_S = 60
 LEAVE_TIMEOUT_S = 30
-EXAMPLE_LINES_MAX = 60
+EXAMPLE_LINES_MAX = 75
 SHORT_WAIT = {"EVENTBUS_MP_MANAGER_IDLE_S": "0.2"}  # An example that leaves its bus to itself leaves a manager.
 README_EXAMPLE_LINES_MAX = 20
 FIRST_SCREEN_COMMANDS = ("pip install '.[cli]' && eventbus-mp demo", "pip install '.[test]' && pytest")
 
 SQUARES = {f"{number} squared is {number**2}" for number in range(10)}
+BATCH_TOTAL = sum(number % 7 * 30 for number in range(20_000))
 Expected = list[str | re.Pattern[str]] | set[str]
 """The lines that are printed; a set where their order is open, a pattern where a line is."""
 EXPECTED: dict[str, tuple[str, Expected]] = {
@@ -48,10 +54,20 @@ EXPECTED: dict[str, tuple[str, Expected]] = {
             "order-4: melon cost 2.90",
         ],
     ),
+    "batch": (
+        "example-batch",
+        [
+            "19800 done, 200 failed",
+            "item 7 at price: LookupError: no price yet",
+            "200 sent again, 0 failed",
+            f"20000 results, {BATCH_TOTAL} in all",
+        ],
+    ),
     "prefork": (
         "example-prefork",
         [*["a worker has new settings: level=debug"] * 3, "30 of 30 jobs were done by 3 processes"],
     ),
+    "asyncio_app": ("example-aio", ["settled by 1 subscriber", "all bills: 272"]),
     "inbox_asyncio": ("example-asyncio", ["collected [0, 1, 2, 3, 4]", "the loop went on meanwhile: True"]),
     "arrays": (
         "example-arrays",
@@ -73,6 +89,7 @@ EXPECTED: dict[str, tuple[str, Expected]] = {
             re.compile("story: notified by process [0-9]+"),
             *[re.compile("story: (sent to|completed by|skipped by) .*")] * 5,
             "story: completed by archive",
+            "story: settled",
         ],
     ),
 }
@@ -82,6 +99,51 @@ EXPECTED: dict[str, tuple[str, Expected]] = {
 def test_example_runs_and_leaves_nothing(example: Path, tmp_path: Path) -> None:
     bus, expected = EXPECTED[example.stem]
     run_and_compare(example, bus, expected, tmp_path / "run")
+
+
+def test_the_batch_survives_its_workers_and_goes_on_after_ctrl_c(tmp_path: Path) -> None:
+    """Killed workers lose no item; what Ctrl-C left out, the next run does, and nothing is in the results twice."""
+    results, run_dir = tmp_path / "results", tmp_path / "run"
+    command = [sys.executable, str(ROOT / "examples" / "batch.py"), str(results)]
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command, env=environment(run_dir), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def wait_until(there_is: Callable[[], T]) -> T:
+        deadline = time.monotonic() + TIMEOUT_S
+        while not (found := there_is()):
+            assert first.poll() is None, first.communicate()
+            assert time.monotonic() < deadline
+            threading.Event().wait(0.01)
+        return found
+
+    def wait_for_results(count: int) -> None:
+        wait_until(lambda: results.exists() and len(results.read_text().splitlines()) >= count)
+
+    first = start()
+    try:
+        for count in (1_000, 3_000, 5_000):
+            wait_for_results(count)
+            with EventBus.attach("example-batch", run_dir=str(run_dir)) as bus:
+                # There may be none just then: the one that was killed before this has no successor yet.
+                workers = wait_until(lambda: [one.pid for one in bus.snapshot().processes if one.role == "worker"])
+            os.kill(workers[0], signal.SIGKILL)
+        wait_for_results(8_000)
+        first.send_signal(signal.SIGINT)
+        said = first.communicate(timeout=TIMEOUT_S)
+        assert "stopped; the next run does what is missing" in said[1]
+        assert first.returncode == 1
+        second = start()
+        said = second.communicate(timeout=TIMEOUT_S)
+        assert f"20000 results, {BATCH_TOTAL} in all" in said[0], said
+        written = [json.loads(line)[0] for line in results.read_text().splitlines()]
+        assert sorted(written) == list(range(20_000))
+    finally:
+        first.kill()
+        first.communicate()
+        wait_until_nothing_is_left("example-batch", run_dir)
 
 
 def test_readme_example_runs_when_pasted_into_a_file(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Ids: base62, unique in every process and thread, sorted by time."""
 
+import ctypes
+import os
 import subprocess
 import sys
 import threading
@@ -24,6 +26,25 @@ def test_base62_can_be_read_back(number):
 
 def test_the_digits_end_with_the_letters():
     assert [base62(number) for number in (0, 9, 10, 61, 62)] == ["0", "9", "A", "z", "10"]
+
+
+def test_a_child_that_was_forked_behind_pythons_back_makes_ids_of_its_own():
+    """As a worker of uWSGI, which may make an id before it uses a handle."""
+    unique_id()
+    read_end, write_end = os.pipe()
+    pid = ctypes.PyDLL(None).fork()
+    if not pid:
+        try:
+            os.write(write_end, unique_id().encode())
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    with open(read_end, "rb") as pipe:
+        of_child = pipe.read().decode()
+    os.waitpid(pid, 0)
+    of_parent = unique_id()
+    assert len(of_child) == len(of_parent)
+    assert of_child[-10:-4] != of_parent[-10:-4]
 
 
 def test_ids_are_letters_and_digits_of_one_length():

@@ -18,15 +18,19 @@ FLOORS = (
     ("demo", "_crashpoints"),
     ("console",),
     ("__init__",),
-    ("worker", "testing"),
+    ("testing",),
+    ("worker", "aio"),
     ("client", "manager"),
     ("runtime",),
     ("core", "memory"),
     ("protocol",),
-    ("config",),
-    ("events", "statistics", "patterns"),
-    ("ids", "locking", "geometry"),
-    ("errors", "lifecycle"),
+    ("config", "instrument"),
+    ("explanation", "snapshot"),
+    ("events", "history", "patterns"),
+    ("statistics",),
+    ("event_fields",),
+    ("ids", "locking", "background", "geometry"),
+    ("errors", "lifecycle", "arguments"),
 )
 
 # The modules of a folder that has floors of its own. A module may import those of its own row and of the rows below.
@@ -38,7 +42,7 @@ ROWS = {
         ("ingest",),
         ("executor",),
         ("links",),
-        ("batching", "journal", "standby", "acceptor", "poller"),
+        ("batching", "journal", "standby", "acceptor", "poller", "signals"),
     ),
 }
 
@@ -46,12 +50,15 @@ ROWS = {
 IMPORTERS = {
     "eventbus_mp.console": ("cli", "demo"),
     "rich": ("console",),
+    "textual": ("cli._screen",),
+    "argcomplete": ("cli._completion",),
     "multiprocessing.shared_memory": ("memory.shm",),
     "numpy": ("memory.arrays",),
     "pyarrow": ("memory.tables",),
     "dill": ("worker", "lifecycle"),
     "multiprocess": ("worker", "lifecycle"),
     "filelock": ("runtime.filelocks",),
+    "watchfiles": ("worker.source_changes",),
 }
 
 # What is pure gets everything passed in: bytes, the time, and what others know.

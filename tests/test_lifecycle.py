@@ -18,7 +18,7 @@ PACKAGE = Path(eventbus_mp.__file__).parent
 
 
 def test_the_written_order() -> None:
-    assert list(ForkStage) == [ForkStage.IDS, ForkStage.FILE_LOCKS, ForkStage.SESSIONS]
+    assert list(ForkStage) == [ForkStage.IDS, ForkStage.FILE_LOCKS, ForkStage.SESSIONS, ForkStage.WORKERS]
     assert list(ExitStage) == [ExitStage.POOLS, ExitStage.SESSIONS]
 
 
@@ -35,6 +35,7 @@ def test_each_stage_has_its_hooks_whatever_is_imported_first(statement: str) -> 
         "IDS eventbus_mp.ids._after_fork",
         "FILE_LOCKS eventbus_mp.runtime.filelocks._close_in_child",
         "SESSIONS eventbus_mp.client.sessions._abandon_all",
+        "WORKERS eventbus_mp.worker.process._close_in_child",
         "POOLS",
         "SESSIONS eventbus_mp.client.sessions._close_all",
     ]
@@ -51,7 +52,7 @@ def test_a_forked_child_runs_the_stages_in_their_order() -> None:
         os.wait()
         print("parent")
     """
-    assert run(code).split() == ["IDS", "FILE_LOCKS", "SESSIONS", "parent"]
+    assert run(code).split() == ["IDS", "FILE_LOCKS", "SESSIONS", "WORKERS", "parent"]
 
 
 def test_a_hook_that_raises_keeps_no_other_one_from_running(

@@ -117,6 +117,17 @@ def test_a_lock_that_is_reset_is_free() -> None:
         assert is_free(lock)
 
 
+def follow_until_handed_over(turns: LeaderFollowers, thread: threading.Thread, done: threading.Event) -> None:
+    """`thread` is a follower, and is done only when the leader has handed over."""
+    while not turns._followers:
+        thread.join(0.001)
+    assert not done.is_set()
+    turns.leader = 0
+    turns.hand_over()
+    assert done.wait(20)
+    thread.join(20)
+
+
 def test_the_first_leads_and_the_others_wait_their_turn() -> None:
     turns = LeaderFollowers()
     turns.take(lambda: False, 0)
@@ -129,13 +140,7 @@ def test_the_first_leads_and_the_others_wait_their_turn() -> None:
 
     thread = threading.Thread(target=follow)
     thread.start()
-    while not turns._followers:
-        thread.join(0.001)
-    assert not waited.is_set()
-    turns.leader = 0
-    turns.hand_over()
-    assert waited.wait(20)
-    thread.join(20)
+    follow_until_handed_over(turns, thread, waited)
     assert not turns.is_mine
 
 
@@ -159,13 +164,7 @@ def test_closing_waits_for_the_leader() -> None:
     turns.take(lambda: False, 0)
     thread = threading.Thread(target=lambda: turns.close(ended.set))
     thread.start()
-    while not turns._followers:
-        thread.join(0.001)
-    assert not ended.is_set()
-    turns.leader = 0
-    turns.hand_over()
-    assert ended.wait(20)
-    thread.join(20)
+    follow_until_handed_over(turns, thread, ended)
 
 
 def test_a_leader_does_not_wait_for_itself() -> None:

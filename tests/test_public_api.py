@@ -18,25 +18,34 @@ METHODS = {
         "unregister_topic": "name",
         "topic_exists": "name",
         "topics": "",
-        "subscribe": "listener patterns *broadcast *credit",
+        "subscribe": "listener patterns *broadcast *credit *threads",
         "subscribed": "listener patterns",
         "unsubscribe": "listener",
         "subscribers": "topic",
-        "notify": "event",
-        "notify_many": "events",
+        "on_lost": "callback",
+        "notify": "event *timeout_s",
+        "notify_many": "events *timeout_s",
         "notify_and_wait": "event *timeout_s",
         "loan": "topic nbytes *shape *dtype **fields",
         "fetch_event": "shadow",
         "fetch_event_data": "shadow",
         "mark_as_completed": "listener shadow",
         "mark_as_skipped": "listener shadow",
+        "mark_many": "listener shadows outcome *reason",
+        "dead_letters": "*limit",
+        "redeliver": "letter",
         "watcher": "shadow",
-        "watchers": "topic",
+        "watchers": "topic *limit *after",
+        "attach": "name *config **settings",
+        "explain": "shadow",
+        "stuck": "older_than_s *limit *topic",
+        "snapshot": "",
         "statistics": "",
         "drain": "pattern *timeout_s",
-        "on": "*patterns *retries *name *broadcast *credit",
+        "on": "*patterns *retries *retry_delay_s *retry_delay_max_s *name *broadcast *credit *batch *within_s *threads",
         "inbox": "name patterns *broadcast *credit",
         "story": "shadow",
+        "history": "*topic *subscriber *kind *shadow *since_s *limit *before",
         "close": "",
         "shutdown": "",
     },
@@ -45,21 +54,29 @@ METHODS = {
         "get_many": "limit timeout_s",
         "complete": "shadow",
         "skip": "shadow reason",
+        "events": "limit timeout_s",
+        "complete_many": "shadows",
+        "skip_many": "shadows reason",
+        "release": "shadow delay_s",
+        "attempt": "shadow",
         "fileno": "",
-        "close": "",
+        "close": "*keep",
     },
     EventSource: {"build": "work **fields", "notify": "**fields", "emits": "function"},
     WorkerPool: {
-        "on": "*patterns *retries *name *credit",
-        "subscribe": "listener patterns *credit",
+        "on": "*patterns *retries *retry_delay_s *retry_delay_max_s *name *credit *batch *within_s *threads "
+        "*time_limit_s",
+        "subscribe": "listener patterns *credit *threads",
         "start": "",
+        "restart": "",
         "stop": "",
     },
 }
 
 
 def arguments(function: object) -> str:
-    parameters = list(inspect.signature(function).parameters.values())[1:]  # type: ignore[arg-type]
+    parameters = list(inspect.signature(function).parameters.values())  # type: ignore[arg-type]
+    parameters = parameters if inspect.ismethod(function) else parameters[1:]  # without `self`
     marks: dict[object, str] = {
         inspect.Parameter.KEYWORD_ONLY: "*",
         inspect.Parameter.VAR_POSITIONAL: "*",
@@ -138,7 +155,7 @@ def test_the_manager_imports_no_client() -> None:
     assert not parts & {"client", "worker", "cli", "demo", "console"}
     assert not {name.partition(".")[0] for name in modules} & {"dill", "multiprocess", "numpy", "rich", "argparse"}
     ours = {name for name in modules if name.startswith("eventbus_mp")}
-    assert len(ours) <= 80
+    assert len(ours) <= 100, "raise it if a new module is worth its memory"
     assert len(modules - ours - modules_after("pass")) <= 140
 
 
@@ -166,7 +183,7 @@ def test_errors_have_one_root() -> None:
         "EncodeError",
     }
     outside = {item.__name__ for item in errors if not issubclass(item, EventBusError)}
-    assert outside == {"Skip"}
+    assert outside == {"Retry", "Skip"}
     assert issubclass(UsageError, ValueError)
 
 

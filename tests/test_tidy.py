@@ -88,6 +88,10 @@ def sleeps(path: Path, source: str) -> Iterator[str]:
                 yield f"{path}:{node.lineno}: time.sleep"
             case ast.ImportFrom(module="time", names=names) if any(name.name == "sleep" for name in names):
                 yield f"{path}:{node.lineno}: from time import sleep"
+            # A turn for the loop is none.
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="asyncio"), attr="sleep"), args=[ast.Constant(value=v)]):
+                if v:
+                    yield f"{path}:{node.lineno}: asyncio.sleep({v!r})"
 
 
 def spins(path: Path, source: str) -> Iterator[str]:
@@ -99,7 +103,7 @@ def spins(path: Path, source: str) -> Iterator[str]:
 
 
 def plain_locks(path: Path, source: str) -> Iterator[str]:
-    """A plain lock hangs, and a reentrant one shows what is half done, when a signal's handler takes it again."""
+    """A plain lock hangs, and a reentrant one shows what is half done, when a signal handler takes it again."""
     if path == LOCKING:
         return
     for node in ast.walk(parse(source)):
@@ -255,6 +259,7 @@ def test_the_package_keeps_it(rule: Rule) -> None:
         (missing_docstring, "x = 1"),
         (bare_excepts, "try:\n    f()\nexcept:\n    pass"),
         (sleeps, "import time\ntime.sleep(1)"),
+        (sleeps, "import asyncio\nasync def f():\n    await asyncio.sleep(0.1)"),
         (sleeps, "from time import monotonic, sleep"),
         (spins, "while is_alive():\n    pass"),
         (spins, "while is_alive():\n    ..."),

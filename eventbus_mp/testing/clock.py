@@ -4,14 +4,20 @@ from __future__ import annotations
 
 __all__ = ["ManualClock"]
 
+START_NS = 10**9
 WALL_CLOCK_AT_START_NS = 1_700_000_000 * 10**9
 
 
 class ManualClock:
-    """Time stands still until somebody moves it."""
+    """Time stands still until somebody moves it.
 
-    def __init__(self) -> None:
-        self._now_ns = 10**9
+    Args:
+        wall_ns: The wall-clock time at the beginning.
+    """
+
+    def __init__(self, wall_ns: int = WALL_CLOCK_AT_START_NS) -> None:
+        self._now_ns = START_NS
+        self._wall_ns = wall_ns - START_NS
 
     def monotonic_ns(self) -> int:
         """The time that deadlines count by."""
@@ -19,7 +25,7 @@ class ManualClock:
 
     def time_ns(self) -> int:
         """The wall-clock time; it goes as the monotonic time does."""
-        return WALL_CLOCK_AT_START_NS + self._now_ns
+        return self._wall_ns + self._now_ns
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""

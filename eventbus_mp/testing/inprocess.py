@@ -14,109 +14,52 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from math import inf
+from threading import get_ident
 from typing import Any
 
 from eventbus_mp.client import sessions
 from eventbus_mp.client.bus import EventBus
 from eventbus_mp.client.connection import Connection
+from eventbus_mp.client.crews import Threads
+from eventbus_mp.client.handler_loop import HandlerLoop
+from eventbus_mp.client.hooks import Hooks
+from eventbus_mp.client.instrumented import make_session
 from eventbus_mp.client.session import Session
 from eventbus_mp.config import BusConfig
 from eventbus_mp.core.bus import BusCore
-from eventbus_mp.errors import EventBusError, ProtocolError
+from eventbus_mp.errors import EventBusError, NoSuchBus, ProtocolError
 from eventbus_mp.geometry import shared_span_bytes
-from eventbus_mp.locking import NonReentrantLock, reentered
+from eventbus_mp.instrument import Instrument
 from eventbus_mp.manager.executor import EffectExecutor
 from eventbus_mp.memory.heap import HeapStore
-from eventbus_mp.protocol import records
+from eventbus_mp.protocol.client_events import ManagerChanged, pack_client_event
 from eventbus_mp.protocol.decoders import ManagerDecoder
-from eventbus_mp.protocol.messages import LinkLost, LinkOpened, ManagerReplaced, Message, TimePassed
+from eventbus_mp.protocol.messages import (
+    SPAN_CANCELLED,
+    LinkLost,
+    LinkOpened,
+    ManagerReplaced,
+    Message,
+    SpanWanted,
+    TimePassed,
+)
 from eventbus_mp.runtime.handshake import Welcome
 from eventbus_mp.testing.clock import ManualClock
+from eventbus_mp.testing.transport import InProcessTransport, LaterInProcess
 
-__all__ = ["InProcessBus", "InProcessTransport"]
+__all__ = ["SETTINGS", "InProcessBus"]
 
 log = logging.getLogger("eventbus_mp.manager")
 
-MEMORY_BYTES = 16 << 20
+# A client whose link has ended cannot come back by itself: it would look for a manager's process.
+SETTINGS = {"memory_bytes_max": 16 << 20, "check_invariants": True, "reconnect": False}
 PREFIX = "in-process-"
-
-
-class InProcessTransport:
-    """One client's link to a manager in the same thread; a `Transport` (client/transport.py says what each call
-    does)."""
-
-    def __init__(self, bus: InProcessBus, number: int) -> None:
-        self.number = number
-        self.lock = NonReentrantLock()
-        self.on_data: Callable[[bytes], None] = lambda data: None
-        self.resume: Callable[[], bool] = lambda: False
-        self.monotonic_ns = bus.clock.monotonic_ns
-        self.time_ns = bus.clock.time_ns
-        self.incoming: deque[tuple[bytes, bool]] = deque()
-        """Frames that the client has not read, and whether each is of a reply."""
-        self._bus = bus
-        self._error: EventBusError | None = None
-
-    def write(self, data: bytes) -> None:
-        """See `Transport.write`."""
-        if self._error is not None:
-            raise self._again(self._error)
-        self._bus.outgoing.append((self.number, data))
-
-    def wait(self, ready: Callable[[], Any], timeout_s: float | None = None) -> bool:
-        """See `Transport.wait`. All other clients, the manager and the clock go on meanwhile."""
-        deadline_ns = None if timeout_s is None else self.monotonic_ns() + int(timeout_s * 1e9)
-        while not ready():
-            if self._error is not None:
-                raise self._again(self._error)
-            if self.lock.is_mine:
-                raise reentered()
-            if not self._bus.step() and not self._bus.jump(deadline_ns):
-                return bool(ready())
-        return True
-
-    def wake(self, *, followers: bool = False) -> None:
-        """There is no other thread to wake."""
-
-    def watch(self, fd: int, on_ready: Callable[[], object]) -> None:
-        """Descriptors are of other processes, and there are none."""
-        raise NotImplementedError("a bus in one process waits for no descriptor")
-
-    def unwatch(self, fd: int) -> None:
-        """None is watched."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether the link has ended."""
-        return self._error is not None
-
-    def end(self, error: EventBusError) -> None:
-        """See `Transport.end`."""
-        self._error = self._error or error
-
-    def close(self, error: EventBusError, farewell: bytes) -> None:
-        """See `Transport.close`."""
-        self.lock.refuse_reentry()
-        if self._error is None:
-            self._bus.outgoing.append((self.number, farewell))
-        self._error = self._error or error
-        self._bus.outgoing.append((self.number, b""))
-
-    def abandon(self, error: EventBusError) -> None:
-        """See `Transport.abandon`."""
-        self._error = error
-
-    def read(self) -> None:
-        """Give the client what has arrived, as one read of a pipe would."""
-        data = b"".join(frame for frame, _ in self.incoming)
-        self.incoming.clear()
-        self.on_data(data)
-
-    @staticmethod
-    def _again(error: EventBusError) -> EventBusError:
-        return type(error)(*error.args)
+STEPS_MAX = 100_000
+"""More than this at one moment has no end. A step is a message, a read, or all that is pending for a handler."""
 
 
 class InProcessBus:
@@ -124,53 +67,117 @@ class InProcessBus:
 
     Args:
         name: The bus's name.
+        config: The settings; None: those of a test, and `settings`.
         clock: The time; None: a new one.
         store: Where payloads lie; None: as much plain memory as is asked for.
         settings: Fields of `BusConfig`; invariants are checked after every message unless they say otherwise.
     """
 
     def __init__(
-        self, name: str = "test", *, clock: ManualClock | None = None, store: HeapStore | None = None, **settings: Any
+        self,
+        name: str = "test",
+        *,
+        config: BusConfig | None = None,
+        clock: ManualClock | None = None,
+        store: HeapStore | None = None,
+        **settings: Any,
     ) -> None:
-        settings = {"memory_bytes_max": MEMORY_BYTES, "check_invariants": True, **settings}
         self.name = name
-        self.config = BusConfig(**settings)
+        self.config = config or BusConfig(**{**SETTINGS, **settings})
         self.clock = clock or ManualClock()
         self.store = store or HeapStore()
         self.core = BusCore(self.config, self.clock.monotonic_ns())
         self.outgoing: deque[tuple[int, bytes]] = deque()
         """What clients have written and the manager has not read: (link, data), b"" for the end of a link."""
+        self.after_step: deque[Callable[[], object]] = deque()
+        """What `Transport.after_turn` was given."""
         self.manager_pid = os.getpid()
+        self.owner = os.getpid(), get_ident()
+        """The process and the thread that may use it."""
+        self.late_calls: list[LaterInProcess] = []
+        """One for each client."""
         self._executor = EffectExecutor(self.core, PREFIX, self, self.store)
         self._transports: dict[int, InProcessTransport] = {}
         self._decoders: dict[int, ManagerDecoder] = {}
         self._sessions: dict[int, Session] = {}
         self._link_serial = 0
-        self._running: set[int] = set()
-        """Links whose handlers are in the middle of something: they are not entered again."""
+        self._running: set[HandlerLoop] = set()
+        """Those that are in the middle of something: they are not entered again."""
+        self._held_orders: list[SpanWanted] | None = None
+        """While memory plays full: what clients have ordered."""
 
     # --- clients ---
 
-    def connect(self, **settings: Any) -> Session:
+    def connect(self, *, hooks: Hooks | None = None, **settings: Any) -> Session:
         """A client of its own, as another process would be."""
-        config = replace(self.config, **settings)
+        return self._connect(replace(self.config, **settings), hooks)
+
+    def open(
+        self,
+        bus: str,
+        config: BusConfig,
+        hooks: Hooks | None,
+        *,
+        threads: Threads = Threads.ALL,
+        observes: bool = False,
+        starts: bool = True,
+    ) -> Session:
+        """What `open_session` does, for handles of this bus; its listeners run in `step`, whatever `threads` says.
+
+        Raises:
+            NoSuchBus: It was shut down.
+        """
+        if self.is_shut_down:
+            raise NoSuchBus(f"bus {bus!r}, a TestBus, was shut down")
+        session = self._connect(config, hooks)
+        if observes:
+            session.observe()
+        return session
+
+    @property
+    def is_shut_down(self) -> bool:
+        """Whether a client has ended the bus."""
+        return self._executor.is_stopping
+
+    @property
+    def sessions(self) -> list[Session]:
+        """Those of the clients that are connected."""
+        return list(self._sessions.values())
+
+    def is_running(self, session: Session) -> bool:
+        """Whether one of this client's handlers is being run."""
+        return not self._running.isdisjoint(session.crews.loops)
+
+    def _connect(self, config: BusConfig, hooks: Hooks | None) -> Session:
         self._link_serial = number = self._link_serial + 1
         transport = InProcessTransport(self, number)
         self._transports[number], self._decoders[number] = transport, ManagerDecoder(number)
-        assert config.memory_bytes_max is not None
-        span_bytes = shared_span_bytes(config.memory_bytes_max)
-        welcome = Welcome(number, PREFIX, span_bytes, config.memory_bytes_max, 0, self.manager_pid)
+        memory_bytes_max = self.config.memory_bytes_max
+        assert memory_bytes_max is not None
+        span_bytes = shared_span_bytes(memory_bytes_max)
+        welcome = Welcome(number, PREFIX, span_bytes, memory_bytes_max, 0, self.manager_pid)
         self._perform(LinkOpened(number, 1000 + number))
-        session = Session(Connection(self.name, config, welcome, transport, lambda: ""), self.store, threaded=False)
+        connection = Connection(self.name, config, welcome, transport, lambda: "")
+        session = make_session(connection, self.store, hooks, threads=Threads.NONE)
         self._sessions[number] = session
         return session
 
-    def handle(self, topics: tuple[str, ...] = (), **settings: Any) -> EventBus:
+    def handle(
+        self,
+        topics: tuple[str, ...] = (),
+        *,
+        instruments: Sequence[Instrument] = (),
+        require: Sequence[str] = (),
+        **settings: Any,
+    ) -> EventBus:
         """An `EventBus` with a client of its own."""
-        bus = EventBus(self.name, topics, config=replace(self.config, **settings))
-        session = self.connect(**settings)
+        bus = EventBus(self.name, topics, config=replace(self.config, **settings), instruments=instruments)
+        session = self.connect(hooks=Hooks(instruments) if instruments else None, **settings)
         sessions.keep_session(bus, session)
+        sessions.disregard(bus)
         session.register_topics(topics)
+        if require:
+            session.require(require)
         bus._session = session
         return bus
 
@@ -192,13 +199,54 @@ class InProcessBus:
             frames = list(transport.incoming)
             transport.incoming.clear()
             transport.incoming.extend(frames[:frames_kept])
-            transport.incoming.append((records.pack_manager_replaced(self.manager_pid), False))
+            transport.incoming.append((pack_client_event(ManagerChanged(self.manager_pid)), False))
             transport.incoming.extend(frame for frame in frames[frames_kept:] if frame[1])
+
+    @contextmanager
+    def full_memory(self) -> Iterator[None]:
+        """Within the block nobody gets memory: what clients order is kept back, and what they have is taken away."""
+        self._carry_all()
+        for session in self.sessions:
+            session.publisher.retire_spans()
+        self._carry_all()
+        held: list[SpanWanted] = []
+        self._held_orders = held
+        try:
+            yield
+        finally:
+            self._held_orders = None
+            for order in held:
+                if order.link in self._decoders:
+                    self._perform(order)
 
     # --- what drives it ---
 
     def step(self) -> bool:
         """Do the next thing that is to be done; False: there is nothing until time passes or somebody calls."""
+        if self._carry():
+            return True
+        for session, loop in self._loops():
+            if loop.has_work:
+                self._run_handlers(session, loop)
+                return True
+        now_ns = self.clock.monotonic_ns()
+        due_ns = self.core.next_due_ns()
+        if due_ns is not None and due_ns <= now_ns and not self._executor.is_stopping:
+            self._perform(TimePassed())
+            return True
+        for late in self.late_calls:
+            if late.due_ns is not None and late.due_ns <= now_ns:
+                late.due_ns = None
+                with suppress(EventBusError):  # Its client was killed.
+                    late.call()
+                return True
+        return False
+
+    def _carry(self) -> bool:
+        """Take the next message where it is going; False: there is none."""
+        if self.after_step:
+            self.after_step.popleft()()
+            return True
         if self.outgoing:
             self._read(*self.outgoing.popleft())
             return True
@@ -206,21 +254,26 @@ class InProcessBus:
             if transport.incoming and not transport.ended:
                 transport.read()
                 return True
-        for number, session in self._sessions.items():
-            if number not in self._running and session.loop.has_work and not session.connection.lost:
-                self._run_handlers(number, session)
-                return True
-        due_ns = self.core.next_due_ns()
-        if due_ns is not None and due_ns <= self.clock.monotonic_ns() and not self._executor.is_stopping:
-            self._perform(TimePassed())
-            return True
         return False
 
-    def run(self) -> None:
-        """Do all that is to be done at this moment."""
+    def _carry_all(self) -> None:
         more = True
         while more:
-            more = self.step()
+            more = self._carry()
+
+    def run(self) -> None:
+        """Do all that is to be done at this moment.
+
+        Raises:
+            RuntimeError: That has no end.
+        """
+        for _ in range(STEPS_MAX):
+            if not self.step():
+                return
+        raise RuntimeError(
+            f"after {STEPS_MAX} steps there is still something to do at the same moment: does a handler publish, or "
+            "raise Retry, without end?"
+        )
 
     def jump(self, deadline_ns: int | None) -> bool:
         """Let time pass until something is due, at most to the deadline: False when that is reached.
@@ -228,7 +281,7 @@ class InProcessBus:
         Raises:
             RuntimeError: Nothing will ever be due, and somebody waits without a limit.
         """
-        due_ns = self.core.next_due_ns() if not self._executor.is_stopping else None
+        due_ns = self._next_due_ns()
         if deadline_ns is not None and (due_ns is None or due_ns >= deadline_ns):
             self.clock.advance_to(deadline_ns)
             return False
@@ -237,12 +290,29 @@ class InProcessBus:
         self.clock.advance_to(due_ns)
         return True
 
-    def _run_handlers(self, number: int, session: Session) -> None:
-        self._running.add(number)
+    def _next_due_ns(self) -> int | None:
+        """When the manager has something to do, a report is due, or a batch that no client has run yet."""
+        dues = [loop.due_ns for _, loop in self._loops()]
+        core_ns = self.core.next_due_ns() if not self._executor.is_stopping else None
+        late = [call.due_ns for call in self.late_calls]
+        due_ns = min([*dues, *(due for due in (core_ns, *late) if due is not None)], default=inf)
+        return None if due_ns == inf else int(due_ns)
+
+    def _loops(self) -> list[tuple[Session, HandlerLoop]]:
+        """Those that may run handlers at this moment, each with its client."""
+        sessions = [session for session in self._sessions.values() if not session.connection.lost]
+        return [(session, loop) for session in sessions for loop in session.crews.loops if loop not in self._running]
+
+    def _run_handlers(self, session: Session, loop: HandlerLoop) -> None:
+        self._running.add(loop)
         try:
-            session.loop.run_pending()
+            loop.run_pending()
+        except EventBusError:
+            if not session.connection.lost:
+                raise
+            # The test has killed this client in the middle of its handler.
         finally:
-            self._running.discard(number)
+            self._running.discard(loop)
 
     def _read(self, number: int, data: bytes) -> None:
         if number not in self._decoders:
@@ -261,9 +331,22 @@ class InProcessBus:
             self._perform(message)
 
     def _perform(self, message: Message) -> None:
+        if self._held_orders is not None and isinstance(message, SpanWanted):
+            self._hold(self._held_orders, message)
+            return
         following = deque([message])
         while following:
             following.extend(self._executor.perform(following.popleft(), self.clock.monotonic_ns()))
+
+    @staticmethod
+    def _hold(held: list[SpanWanted], order: SpanWanted) -> None:
+        if order.urgency != SPAN_CANCELLED:
+            held.append(order)
+            return
+        for earlier in held:
+            if (earlier.link, earlier.length) == (order.link, order.length):
+                held.remove(earlier)
+                return
 
     def _close(self, number: int) -> None:
         del self._decoders[number]
