@@ -1,0 +1,208 @@
+"""Each example of a web application runs under its real server, by the command that its docstring names."""
+
+import ast
+import importlib.util
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from eventbus_mp import EventBus
+from tests.servers.load import post
+from tests.servers.programs import ROOT
+from tests.test_examples import environment, wait_until_nothing_is_left
+
+WEB = ROOT / "examples" / "web"
+DJANGO = WEB / "django_shop"
+PAGE = ROOT / "docs" / "how-to" / "prefork.md"
+TIMEOUT_S = 30.0
+PAUSE_S = 0.02
+COMPLAINTS = re.compile(r"Traceback|ERROR|WARNING: (?!This is a development server)")
+
+
+def commands_of(file: Path) -> list[str]:
+    """What its docstring has after a "$"."""
+    return re.findall(r"^\s*\$ (.+)$", ast.get_docstring(ast.parse(file.read_text())) or "", re.M)
+
+
+FLASK, POOL_OF_FLASK, FLASK_PRELOAD = commands_of(WEB / "flask_app.py")
+FASTAPI, POOL_OF_FASTAPI = commands_of(WEB / "fastapi_app.py")
+RUNSERVER, DJANGO_ON_GUNICORN, POOL_OF_DJANGO = commands_of(DJANGO / "manage.py")
+
+
+class Programs:
+    """What a test has started, with one log for each."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.tmp_path = tmp_path
+        self.run_dir = tmp_path / "run"
+        self.started: list[subprocess.Popen[bytes]] = []
+
+    def start(self, command: str, folder: Path, *more: str) -> Path:
+        """Start a command of a docstring; its log."""
+        program, *arguments = shlex.split(command)
+        beside = Path(sys.executable).parent
+        log = self.tmp_path / f"{len(self.started)}.log"
+        with open(log, "ab") as out:
+            self.started.append(
+                subprocess.Popen(
+                    [sys.executable if program == "python" else str(beside / program), *arguments, *more],
+                    cwd=folder,
+                    env={**environment(self.run_dir), "PYTHONUNBUFFERED": "1"},
+                    stdout=out,
+                    stderr=out,
+                )
+            )
+        return log
+
+    def stop(self) -> None:
+        """End all in good order."""
+        for process in reversed(self.started):
+            process.terminate()
+            process.wait(TIMEOUT_S)
+        for log in self.tmp_path.glob("*.log"):
+            assert not COMPLAINTS.search(log.read_text()), log.read_text()
+
+    def kill(self) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Iterator[Programs]:
+    found = Programs(tmp_path)
+    yield found
+    found.kill()
+
+
+def needs(*packages: str) -> None:
+    for name in packages:
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed; pip install '.[servers]' brings it")
+
+
+def await_true(condition: Callable[[], object], log: Path) -> None:
+    deadline, pause = time.monotonic() + TIMEOUT_S, threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, log.read_text()
+        pause.wait(PAUSE_S)
+
+
+def hosts(bus: EventBus, topic: str) -> set[int]:
+    return {pid for item in bus.subscribers(topic) for pid in item.pids}
+
+
+def says(log: Path, pattern: str) -> set[int]:
+    """The processes that have said this."""
+    return {int(pid) for pid in re.findall(pattern, log.read_text())}
+
+
+def check_the_three_meanings(
+    programs: Programs, name: str, server: tuple[str, Path, list[str]], pool: tuple[str, Path], address: "Path | int"
+) -> None:
+    """Orders go to one of three workers, changed prices to each, and reports to the pool."""
+    command, folder, more = server
+    log, pool_log = programs.start(command, folder, *more), programs.start(*pool)
+    with EventBus(name, run_dir=str(programs.run_dir)) as bus:
+        await_true(lambda: len(hosts(bus, "price_changed")) == 3 and hosts(bus, "report_wanted"), log)
+        workers = hosts(bus, "price_changed")
+        assert hosts(bus, "order_paid") == workers
+        assert not hosts(bus, "report_wanted") & workers
+        await_true(lambda: answers(address, "/orders/first/paid"), log)
+        for number in range(20):
+            assert post(address, f"/orders/{number}/paid") == 200
+        assert post(address, "/prices/apples/changed") == 200
+        assert post(address, "/reports/weekly") == 200
+        bus.drain(timeout_s=TIMEOUT_S)
+        assert says(log, r"process (\d+) forgets the price of apples") == workers
+        assert says(log, r"process (\d+) bills order") <= workers
+        assert len(re.findall(r"bills order \d+$", log.read_text(), re.M)) == 20
+        assert len(says(pool_log, r"pool process (\d+) writes report weekly") & hosts(bus, "report_wanted")) == 1
+    programs.stop()
+    wait_until_nothing_is_left(name, programs.run_dir)
+
+
+def answers(address: "Path | int", route: str) -> bool:
+    with suppress(OSError):
+        return post(address, route) == 200
+    return False
+
+
+@pytest.mark.parametrize("command", [FLASK, FLASK_PRELOAD], ids=["each worker imports it", "preload"])
+def test_flask_on_gunicorn(command: str, programs: Programs) -> None:
+    needs("flask", "gunicorn")
+    address = programs.tmp_path / "s"
+    server = command, WEB, ["--bind", f"unix:{address}", "--no-control-socket"]
+    check_the_three_meanings(programs, "example-flask", server, (POOL_OF_FLASK, WEB), address)
+
+
+def test_fastapi_on_uvicorn(programs: Programs) -> None:
+    needs("fastapi", "uvicorn")
+    address = programs.tmp_path / "s"
+    server = FASTAPI, WEB, ["--uds", str(address)]
+    check_the_three_meanings(programs, "example-fastapi", server, (POOL_OF_FASTAPI, WEB), address)
+
+
+def test_django_on_gunicorn(programs: Programs) -> None:
+    needs("django", "gunicorn")
+    address = programs.tmp_path / "s"
+    server = DJANGO_ON_GUNICORN, DJANGO, ["--bind", f"unix:{address}", "--no-control-socket"]
+    check_the_three_meanings(programs, "example-django", server, (POOL_OF_DJANGO, DJANGO), address)
+
+
+def test_django_reloads_its_handlers_and_the_parent_of_its_autoreloader_has_none(programs: Programs) -> None:
+    needs("django")
+    folder = programs.tmp_path / "django_shop"
+    subprocess.run(["cp", "-r", str(DJANGO), str(folder)], check=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = programs.start(RUNSERVER, folder, str(port))
+    parent = programs.started[0].pid
+    with EventBus("example-django", run_dir=str(programs.run_dir)) as bus:
+        await_true(lambda: hosts(bus, "order_paid") and answers(port, "/orders/first/paid"), log)
+        first = hosts(bus, "order_paid")
+        assert parent not in first
+        handlers = folder / "shop" / "handlers.py"
+        handlers.write_text(handlers.read_text().replace("bills order", "is new, and bills order"))
+        await_true(lambda: is_reloaded(hosts(bus, "order_paid"), first, handlers), log)
+        await_true(lambda: answers(port, "/orders/second/paid"), log)
+        bus.drain(timeout_s=TIMEOUT_S)
+        assert says(log, r"process (\d+) is new, and bills order second") == hosts(bus, "order_paid") != {parent}
+        assert says(log, r"process (\d+) bills order") == first
+    programs.started[0].send_signal(signal.SIGINT)  # as Ctrl-C
+    programs.started[0].wait(TIMEOUT_S)
+    wait_until_nothing_is_left("example-django", programs.run_dir)
+
+
+def is_reloaded(now: set[int], before: set[int], changed: Path) -> bool:
+    """Whether another process has the handlers; as long as none has, the file changes again: a change just after the
+    server's start is not seen."""
+    if now & before:
+        os.utime(changed)
+    return len(now) == 1 and not now & before
+
+
+def test_other_commands_of_django_do_not_touch_the_bus(programs: Programs) -> None:
+    needs("django")
+    env = environment(programs.run_dir)
+    subprocess.run([sys.executable, "manage.py", "check"], cwd=DJANGO, env=env, check=True, capture_output=True)
+    assert not programs.run_dir.exists() or os.listdir(programs.run_dir) == []
+
+
+def test_the_page_names_each_command() -> None:
+    page = PAGE.read_text()
+    for command in (FLASK, FLASK_PRELOAD, FASTAPI, RUNSERVER, DJANGO_ON_GUNICORN):
+        assert command in page, f"{PAGE.name} does not say how to start the example: {command}"
