@@ -58,12 +58,11 @@ def main() -> int:
     try:
         with _listen(run_dir, claim) as listener:
             server = Server(claim.prefix, config, listener)
-            os.write(ready_fd, READY)
-            os.close(ready_fd)
-            _keep_the_collector_away()
-            _allow_many_descriptors()
-            serves = True
-            server.run()
+            if _is_heard(ready_fd):
+                _keep_the_collector_away()
+                _allow_many_descriptors()
+                serves = True
+                server.run()
             if run_dir.is_still(home):
                 run_dir.socket.unlink(missing_ok=True)
     except Exception:
@@ -88,6 +87,21 @@ def _listen(run_dir: RunDir, claim: Claim) -> socket.socket:
         return handshake.listen(run_dir.socket)
     run_dir.socket.symlink_to(claim.socket)
     return listener
+
+
+def _is_heard(ready_fd: int) -> bool:
+    """Tell the process that started this one that it is ready. False: that one is dead, or waits no more.
+
+    Then this manager leaves. The next process may have started another one by now, which waits for our lock; and one
+    that has just connected here connects again.
+    """
+    try:
+        os.write(ready_fd, READY)
+    except BrokenPipeError:
+        return False
+    finally:
+        os.close(ready_fd)
+    return True
 
 
 def _keep_the_collector_away() -> None:

@@ -27,7 +27,10 @@ class Places:
 
 def main() -> None:
     """Go on as the module that the first argument names."""
-    sys.meta_path.insert(0, Places(json.loads(sys.stdin.buffer.readline())))
+    places = sys.stdin.buffer.readline()
+    if not places:
+        return  # The process that started us is dead, and has not said anything.
+    sys.meta_path.insert(0, Places(json.loads(places)))
     # The working directory, and the one of this module.
     sys.path[:] = [folder for folder in sys.path if folder and folder != __file__.rpartition("/")[0]]
     runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)

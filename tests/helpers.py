@@ -1,0 +1,34 @@
+"""What tests of all parts share: waiting for what another process does, publishing, and looking at one subscriber."""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+__all__ = ["pause", "until"]
+
+T = TypeVar("T")
+
+PAUSE_S = 0.01
+TIMEOUT_S = 60.0
+"""Longer than a busy machine takes for anything; what does not come at all is a failure."""
+
+
+def until(look: Callable[[], T], timeout_s: float = TIMEOUT_S) -> T:
+    """Look again and again until what is found is true: what was found.
+
+    For what nobody reports, as that a file is gone. What can be waited for is waited for: an event by an inbox, the end
+    of a process by `wait_for_end`, an idle bus by `drain`.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"after {timeout_s:g} s it is still {found!r}"
+        pause(PAUSE_S)
+    return found
+
+
+def pause(seconds: float) -> None:
+    """The only one of these tests: between two looks, and as the pace of a process that is to be slow."""
+    select.select([], [], [], seconds)
