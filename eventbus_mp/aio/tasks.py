@@ -149,7 +149,14 @@ class Crew:
         elif len(self.tasks) < self._concurrency and not self._is_over and not self._loop.is_closed():
             task = CrewTask(self._work(), loop=self._loop, name=f"eventbus_mp-{self.endpoint.key.name}")
             self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
+            task.add_done_callback(self._note_end)
+
+    def _note_end(self, task: CrewTask) -> None:
+        """A task has ended. If it was cancelled, what is pending may have nobody else."""
+        self.tasks.discard(task)
+        if task.cancelled() and not self._is_over and not self._loop.is_closed():
+            # Not at once: the end of a loop cancels all tasks, and one that is made then would never run.
+            self._loop.call_later(PAUSE_NS / 1e9, self._wake)
 
     def stop(self) -> None:
         """Begin no call any more."""
@@ -283,6 +290,7 @@ class Crew:
         # The end of a loop cancels its tasks, and may take more turns: what goes back at once could begin here again.
         pauses = ours or (task.is_cancelled and not self._is_over)
         for record in records:
+            endpoint.running.pop(record[7], None)
             if self._reporter.lost:
                 continue
             if pauses:
