@@ -24,6 +24,9 @@ __all__ = ["LaterInLoop", "LoopTransport"]
 
 log = logging.getLogger("eventbus_mp")
 
+IDLE_LOOK_S = 0.25
+"""How often to look whether what is to be done when the pipe is idle is due."""
+
 
 class LaterInLoop:
     """A call that the loop makes some time after it was armed; see `LateCallLike`."""
@@ -88,11 +91,25 @@ class LoopTransport:
         self._error: EventBusError | None = None
         self._after_turn: deque[Callable[[], object]] = deque()
         self._is_attached = True
+        self._idle = LaterInLoop(loop, lambda: None, IDLE_LOOK_S)
         os.set_blocking(outgoing, False)
         loop.add_reader(incoming, self._read)
 
     def when_idle(self, due_ms: Callable[[], float | None], call: Callable[[], object]) -> None:
-        """See `Transport.when_idle`. Nothing: a loop whose pipe is quiet may be busy."""
+        """See `Transport.when_idle`. Here the pipe is idle: the loop itself may be busy.
+
+        It is looked at now and then, from a read or a write on and as long as `due_ms` says a time.
+        """
+
+        def look() -> None:
+            left_ms = due_ms()
+            if left_ms is None:
+                return
+            if left_ms <= 0:
+                call()
+            self._idle.arm()
+
+        self._idle = LaterInLoop(self.loop, look, IDLE_LOOK_S)
 
     monotonic_ns = staticmethod(monotonic_ns)
     time_ns = staticmethod(time_ns)
@@ -107,6 +124,7 @@ class LoopTransport:
             self.end(error)
         while self._after_turn:
             self._after_turn.popleft()()
+        self._idle.arm()
         self.after_reading()
 
     def after_turn(self, what: Callable[[], object]) -> None:
@@ -151,6 +169,7 @@ class LoopTransport:
     def write(self, data: bytes) -> None:
         """See `Transport.write`. What the pipe has no room for is written later, before all that comes after it."""
         self.check()
+        self._idle.arm()
         if self._unsent:
             self._unsent += data
             return
@@ -208,6 +227,7 @@ class LoopTransport:
     def _detach(self) -> None:
         """Have the loop look at the pipes no more: one that has ended would stay readable."""
         was_attached, self._is_attached = self._is_attached, False
+        self._idle.close()
         if was_attached and not self.loop.is_closed():
             self.loop.remove_reader(self._incoming)
             self.loop.remove_writer(self._outgoing)
@@ -255,5 +275,6 @@ class LoopTransport:
         """See `Transport.abandon`. The loop's selector is shared with the parent, which goes on: it is not touched."""
         self._error = error
         self._is_attached = False
+        self._idle.abandon()
         self._close_pipes()
         self.lock.reset()

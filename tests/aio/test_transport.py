@@ -187,3 +187,31 @@ def test_a_late_call_is_made_once() -> None:
         assert not late.is_armed
 
     run(main)
+
+
+def test_what_is_due_when_the_pipe_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked after a read or a write, and then as long as it says a time."""
+    monkeypatch.setattr("eventbus_mp.aio.transport.IDLE_LOOK_S", 0.0)
+
+    async def main(peer: Peer) -> None:
+        answers: list[float | None] = []
+        calls: list[str] = []
+        asked = asyncio.Event()
+
+        def due_ms() -> float | None:
+            if not answers:
+                asked.set()
+                return None
+            calls.append("asked")
+            return answers.pop(0)
+
+        peer.transport.when_idle(due_ms, lambda: calls.append("called"))
+        os.write(peer.to_transport, b"read")
+        answers += [50.0, 3.0, 0.0]
+        await asked.wait()
+        assert calls == ["asked", "asked", "asked", "called"]
+        asked.clear()
+        write(peer.transport, b"written")
+        await asked.wait()
+
+    run(main)
