@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from eventbus_mp.explanation import Explanation, OpenView, UnsettledDelivery
     from eventbus_mp.history import HistoryEntry, HistoryPage
     from eventbus_mp.ids import unique_id
-    from eventbus_mp.instrument import Instrument
+    from eventbus_mp.instrument import Deliveries, Instrument
     from eventbus_mp.memory.payload import Event
     from eventbus_mp.memory.registered import register_type
     from eventbus_mp.snapshot import (
@@ -77,6 +77,7 @@ __all__ = [
     "BusStatistics",
     "DeadLetter",
     "DecodeError",
+    "Deliveries",
     "EncodedData",
     "EncodeError",
     "Event",
@@ -140,6 +141,7 @@ _MODULES = {
     "HistoryEntry": "history",
     "HistoryPage": "history",
     "unique_id": "ids",
+    "Deliveries": "instrument",
     "Instrument": "instrument",
     "register_type": "memory.registered",
     "EventCounts": "snapshot",

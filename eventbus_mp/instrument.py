@@ -3,12 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from eventbus_mp.events import Event, EventShadow
 from eventbus_mp.ids import EventId
 from eventbus_mp.statistics import SubscriberKey
 
-__all__ = ["Instrument"]
+__all__ = ["Deliveries", "DeliveryReader", "Instrument"]
+
+
+class DeliveryReader(Protocol):
+    """What knows more of deliveries that this process has. `client/instrumented.py` has it."""
+
+    def event(self, item: Event | EventShadow) -> Event | None:
+        """The event of a delivery."""
+
+    def attempt(self, item: Event | EventShadow) -> int:
+        """Which attempt this is at a delivery."""
+
+
+class Deliveries(tuple[Event | EventShadow, ...]):
+    """The events or shadows that a hook gets, as a tuple; what else there is to say of them is read when it is asked.
+
+    Ask in the hook: afterwards the deliveries may be settled.
+    """
+
+    _reader: DeliveryReader
+
+    @classmethod
+    def of(cls, items: Sequence[Event | EventShadow], reader: DeliveryReader) -> Deliveries:
+        """The deliveries of these items."""
+        made = cls(items)
+        made._reader = reader
+        return made
+
+    @property
+    def events(self) -> tuple[Event | None, ...]:
+        """The event of each; None for one that is settled here, or cannot be read. Nothing is decoded."""
+        return tuple(map(self._reader.event, self))
+
+    @property
+    def attempts(self) -> tuple[int, ...]:
+        """Which attempt this is at each; 1: the first. Attempts whose process crashed count as well."""
+        return tuple(map(self._reader.attempt, self))
 
 
 class Instrument:
@@ -88,13 +125,19 @@ class Instrument:
     ) -> None:
         """The event was fetched; None: it is settled."""
 
-    def before_handle(self, subscriber: SubscriberKey, items: Sequence[Event] | Sequence[EventShadow]) -> None:
+    def before_receive(self, subscriber: SubscriberKey, limit: int) -> None:
+        """An inbox is asked for up to `limit` shadows or events; `get` asks for one. The call may wait for them."""
+
+    def after_receive(self, subscriber: SubscriberKey, shadows: Deliveries, error: BaseException | None) -> None:
+        """These were taken; none: nothing came in time, or the call has raised."""
+
+    def before_handle(self, subscriber: SubscriberKey, items: Deliveries) -> None:
         """The function of this subscriber is called: with one event, with a batch, or (`subscribe`) with a shadow."""
 
     def after_handle(
         self,
         subscriber: SubscriberKey,
-        items: Sequence[Event] | Sequence[EventShadow],
+        items: Deliveries,
         outcomes: Sequence[str],
         error: BaseException | None,
     ) -> None:

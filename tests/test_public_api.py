@@ -23,6 +23,8 @@ METHODS = {
         "unsubscribe": "listener",
         "subscribers": "topic",
         "on_lost": "callback",
+        "add_instrument": "instrument",
+        "remove_instrument": "instrument",
         "notify": "event *timeout_s",
         "notify_many": "events *timeout_s",
         "notify_and_wait": "event *timeout_s",

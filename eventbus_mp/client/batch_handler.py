@@ -174,6 +174,8 @@ class BatchHandler(BatchingHandler):
         if isinstance(error, (Skip, Retry, BusFull)) or retries.delay_s or attempts > retries.count:
             self._end_all(records, error, attempts)
             return True
+        for record in records:
+            self.endpoint.note_attempt(record[7])
         return False
 
     def _end_each(self, records: list[Record], ends: list[BaseException | None]) -> None:

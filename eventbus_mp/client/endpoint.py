@@ -176,6 +176,10 @@ class ClientEndpoint:
         """The number of this attempt at a delivery, 1 for the first."""
         return self.attempts.get(sequence, 1)
 
+    def note_attempt(self, sequence: int) -> None:
+        """Note that a delivery is tried again here, at once."""
+        self.attempts[sequence] = self.attempt_of(sequence) + 1
+
     def return_unstarted(self) -> None:
         """Note all that is not settled as returned: another process gets it, and no attempt is counted."""
         self.is_over = True

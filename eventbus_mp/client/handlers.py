@@ -237,6 +237,7 @@ class EventHandler(Handler):
         if attempts > retries.count:
             self._fail(record, f"raised {attempts} times on", error, attempts)
             return True
+        self.endpoint.note_attempt(record[7])
         return False
 
 

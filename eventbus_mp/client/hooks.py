@@ -24,7 +24,7 @@ BoundHook = tuple[Instrument, Callable[..., Any]]
 """An instrument and one of its hooks."""
 T = TypeVar("T")
 
-KINDS = ("connect", "takeover", "subscribe", "notify", "fetch", "handle", "settle")
+KINDS = ("connect", "takeover", "subscribe", "notify", "fetch", "receive", "handle", "settle")
 
 _local = PerThread()
 

@@ -119,7 +119,7 @@ class Inbox(Mailbox):
         except ManagerLost as error:
             self._follow(session, error)
         left_s = None if timeout_s is None else max(0.0, timeout_s - (now_ns() - began_ns) / 1e9)
-        return self._take(limit, left_s, read)
+        return Inbox._take(self, limit, left_s, read)  # Not by `self`: for hooks it is the same call.
 
     def _take_once(
         self, limit: int, timeout_s: float | None, read: Callable[[Record], T | None], began_ns: int

@@ -7,26 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from eventbus_mp.client.connect import open_connection
 from eventbus_mp.client.connection import Connection
 from eventbus_mp.client.crews import Threads
 from eventbus_mp.client.endpoint import ClientEndpoint
+from eventbus_mp.client.fetcher import EventFetcher
 from eventbus_mp.client.hooks import Hooks
 from eventbus_mp.client.inbox import Inbox
 from eventbus_mp.client.plain_calls import refuse_unrun
 from eventbus_mp.client.publisher import Publisher
 from eventbus_mp.client.session import Session
 from eventbus_mp.client.span_pool import SpanPool
+from eventbus_mp.client.unclaimed import UnclaimedShadow
 from eventbus_mp.config import BusConfig
 from eventbus_mp.errors import Retry, Skip
 from eventbus_mp.events import Event, EventShadow
 from eventbus_mp.ids import EventId
-from eventbus_mp.memory.payload import EncodedEvent, with_envelope
+from eventbus_mp.instrument import Deliveries
+from eventbus_mp.memory.payload import EncodedEvent, sequence_of, with_envelope
 from eventbus_mp.memory.shm import SHARED_MEMORY
 from eventbus_mp.memory.store import SegmentStore
-from eventbus_mp.protocol.messages import Outcome
+from eventbus_mp.protocol.messages import Outcome, Record
 from eventbus_mp.statistics import SubscriberKey
 
 __all__ = [
@@ -34,10 +37,13 @@ __all__ = [
     "InstrumentedInbox",
     "InstrumentedPublisher",
     "InstrumentedSession",
+    "SettlingInbox",
     "make_inbox",
     "make_session",
     "open_session",
 ]
+
+T = TypeVar("T")
 
 OUTCOMES = {int(Outcome.COMPLETED): "completed", int(Outcome.SKIPPED): "skipped"}
 """What hooks call an outcome that a program gives by hand."""
@@ -73,8 +79,11 @@ def make_session(
 
 def make_inbox(session: Session, endpoint: ClientEndpoint, key: SubscriberKey) -> Inbox:
     """An inbox over an endpoint, with hooks if its session has such."""
-    if isinstance(session, InstrumentedSession) and session.hooks.has("settle"):
-        return InstrumentedInbox(session, endpoint, key)
+    if isinstance(session, InstrumentedSession):
+        if session.hooks.has("settle"):
+            return SettlingInbox(session, endpoint, key)
+        if session.hooks.has("receive"):
+            return InstrumentedInbox(session, endpoint, key)
     return Inbox(session, endpoint, key)
 
 
@@ -97,7 +106,7 @@ class InstrumentedSession(Session):
         return super()._make_publisher(connection, span_pool)
 
     def _bracketed(self, endpoint: ClientEndpoint, call: Callable[..., Any]) -> Callable[..., Any]:
-        return HandlerCall(self.hooks, endpoint.key, call) if self.hooks.has("handle") else call
+        return HandlerCall(self.hooks, _Reader(endpoint, self.fetcher), call) if self.hooks.has("handle") else call
 
     def host(
         self, key: SubscriberKey, patterns: list[str], credit: int, broadcast: bool, threads: int = 1
@@ -192,16 +201,56 @@ def _with_envelopes(
     ]
 
 
+class _Reader:
+    """The `DeliveryReader` of one endpoint."""
+
+    def __init__(self, endpoint: ClientEndpoint, fetcher: EventFetcher) -> None:
+        self.endpoint = endpoint
+        self._fetcher = fetcher
+
+    def event(self, item: Event | EventShadow) -> Event | None:
+        """See `DeliveryReader.event`."""
+        if isinstance(item, Event):
+            return item
+        record = self.endpoint.in_flight.get(_sequence_of(item))
+        return self._fetcher.delivered_event(record) if record is not None else None
+
+    def attempt(self, item: Event | EventShadow) -> int:
+        """See `DeliveryReader.attempt`."""
+        return self.endpoint.attempt_of(_sequence_of(item)) if self.endpoint.attempts else 1
+
+
+class _ReadAlready(_Reader):
+    """Of deliveries that were taken with their events."""
+
+    def __init__(self, endpoint: ClientEndpoint, fetcher: EventFetcher, events: dict[int, Event]) -> None:
+        super().__init__(endpoint, fetcher)
+        self._events = events
+
+    def event(self, item: Event | EventShadow) -> Event | None:
+        """See `DeliveryReader.event`."""
+        return self._events[_sequence_of(item)]
+
+
+def _sequence_of(item: Event | EventShadow) -> int:
+    """Of a delivery, which has a place."""
+    if isinstance(item, Event):
+        return sequence_of(item)
+    assert item._at is not None
+    return item._at[4]
+
+
 class HandlerCall:
     """The user's function with the hooks of `before_handle` and `after_handle`; equal if the function is."""
 
-    def __init__(self, hooks: Hooks, subscriber: SubscriberKey, call: Callable[..., Any]) -> None:
+    def __init__(self, hooks: Hooks, reader: _Reader, call: Callable[..., Any]) -> None:
         self._hooks = hooks
-        self._subscriber = subscriber
+        self._reader = reader
+        self._subscriber = reader.endpoint.key
         self._call = call
 
     def __call__(self, item: Event | EventShadow | list[Event], *arguments: Any) -> Any:
-        items = tuple(item) if type(item) is list else (item,)
+        items = Deliveries.of(item if isinstance(item, list) else (item,), self._reader)
         self._hooks.before("handle", self._subscriber, items)
         try:
             result = self._call(item, *arguments)
@@ -237,7 +286,33 @@ def _outcome(end: BaseException | None) -> str:
 
 
 class InstrumentedInbox(Inbox):
-    """An inbox that settles everything through its session, whose `settle` has the hooks."""
+    """An inbox with the hooks of `before_receive` and `after_receive`."""
+
+    _session: InstrumentedSession
+
+    def _take(self, limit: int, timeout_s: float | None, read: Callable[[Record], T | None]) -> list[T]:
+        hooks = self._session.hooks
+        hooks.before("receive", self.key, limit)
+        try:
+            taken = super()._take(limit, timeout_s, read)
+        except BaseException as error:
+            hooks.after("receive", self.key, self._deliveries([]), error)
+            raise
+        hooks.after("receive", self.key, self._deliveries(taken), None)
+        return taken
+
+    def _deliveries(self, taken: list[Any]) -> Deliveries:
+        """What was taken: shadows, or pairs of a shadow and its event."""
+        parts = self._endpoint, self._session.fetcher
+        if taken and isinstance(taken[0], tuple):
+            events = {_sequence_of(shadow): event for shadow, event in taken}
+            return Deliveries.of([shadow for shadow, _ in taken], _ReadAlready(*parts, events))
+        shadows = [shadow.unlooked() if isinstance(shadow, UnclaimedShadow) else shadow for shadow in taken]
+        return Deliveries.of(shadows, _Reader(*parts))
+
+
+class SettlingInbox(InstrumentedInbox):
+    """One that settles everything through its session, whose `settle` has the hooks."""
 
     def complete(self, shadow: EventShadow) -> None:
         """See `Inbox.complete`."""

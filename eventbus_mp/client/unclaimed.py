@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-from eventbus_mp.events import EventShadow
+from eventbus_mp.events import EventShadow, shadow_at
 
 __all__ = ["UnclaimedShadow", "is_in_executor"]
 
@@ -49,6 +49,10 @@ class UnclaimedShadow(EventShadow):
         super().__init__(shadow._topic, shadow._id)
         _AT.__set__(self, shadow._at)
         self._give_back: Callable[[int], None] | None = give_back
+
+    def unlooked(self) -> EventShadow:
+        """The same shadow for who is not the caller: to look at it says nothing."""
+        return shadow_at(self._topic, self._id, _AT.__get__(self))
 
     @property
     def _at(self) -> Any:

@@ -34,6 +34,7 @@ __all__ = [
     "loaned_offset",
     "read_event",
     "read_id",
+    "sequence_of",
     "write_loaned",
     "write_payload",
 ]
@@ -295,6 +296,13 @@ def read_event(payload: bytes | memoryview, sequence: int, topic: str) -> Event 
     if magic != MAGIC or there != sequence or end > len(payload):
         return None
     return fetched_event(topic, payload, (envelope_at, data_at, end, raw_count))
+
+
+def sequence_of(event: Event) -> int:
+    """The sequence number of an event that was fetched."""
+    payload: Any = event._payload
+    sequence: int = _unpack_header(payload)[3]
+    return sequence
 
 
 class _Codec:

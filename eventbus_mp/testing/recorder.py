@@ -8,7 +8,7 @@ from typing import Any
 
 from eventbus_mp.errors import BusClosed, BusFull
 from eventbus_mp.events import Event, EventShadow
-from eventbus_mp.instrument import Instrument
+from eventbus_mp.instrument import Deliveries, Instrument
 from eventbus_mp.statistics import SubscriberKey
 
 __all__ = ["Failure", "ProcessDied", "Recorder"]
@@ -46,7 +46,7 @@ class Recorder(Instrument):
     def after_handle(
         self,
         subscriber: SubscriberKey,
-        items: Sequence[Event] | Sequence[EventShadow],
+        items: Deliveries,
         outcomes: Sequence[str],
         error: BaseException | None,
     ) -> None:

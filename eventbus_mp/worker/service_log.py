@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 
 from eventbus_mp.events import Event, EventShadow
-from eventbus_mp.instrument import Instrument
+from eventbus_mp.instrument import Deliveries, Instrument
 from eventbus_mp.statistics import SubscriberKey
 
 __all__ = ["ServiceLog", "set_up_logging"]
@@ -33,21 +33,20 @@ class ServiceLog(Instrument):
     def __init__(self) -> None:
         self._local = threading.local()
 
-    def before_handle(self, subscriber: SubscriberKey, items: Sequence[Event] | Sequence[EventShadow]) -> None:
+    def before_handle(self, subscriber: SubscriberKey, items: Deliveries) -> None:
         """See `Instrument`."""
         self._local.began_ns = time.perf_counter_ns()
 
     def after_handle(
         self,
         subscriber: SubscriberKey,
-        items: Sequence[Event] | Sequence[EventShadow],
+        items: Deliveries,
         outcomes: Sequence[str],
         error: BaseException | None,
     ) -> None:
         """See `Instrument`."""
         took_ms = (time.perf_counter_ns() - self._local.began_ns) / 1e6
-        each: list[Event | EventShadow] = [*items]
-        for item, outcome in zip(each, outcomes, strict=True):
+        for item, outcome in zip(items, outcomes, strict=True):
             _log(item, subscriber, outcome, f" ms={took_ms:.3f}" + (f" error={error!r:.200}" if error else ""))
 
     def after_settle(

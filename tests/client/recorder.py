@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from eventbus_mp import Event, EventShadow, Instrument, SubscriberKey
+from eventbus_mp import Deliveries, Event, EventShadow, Instrument, SubscriberKey
 from eventbus_mp.ids import EventId
 
 
@@ -50,6 +50,12 @@ class Recorder(Instrument):
         self, shadow: EventShadow | tuple[str, EventId], event: Event | None, error: BaseException | None
     ) -> None:
         self.seen.append(("after_fetch", shadow, event and event.data, error))
+
+    def before_receive(self, subscriber: SubscriberKey, limit: int) -> None:
+        self.seen.append(("before_receive", subscriber.name, limit))
+
+    def after_receive(self, subscriber: SubscriberKey, shadows: Deliveries, error: BaseException | None) -> None:
+        self.seen.append(("after_receive", list(shadows), type(error)))
 
     def before_handle(self, subscriber: SubscriberKey, items: Sequence[Any]) -> None:
         self.seen.append(("before_handle", subscriber.name, [item.id for item in items]))
