@@ -15,6 +15,7 @@ PACKAGE = "eventbus_mp"
 FLOORS = (
     ("__main__",),
     ("cli",),
+    ("addons",),
     ("demo", "_crashpoints"),
     ("console",),
     ("__init__",),
@@ -59,7 +60,11 @@ IMPORTERS = {
     "multiprocess": ("worker", "lifecycle"),
     "filelock": ("runtime.filelocks",),
     "watchfiles": ("worker.source_changes",),
+    "sqlite3": ("addons.journal.sqlite",),
 }
+
+# These are users of the package: they import its public names, and their own modules.
+USERS = ("addons",)
 
 # What is pure gets everything passed in: bytes, the time, and what others know.
 PURE = ("core", "protocol", "client.protocol")
@@ -207,6 +212,8 @@ def wrongs(module: str, name: str) -> Iterator[str]:
         imported = part_of(name.partition(".")[2])
         if imported != part and FLOOR_OF[imported] <= FLOOR_OF[part]:
             yield f"{module} imports {name}, which is not below it"
+    if part in USERS and is_in(name, [PACKAGE]) and not is_in(name, [f"{PACKAGE}.{part}"]) and name.count(".") > 1:
+        yield f"{module} imports {name}, which is no public name of {PACKAGE}"
     if is_in(module, PURE) and is_in(name, IMPURE_MODULES):
         yield f"{module} imports {name}, but it is pure"
     for guarded, importers in IMPORTERS.items():
@@ -239,7 +246,7 @@ def test_the_tables_speak_of_what_exists() -> None:
     rows = {f"{folder}.{name}" for folder, named in ROWS.items() for names in named for name in names}
     ours = {name.removeprefix(f"{PACKAGE}.") for name in IMPURE_MODULES if is_in(name, [PACKAGE])}
     importers = {name for names in IMPORTERS.values() for name in names}
-    named = {*FLOOR_OF, *rows, *ours, *importers, *PURE, *NO_IMPORTS_FOR_TYPES_ONLY}
+    named = {*FLOOR_OF, *rows, *ours, *importers, *PURE, *USERS, *NO_IMPORTS_FOR_TYPES_ONLY}
     assert named - set(SOURCES) == set()
 
 
@@ -262,6 +269,9 @@ ALLOWED = [
     ("console", "from rich.progress import Progress"),
     ("__init__", "if TYPE_CHECKING:\n    from eventbus_mp.worker.pool import WorkerPool"),
     ("cli", "from eventbus_mp import EventBus"),
+    ("addons.journal.row", "from eventbus_mp import EventBus"),
+    ("addons.journal.row", "from eventbus_mp.addons.journal.store import Store"),
+    ("addons.journal.sqlite.store", "import sqlite3"),
 ]
 FORBIDDEN = [
     ("errors", "from eventbus_mp.events import Event"),
@@ -286,6 +296,10 @@ FORBIDDEN = [
     ("memory.arena", "from multiprocessing.shared_memory import SharedMemory"),
     ("_crashpoints", "from eventbus_mp.console import Progress"),
     ("cli", "import rich.table"),
+    ("cli", "import sqlite3"),
+    ("addons.journal.row", "import sqlite3"),
+    ("addons.journal.row", "from eventbus_mp.events import Event"),
+    ("worker.pool", "from eventbus_mp.addons.journal.store import Store"),
 ]
 OF_NO_PART = [("plugins", "import re")]
 OF_A_PART_TO_COME = [("client.protocol", f"import {name}") for name in ("threading", "time", "os", "select", "socket")]

@@ -1,0 +1,39 @@
+"""From the URL of a store to the store."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import unquote
+
+from eventbus_mp import UsageError
+from eventbus_mp.addons.journal.sqlite.store import SqliteStore
+from eventbus_mp.addons.journal.store import Store
+
+__all__ = ["default_url", "open_store"]
+
+SQLITE = "sqlite:///"
+
+
+def default_url(bus: str) -> str:
+    """Where the journal of a bus is, if nothing else is said: a SQLite file in the user's state directory."""
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return f"{SQLITE}{Path(home) / 'eventbus-mp' / bus}.db"
+
+
+def open_store(url: str, *, writes: bool = False) -> Store:
+    """Open a journal's store; close it when it is not needed any more.
+
+    Args:
+        url: `sqlite:///PATH`; with four slashes the path is absolute.
+        writes: Whether to write, which one process at a time can: see `Store.take_lock`. If not, the store has to
+            exist. Checkpoints of replays can be written in either case.
+
+    Raises:
+        UsageError: It is no such URL.
+        StoreUnavailable, StoreUnusable: As of `Store`.
+    """
+    path = unquote(url.removeprefix(SQLITE))
+    if not url.startswith(SQLITE) or not path or "\0" in path:
+        raise UsageError(f"{url!r} is no URL of a journal; give sqlite:///PATH")
+    return SqliteStore(path, writes=writes)

@@ -1,0 +1,77 @@
+"""A `Selection` as the condition of a query. Pure; the stores differ only in the mark of a parameter."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from eventbus_mp import InvalidPattern
+from eventbus_mp.addons.journal.store import Selection
+
+__all__ = ["Condition", "condition_of", "matching"]
+
+
+class Condition(NamedTuple):
+    """What comes behind WHERE, with its parameters."""
+
+    text: str
+    parameters: list[Any]
+
+
+def matching(pattern: str, names: Iterable[str]) -> list[str]:
+    """The names that the pattern matches from their beginning.
+
+    Raises:
+        InvalidPattern: It is no regular expression.
+    """
+    try:
+        match = re.compile(pattern).match
+    except re.error as cause:
+        raise InvalidPattern(f"pattern {pattern!r} is not a regular expression: {cause}") from cause
+    return [name for name in names if match(name)]
+
+
+def condition_of(
+    selection: Selection, numbers: Mapping[str, int], position_at: Callable[[int], int], mark: str
+) -> Condition | None:
+    """The condition of a selection; None: nothing can be selected.
+
+    Args:
+        selection: What is selected.
+        numbers: All topics, with their numbers.
+        position_at: As of `Store`.
+        mark: Of a parameter.
+
+    Raises:
+        InvalidPattern: The topic's pattern is no regular expression.
+    """
+    parts, parameters = [f"position > {mark}"], [_after(selection, position_at)]
+    before = _before(selection, position_at)
+    if before is not None:
+        parts.append(f"position < {mark}")
+        parameters.append(before)
+    if selection.topic is not None:
+        wanted = [numbers[name] for name in matching(selection.topic, numbers)]
+        if not wanted:
+            return None
+        if len(wanted) < len(numbers):
+            # With one topic its index has the order of positions as well. With several it has not, and the plus keeps
+            # a query away from it that would have to sort.
+            parts.append(f"topic = {wanted[0]}" if len(wanted) == 1 else f"+topic IN ({','.join(map(str, wanted))})")
+    if selection.transaction_id is not None:
+        parts.append(f"transaction_id = {mark}")
+        parameters.append(selection.transaction_id)
+    return Condition(" AND ".join(parts), parameters)
+
+
+def _after(selection: Selection, position_at: Callable[[int], int]) -> Any:
+    since = position_at(selection.since_ns) - 1 if selection.since_ns is not None else 0
+    return max(selection.after, since)
+
+
+def _before(selection: Selection, position_at: Callable[[int], int]) -> int | None:
+    ends = [selection.before] if selection.before is not None else []
+    if selection.until_ns is not None:
+        ends.append(position_at(selection.until_ns))
+    return min(ends) if ends else None

@@ -1,0 +1,112 @@
+"""The questions that a SQLite store answers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from eventbus_mp.addons.journal.row import Entry, Row
+from eventbus_mp.addons.journal.selecting import condition_of
+from eventbus_mp.addons.journal.sqlite.connection import Database
+from eventbus_mp.addons.journal.sqlite.schema import COLUMNS, REJECTED_COLUMNS, RUN_COLUMNS
+from eventbus_mp.addons.journal.store import Rejected, Run, Selection
+
+__all__ = ["ReadingStore"]
+
+_ENTRIES = f"SELECT position, {COLUMNS.replace('topic', 'name', 1)} FROM events JOIN topics ON number = topic"
+
+
+class ReadingStore(Database):
+    """The part of `SqliteStore` that reads."""
+
+    def page(self, selection: Selection, limit: int, *, newest_first: bool = False) -> list[Entry]:
+        """Up to `limit` of the selected entries, by position."""
+        order = "DESC" if newest_first else "ASC"
+        query = f"{_ENTRIES} WHERE {{}} ORDER BY position {order} LIMIT {int(limit)}"
+        return [_entry(found) for found in self._selected(query, selection)]
+
+    def count(self, selection: Selection) -> int:
+        """How many entries are selected."""
+        return sum(self.count_per_topic(selection).values())
+
+    def count_per_topic(self, selection: Selection) -> dict[str, int]:
+        """How many of each topic, by name; only topics that have any."""
+        query = "SELECT topic, count(*) FROM events WHERE {} GROUP BY topic"
+        counts = dict(self._selected(query, selection))
+        names = {number: name for name, number in self._topics().items()}
+        return {
+            name: counts[number] for number, name in sorted(names.items(), key=lambda one: one[1]) if number in counts
+        }
+
+    def _selected(self, query: str, selection: Selection) -> list[Any]:
+        with self._reading() as db:
+            condition = condition_of(selection, self._topics(), self.position_at, "?")
+            if condition is None:
+                return []
+            return db.execute(query.format(condition.text), condition.parameters).fetchall()
+
+    def _topics(self) -> dict[str, int]:
+        with self._reading() as db:
+            return dict(db.execute("SELECT name, number FROM topics"))
+
+    def find(self, topic: str, id: str | int) -> Entry | None:
+        """The entry of this topic and id."""
+        with self._reading() as db:
+            found = db.execute(f"{_ENTRIES} WHERE name = ? AND event_id = ?", (topic, id)).fetchone()
+            return _entry(found) if found is not None else None
+
+    def topics(self) -> list[str]:
+        """The names of all topics that have or had entries, sorted."""
+        return sorted(self._topics())
+
+    def last_position(self) -> int:
+        """The highest position that is there; 0: there is no entry."""
+        with self._reading() as db:
+            return int(db.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()[0])
+
+    def position_at(self, recorded_ns: int) -> int:
+        """The first position recorded at this time or later; if there is none, the one behind the last."""
+        query = "SELECT position, recorded_ns FROM events WHERE position >= ? ORDER BY position LIMIT 1"
+        with self._reading() as db:
+            low, high = 1, self.last_position() + 1
+            while low < high:
+                middle = (low + high) // 2
+                found = db.execute(query, (middle,)).fetchone()
+                if found is None or found[1] >= recorded_ns:
+                    high = middle
+                else:
+                    low = found[0] + 1
+            found = db.execute(query, (low,)).fetchone()
+            return int(found[0]) if found is not None else low
+
+    def rejected(self, limit: int, *, after: int = 0) -> list[Rejected]:
+        """Up to `limit` rejected events behind a position of their list."""
+        query = f"SELECT {REJECTED_COLUMNS}, position FROM rejected WHERE position > ? ORDER BY position LIMIT ?"
+        with self._reading() as db:
+            return [Rejected(*found) for found in db.execute(query, (after, limit))]
+
+    def runs(self) -> list[Run]:
+        """All runs, the oldest first."""
+        with self._reading() as db:
+            return [_run(found) for found in db.execute(f"SELECT {RUN_COLUMNS} FROM runs ORDER BY number")]
+
+
+def _entry(found: tuple[Any, ...]) -> Entry:
+    return Entry(found[0], Row._make(found[1:]))
+
+
+def _run(found: tuple[Any, ...]) -> Run:
+    bus, incarnation, unit, subscriber, patterns, continues, started, first, noted, last, *rest = found
+    return Run(
+        bus,
+        incarnation,
+        unit,
+        subscriber,
+        tuple(json.loads(patterns)),
+        bool(continues),
+        started,
+        json.loads(first),
+        noted,
+        json.loads(last),
+        *rest,
+    )
