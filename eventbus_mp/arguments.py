@@ -11,7 +11,7 @@ __all__ = ["as_int", "as_list", "as_number", "as_text"]
 
 
 def as_text(value: object) -> str | None:
-    """The value as a str and of no subclass; None if it is no text."""
+    """The value as a str and of no subclass; None if it is not a text."""
     return str.__str__(value) if isinstance(value, str) else None
 
 
@@ -27,7 +27,7 @@ def as_list(values: object) -> list[Any] | None:
 
 
 def as_int(value: object) -> int | None:
-    """The value as an int; None if it is no whole number. A bool is none."""
+    """The value as an int; None if it is not a whole number. A bool is none."""
     if type(value) is int:
         return value
     if isinstance(value, bool):

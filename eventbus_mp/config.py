@@ -159,7 +159,7 @@ def _check_optional_topic(name: str, value: Any) -> str | None:
 def _check_time_unit(name: str, value: Any) -> str:
     unit = as_text(value)
     if unit is None or unit not in TIME_UNITS_NS:
-        raise UsageError(f"BusConfig.{name}={value!r} is none of {', '.join(TIME_UNITS_NS)}")
+        raise UsageError(f"BusConfig.{name}={value!r} is not one of {', '.join(TIME_UNITS_NS)}")
     return unit
 
 
@@ -350,8 +350,8 @@ class BusConfig:
         """The settings from `EVENTBUS_MP_*` variables that are not empty; the arguments `given` win over them.
 
         Raises:
-            UsageError: A variable's text is not a value of its setting, or `given` has a name that is no setting; the
-                text names the variable or the name.
+            UsageError: A variable's text is not a value of its setting, or a name in `given` is not a setting; the text
+                names it.
         """
         environment = os.environ if environment is None else environment
         declared = _declared()

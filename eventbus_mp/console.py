@@ -1,11 +1,13 @@
 """The only module that imports rich, the optional library for output on a terminal.
 
-Only the command line and the demo import this module. If rich is not installed, the import ends the program with one
-sentence that says what to install.
+Only the command line and the demo import this module. If rich is not installed, the import raises a `UsageError` that
+says what to install.
 """
 
 import sys
 from collections.abc import Sequence
+
+from eventbus_mp.extras import not_installed
 
 try:
     from rich import box
@@ -15,9 +17,7 @@ try:
     from rich.table import Table
     from rich.text import Text
 except ImportError as cause:
-    raise SystemExit(
-        "eventbus-mp: this command needs the package rich, which is not installed; type: pip install 'eventbus-mp[cli]'"
-    ) from cause
+    raise not_installed("this command", "rich", "cli") from cause
 
 __all__ = [
     "BarColumn",
@@ -38,7 +38,7 @@ GAP = 2
 BROKEN_COLUMNS = 16
 """To how many columns a text is broken at most: a name in narrower pieces cannot be read."""
 UNBROKEN_COLUMNS = 100_000
-"""The width of what is no terminal: a program that reads lines wants each row on one."""
+"""The width of what is not a terminal: a program that reads lines wants each row on one."""
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -18,7 +18,7 @@
     - :exc:`ProtocolError`: the other side of a link sent bytes that are not the protocol
     - :exc:`InternalError`: a bug of eventbus_mp
 
-:exc:`Skip` and :exc:`Retry` are no errors of the bus: handlers raise them.
+:exc:`Skip` and :exc:`Retry` are not errors of the bus: handlers raise them.
 
 The layout follows trio and h11: the type says whose fault it is, the text says which value and what to do.
 """
@@ -97,7 +97,7 @@ class DecodeError(EventBusError):
 class NoSubscriber(EventBusError):
     """A subscriber that `EventBus(require=...)` names does not get the event's topic. Nothing was published.
 
-    It is no `UsageError`: the call was right, and succeeds when the subscriber is there.
+    It is not a `UsageError`: the call was right, and succeeds when the subscriber is there.
     """
 
 
@@ -150,7 +150,7 @@ class Retry(Exception):
         delay_s: After how many seconds; 0: at once, in front of the others.
 
     Raises:
-        UsageError: `reason` is no text.
+        UsageError: `reason` is not a text.
     """
 
     def __init__(self, reason: str = "", *, delay_s: float = 0.0) -> None:

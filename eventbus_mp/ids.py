@@ -51,7 +51,7 @@ def decode_id(encoded: bytes | memoryview) -> EventId:
     """The id that was encoded.
 
     Raises:
-        ValueError: These bytes are no id.
+        ValueError: These bytes are not an id.
     """
     if not encoded or encoded[0] != _INT_MARK:
         return str(encoded, "utf-8")

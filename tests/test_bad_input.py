@@ -201,7 +201,7 @@ def test_bad_pools(bus: EventBus) -> None:
         (lambda bus: bus.history(kind=[]), r"history\(kind=\[\]\): there is no such kind"),
         (lambda bus: bus.history(before=5), r"history\(before=5\): give the `before` of the page before"),
         (lambda bus: EventBus("test", instruments=None), "instruments=None: give a list"),
-        (lambda bus: EventBus("test", config=5), "config=5 is no BusConfig"),
+        (lambda bus: EventBus("test", config=5), "config=5 is not a BusConfig"),
         (lambda bus: EventBus("test", np.array(3)), r"topics=array\(3\) is not a sequence"),
         (lambda bus: bus.notify_many(np.array(3)), r"notify_many\(array\(3\)\): give a list"),
         (lambda bus: bus.drain(timeout_s=True), "timeout_s=True: give seconds"),

@@ -39,6 +39,7 @@ NOT_NATIVE = (
     r"\b(is|are|was|were) told\b",
     r"\balso (when|where|if)\b",
     r"\bsignal's handler\b",
+    r"(?<![Tt]here\s)\bis no (?!longer\b|more\b|need\b|part\b)[a-z]",
 )
 """Phrases that are translated rather than written, in pages and in the package. What a test finds here is
 said in another way, not excepted."""
@@ -110,8 +111,15 @@ def test_the_checks_see_their_offences(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# A `b` c\n\n[a](#a-b-c) [b](#none) [c](page.md#a-b-c) [d](gone.md) [e](https://x.y/z)\n")
     assert [link for link in links(page.read_text()) if not resolves(page, link)] == ["#none", "gone.md"]
-    for offence in ("So many wait", "This, too.", "Whoever asks", "is told in the log", "its last words", "also when"):
+    offences = "So many wait", "This, too.", "Whoever asks", "is told in the log", "its last words", "also when"
+    for offence in (*offences, "it is no list"):
         assert any(re.search(pattern, offence) for pattern in NOT_NATIVE), offence
+
+
+def test_what_is_not_released_has_one_heading() -> None:
+    headings = re.findall(r"^## .*$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert headings[0] == "## [Unreleased]"
+    assert [heading for heading in headings[1:] if not re.search(r"\d{4}-\d\d-\d\d$", heading)] == []
 
 
 # --- names ---

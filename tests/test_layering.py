@@ -30,7 +30,7 @@ FLOORS = (
     ("events", "history", "patterns"),
     ("statistics",),
     ("event_fields",),
-    ("ids", "locking", "background", "geometry"),
+    ("ids", "locking", "background", "geometry", "extras"),
     ("errors", "lifecycle", "arguments"),
 )
 
@@ -128,7 +128,7 @@ def is_in(name: str, folders: Collection[str]) -> bool:
 
 
 def part_of(name_in_package: str) -> str:
-    """`core.bus` -> `core`; a name that is no part comes from the package's own `__init__`."""
+    """`core.bus` -> `core`; a name that is not part of ours comes from the package's own `__init__`."""
     part = name_in_package.partition(".")[0]
     return part if part in FLOOR_OF else "__init__"
 
@@ -213,7 +213,7 @@ def wrongs(module: str, name: str) -> Iterator[str]:
         if imported != part and FLOOR_OF[imported] <= FLOOR_OF[part]:
             yield f"{module} imports {name}, which is not below it"
     if part in USERS and is_in(name, [PACKAGE]) and not is_in(name, [f"{PACKAGE}.{part}"]) and name.count(".") > 1:
-        yield f"{module} imports {name}, which is no public name of {PACKAGE}"
+        yield f"{module} imports {name}, which is not a public name of {PACKAGE}"
     if is_in(module, PURE) and is_in(name, IMPURE_MODULES):
         yield f"{module} imports {name}, but it is pure"
     for guarded, importers in IMPORTERS.items():

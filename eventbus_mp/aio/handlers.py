@@ -25,7 +25,7 @@ __all__ = ["LEAVES_ALONE", "AsyncBatchHandler", "AsyncEventHandler", "AsyncHandl
 
 COMPLETED = int(Outcome.COMPLETED)
 LEAVES_ALONE = (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit)
-"""What is no failure of the handler that it is raised in."""
+"""What is not a failure of the handler that it is raised in."""
 
 
 class AsyncHandler(Handler):
@@ -56,7 +56,7 @@ class AsyncEventHandler(AsyncHandler, EventHandler):
         """See `AsyncHandler.handle`."""
         attempts = 0
         while True:
-            event = self._take(record)  # Not in the `try`: what it raises is no failure of the user's code.
+            event = self._take(record)  # Not in the `try`: what it raises is not a failure of the user's code.
             if event is None:
                 return self._skip(record, PAYLOAD_GONE, Outcome.FAILED)
             try:

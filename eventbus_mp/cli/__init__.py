@@ -40,13 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: The arguments are wrong, or ask for help or the version, which was printed.
     """
-    parser = _parser()
-    answer_shell(parser)
-    options = parser.parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name may have letters that the terminal's encoding has not.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        parser = _parser()
+        answer_shell(parser)
+        options = parser.parse_args(arguments)
         code = int(options.run(options))
         sys.stdout.flush()
     except EventBusError as error:

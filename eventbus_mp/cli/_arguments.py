@@ -50,7 +50,7 @@ def seconds(text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value <= TIMEOUT_MAX:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time in seconds, from 0 to {TIMEOUT_MAX:g}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time in seconds, from 0 to {TIMEOUT_MAX:g}")
     return value
 
 

@@ -47,7 +47,7 @@ def _leftovers(root: Path) -> Finding:
 
 
 def _bus(root: Path, name: str) -> Iterator[Finding]:
-    """Of one bus; nothing if it does not run, and is no bus at all."""
+    """Of one bus; nothing if it does not run, and is not a bus at all."""
     subject = f"bus {name}"
     try:
         with EventBus.attach(

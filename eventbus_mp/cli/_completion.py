@@ -13,6 +13,7 @@ from typing import Any
 
 from eventbus_mp.cli._running import run_root, running_bus, running_names
 from eventbus_mp.errors import EventBusError
+from eventbus_mp.extras import not_installed
 
 __all__ = ["answer_shell", "completes_buses", "completes_topics", "shell_code"]
 
@@ -23,7 +24,11 @@ CONNECT_TIMEOUT_S = 1.0
 
 
 def answer_shell(parser: argparse.ArgumentParser) -> None:
-    """If a shell asks for words, print them and end the program."""
+    """If a shell asks for words, print them and end the program.
+
+    Raises:
+        UsageError: The package argcomplete is not installed.
+    """
     if ASKED_BY_SHELL not in os.environ:
         return
     _argcomplete().autocomplete(parser, always_complete_options="long")
@@ -63,8 +68,5 @@ def _argcomplete() -> Any:
     try:
         import argcomplete
     except ImportError as cause:
-        raise SystemExit(
-            "eventbus-mp: completion needs the package argcomplete, which is not installed; "
-            "type: pip install 'eventbus-mp[cli]'"
-        ) from cause
+        raise not_installed("completion", "argcomplete", "cli") from cause
     return argcomplete

@@ -35,12 +35,12 @@ def event_id(options: argparse.Namespace) -> EventId:
     """The id that was given.
 
     Raises:
-        UsageError: It is no integer, and `--int` says that it is.
+        UsageError: It is not an integer, and `--int` says that it is.
     """
     try:
         return int(options.id) if options.int else str(options.id)
     except ValueError as cause:
-        raise UsageError(f"--int: {options.id!r} is no integer") from cause
+        raise UsageError(f"--int: {options.id!r} is not an integer") from cause
 
 
 def event_of(options: argparse.Namespace) -> tuple[str, EventId]:

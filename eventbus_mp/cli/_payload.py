@@ -12,11 +12,13 @@ import pprint
 import shutil
 from typing import Any
 
+from eventbus_mp.cli._exits import Exit
+from eventbus_mp.cli._text import complain
 from eventbus_mp.errors import DecodeError
 from eventbus_mp.events import Event
 from eventbus_mp.memory.registered import Unregistered, show_unregistered
 
-__all__ = ["event_json", "json_of", "read_data", "shown_data", "shown_fields"]
+__all__ = ["event_json", "json_of", "read_data", "show_event", "shown_data"]
 
 FIELDS = ("transaction_id", "source", "initialized_at", "occurred_at", "ttl")
 SHOWN_BYTES_MAX = 100
@@ -42,8 +44,18 @@ def event_json(event: Event) -> dict[str, Any]:
     return {**fields, "error": error} if error else {**fields, "data": json_of(data)}
 
 
-def shown_fields(event: Event) -> list[str]:
-    """The fields that the event has beside its data, a line each."""
+def show_event(event: Event) -> Exit:
+    """Print its fields, a line each, and its data; on standard error why that cannot be read. The exit code."""
+    data, error = read_data(event)
+    print("\n".join(_shown_fields(event)))
+    if error:
+        complain(error)
+        return Exit.FAILED
+    print(f"{'data':<15}{type(data).__name__}\n{shown_data(data)}")
+    return Exit.DONE
+
+
+def _shown_fields(event: Event) -> list[str]:
     lines = [f"{name:<15}{value!r}" for name in FIELDS if (value := getattr(event, name)) is not None]
     lines += [f"{'header':<15}{name}: {value!r}" for name, value in (event.headers or {}).items()]
     return [f"{'topic':<15}{event.topic!r}", f"{'id':<15}{event.id!r}", *lines]

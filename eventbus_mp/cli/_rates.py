@@ -23,15 +23,26 @@ class Numbers(NamedTuple):
         """How much was added in a second; 0 for what was not there before, and after the bus has started anew."""
         return max(0, now - before) / self.seconds if before is not None and self.seconds > 0 else 0.0
 
+    def notified_per_s(self) -> list[float]:
+        """The rate of each topic, in the order of the newer snapshot."""
+        before = {item.name: item.notified for item in self.before.topics}
+        return [self.rate(item.notified, before.get(item.name)) for item in self.now.topics]
+
+    def completed_per_s(self) -> list[float]:
+        """The rate of each subscriber, in the order of the newer snapshot."""
+        before = {(item.name, repr(item.config)): item.completed for item in self.before.subscribers}
+        return [self.rate(item.completed, before.get((item.name, repr(item.config)))) for item in self.now.subscribers]
+
     def as_dict(self) -> dict[str, Any]:
         """The newer snapshot and the rates, as values that JSON has."""
+        topics, subscribers = self.now.topics, self.now.subscribers
         return {
             "seconds": self.seconds,
             "snapshot": self.now.as_dict(),
-            "notified_per_s": {row.key[0]: row.order[1] for row in _topics(self)},
+            "notified_per_s": {item.name: rate for item, rate in zip(topics, self.notified_per_s(), strict=True)},
             "completed_per_s": [
-                {"name": item.name, "rate": row.order[1]}
-                for item, row in zip(self.now.subscribers, _subscribers(self), strict=True)
+                {"name": item.name, "rate": rate}
+                for item, rate in zip(subscribers, self.completed_per_s(), strict=True)
             ],
         }
 
@@ -77,28 +88,26 @@ def _size(value: int) -> tuple[int, str]:
 
 
 def _topics(numbers: Numbers) -> list[Row]:
-    before = {item.name: item.notified for item in numbers.before.topics}
     return [
         _row(
             (item.name,),
             (item.name, on_one_line(item.name)),
-            _per_second(numbers.rate(item.notified, before.get(item.name))),
+            _per_second(rate),
             _count(item.unsettled),
             _time(item.oldest_age_s),
             _size(item.bytes_unsettled),
             _count(item.dropped),
         )
-        for item in numbers.now.topics
+        for item, rate in zip(numbers.now.topics, numbers.notified_per_s(), strict=True)
     ]
 
 
 def _subscribers(numbers: Numbers) -> list[Row]:
-    before = {(item.name, repr(item.config)): item.completed for item in numbers.before.subscribers}
     return [
         _row(
             (item.name, repr(item.config)),
             (item.name, shown_key(item.name, item.config)),
-            _per_second(numbers.rate(item.completed, before.get((item.name, repr(item.config))))),
+            _per_second(rate),
             _count(item.queued),
             _count(item.in_flight),
             _time(item.handling_p50_s),
@@ -106,7 +115,7 @@ def _subscribers(numbers: Numbers) -> list[Row]:
             _count(item.skipped),
             _count(item.redelivered),
         )
-        for item in numbers.now.subscribers
+        for item, rate in zip(numbers.now.subscribers, numbers.completed_per_s(), strict=True)
     ]
 
 

@@ -18,6 +18,7 @@ from eventbus_mp.client.bus import EventBus
 from eventbus_mp.console import Text
 from eventbus_mp.errors import EventBusError
 from eventbus_mp.explanation import UnsettledDelivery
+from eventbus_mp.extras import not_installed
 from eventbus_mp.snapshot import Snapshot
 
 try:
@@ -27,10 +28,7 @@ try:
     from textual.screen import Screen
     from textual.widgets import DataTable, Footer, Input, Static
 except ImportError as cause:
-    raise SystemExit(
-        "eventbus-mp: top needs the package textual, which is not installed; type: pip install 'eventbus-mp[top]', or "
-        "print one screen: eventbus-mp top --once"
-    ) from cause
+    raise not_installed("top", "textual", "top", otherwise="print one screen: eventbus-mp top --once") from cause
 
 __all__ = ["Deliveries", "Explained", "RowTable", "TopApp", "watch"]
 
@@ -198,11 +196,11 @@ class TopApp(App[str]):
         asking.focus()
 
     def on_input_submitted(self, submitted: Input.Submitted) -> None:
-        """Take the filter; what is no regular expression is refused."""
+        """Take the filter; what is not a regular expression is refused."""
         try:
             self.wanted = re.compile(submitted.value, re.IGNORECASE) if submitted.value else None
         except re.error as error:
-            self.notify(f"no regular expression: {error}", severity="error", markup=False)
+            self.notify(f"not a regular expression: {error}", severity="error", markup=False)
             return
         submitted.input.remove_class("asked")
         self.query_one("#topics").focus()

@@ -10,7 +10,7 @@ from eventbus_mp.cli._arguments import add_bus, add_json, add_limit
 from eventbus_mp.cli._completion import completes_topics
 from eventbus_mp.cli._event import add_event, add_int, event_of
 from eventbus_mp.cli._exits import Exit
-from eventbus_mp.cli._payload import event_json, read_data, shown_data, shown_fields
+from eventbus_mp.cli._payload import event_json, show_event
 from eventbus_mp.cli._running import running_bus
 from eventbus_mp.cli._text import complain, print_json, print_table, shown_count, shown_key
 from eventbus_mp.errors import UsageError
@@ -104,12 +104,7 @@ def _show(bus: EventBus, options: argparse.Namespace) -> int:
         return Exit.DONE
     for letter in letters:
         print("\n".join(_lines(letter)))
-    if event is not None:
-        data, error = read_data(event)
-        print("\n".join(shown_fields(event)))
-        print(f"data           {error or type(data).__name__}")
-        print("" if error else shown_data(data))
-    return Exit.DONE
+    return show_event(event) if event is not None else Exit.DONE
 
 
 def _lines(letter: DeadLetter) -> list[str]:

@@ -81,7 +81,7 @@ def _values(text: str) -> Iterator[Any]:
     """The data of each event, as soon as its line has come.
 
     Raises:
-        UsageError: It is no JSON; the text names the line.
+        UsageError: It is not JSON; the text names the line.
     """
     if text != "-":
         yield _parsed(text, "the data")

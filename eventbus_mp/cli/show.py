@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from eventbus_mp.cli._arguments import add_json
 from eventbus_mp.cli._event import add_event, event_of, no_such_event
 from eventbus_mp.cli._exits import Exit
-from eventbus_mp.cli._payload import event_json, read_data, shown_data, shown_fields
+from eventbus_mp.cli._payload import event_json, show_event
 from eventbus_mp.cli._running import running_bus
-from eventbus_mp.cli._text import complain, print_json
+from eventbus_mp.cli._text import print_json
 
 if TYPE_CHECKING:
     from eventbus_mp.cli import Commands
@@ -38,10 +38,4 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(event_json(event))
         return Exit.DONE
-    data, error = read_data(event)
-    print("\n".join(shown_fields(event)))
-    if error:
-        complain(error)
-        return Exit.FAILED
-    print(f"data           {type(data).__name__}\n{shown_data(data)}")
-    return Exit.DONE
+    return show_event(event)

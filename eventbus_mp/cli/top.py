@@ -56,7 +56,7 @@ def _compiled(text: str | None) -> re.Pattern[str] | None:
     try:
         return re.compile(text, re.IGNORECASE) if text else None
     except re.error as cause:
-        raise UsageError(f"--filter {text!r} is no regular expression: {cause}") from cause
+        raise UsageError(f"--filter {text!r} is not a regular expression: {cause}") from cause
 
 
 def _numbers(bus: EventBus, interval_s: float) -> Numbers:

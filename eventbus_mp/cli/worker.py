@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from eventbus_mp import __version__
 from eventbus_mp.cli._arguments import add_json, add_run_dir, at_least
 from eventbus_mp.cli._text import print_json
+from eventbus_mp.errors import UsageError
 
 if TYPE_CHECKING:
     from eventbus_mp.cli import Commands
@@ -49,6 +50,8 @@ def run(options: argparse.Namespace) -> int:
     level = logging.WARNING if options.quiet else getattr(logging, options.log_level.upper())
     set_up_logging(level)
     directory = str(Path(options.directory).resolve())
+    if not os.path.isdir(directory):
+        raise UsageError(f"--directory {options.directory!r} is not a directory; name the one that has the module")
     if options.run_dir:
         os.environ["EVENTBUS_MP_RUN_DIR"] = options.run_dir  # For the program, wherever it is imported.
     # The workers get this process's path.

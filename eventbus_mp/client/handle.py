@@ -80,7 +80,7 @@ class BusHandle(HandleState[Session]):
         """Have one instrument more, as the last one of `instruments`. Never blocks.
 
         Raises:
-            UsageError: This handle is connected: its instruments were chosen when it was. Or it is no instrument.
+            UsageError: This handle is connected: its instruments were chosen when it was. Or it is not an instrument.
         """
         (wanted,) = check_instruments([instrument])
         if self._session is not None:

@@ -101,7 +101,7 @@ class Handler:
         return 0
 
     def _release(self, record: Record, error: BusFull) -> int:
-        """Hand it back for a while: the bus was full, which is no failure of the user's code, nor of the event."""
+        """Hand it back for a while: the bus was full, which is not a failure of the user's code, nor of the event."""
         text = "%s found the bus full, and gets %d again in %.0f s: %s"
         log_error(text, self.endpoint.key.name, record[7], FULL_DELAY_NS / 1e9, error)
         self.endpoint.failures[record[7]] = failure_of(error, 1)
@@ -199,7 +199,7 @@ class EventHandler(Handler):
     def run(self, record: Record) -> int:
         attempts = 0
         while True:
-            event = self._take(record)  # Not in the `try`: what it raises is no failure of the user's code.
+            event = self._take(record)  # Not in the `try`: what it raises is not a failure of the user's code.
             if event is None:
                 return self._skip(record, PAYLOAD_GONE, Outcome.FAILED)
             try:

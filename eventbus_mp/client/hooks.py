@@ -40,7 +40,7 @@ def check_instruments(instruments: Iterable[InstrumentSource]) -> tuple[Instrume
         raise UsageError(f"instruments={instruments!r:.80}: give a list of them")
     for source in wanted:
         if not isinstance(source, Instrument) and not callable(source):
-            raise UsageError(f"instruments: {source!r} is no Instrument; derive its class from eventbus_mp.Instrument")
+            raise UsageError(f"instruments: {source!r} is not an Instrument; derive its class from that")
     return tuple(wanted)
 
 
@@ -143,7 +143,7 @@ class Hooks:
 def _made(source: InstrumentSource) -> Instrument:
     made = source if isinstance(source, Instrument) else source()
     if not isinstance(made, Instrument):
-        raise UsageError(f"instruments: {source!r} made {made!r}, which is no Instrument")
+        raise UsageError(f"instruments: {source!r} made {made!r}, which is not an Instrument")
     return made
 
 

@@ -200,8 +200,8 @@ class Inbox(Mailbox):
         """Complete shadows that were taken from here, with one report; else like `complete`.
 
         Raises:
-            NotSubscribed: One is no shadow that was taken from an inbox; then none is settled. Or one was not delivered
-                to this subscriber; then the others are.
+            NotSubscribed: One is not a shadow that was taken from an inbox; then none is settled. Or one was not
+                delivered to this subscriber; then the others are.
             BusClosed, ManagerLost: As of `get`.
         """
         self._settle_many(check_shadows("complete_many", shadows), Outcome.COMPLETED)
@@ -354,8 +354,9 @@ class Inbox(Mailbox):
     def close(self, *, keep: bool = False) -> None:
         """Hand back what is not settled, and end the subscription unless another process has such an inbox as well.
 
-        Blocks for one round trip. Repeated, it does nothing. The end of the process or of its handle is no such close:
-        the subscriber then stays for `orphan_grace_s`. So it does when an exception leaves the inbox's `with` block.
+        Blocks for one round trip. Repeated, it does nothing. The end of the process or of its handle is not such a
+        close: the subscriber then stays for `orphan_grace_s`. So it does when an exception leaves the inbox's `with`
+        block.
 
         Args:
             keep: Whether the subscriber stays all the same: its events wait for `orphan_grace_s` for the next inbox.

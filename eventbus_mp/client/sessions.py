@@ -98,7 +98,7 @@ def become_worker(
 
 
 def worker_session(bus: str, run_dir: str | None) -> Session | None:
-    """The session that this process has as a worker of that bus; None if it is no worker of it.
+    """The session that this process has as a worker of that bus; None if it is not a worker of it.
 
     The first call connects, and blocks like every connecting. It runs hooks: call it with no lock held.
 

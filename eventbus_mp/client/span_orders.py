@@ -60,7 +60,7 @@ class SpanOrders:
         """Close the order that this grant answers: the arena that made it, the first one of `arenas` that waits.
 
         A grant without a segment is a refusal: for now (it answers an order ahead), or for ever (`backed`). None: there
-        is no such order; a span that came with it has to be given back.
+        is not such an order; a span that came with it has to be given back.
         """
         if not grant.segment and grant.backed:
             self._impossible.add(grant.length)

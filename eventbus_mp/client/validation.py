@@ -246,7 +246,7 @@ def check_delay(name: str, delay_s: float) -> float:
 
 
 def check_timeout(timeout_s: float | None) -> float | None:
-    """A time to wait, in seconds, from 0 to ten years: less is no time, and more as good as for ever, which is None.
+    """A time to wait, in seconds, from 0 to ten years: less is refused, and more is as good as for ever, which is None.
 
     Raises:
         UsageError: It is not a number, or one that no float can be.
@@ -287,7 +287,7 @@ def bus_settings(
     """
     name = check_bus_name(name)
     if config is not None and not isinstance(config, BusConfig):
-        raise UsageError(f"config={config!r:.80} is no BusConfig")
+        raise UsageError(f"config={config!r:.80} is not a BusConfig")
     if config is not None and settings:
         raise UsageError(f"give either config or single settings ({', '.join(settings)}), not both")
     config = config if config is not None else BusConfig.from_environment(**settings)

@@ -96,7 +96,7 @@ class LinkState:
         self.reasons: dict[int, str] = {}
         """The texts that it has given numbers to, as reasons for skips."""
         self.leaving = False
-        """It said goodbye: its end of file is no crash."""
+        """It said goodbye: its end of file is not a crash."""
         self.cut_off: Blame | None = None
         """Its pool kills it, for this: its end of file accuses nothing else."""
         self.observes = False

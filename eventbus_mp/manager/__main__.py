@@ -1,6 +1,6 @@
 """The manager's process: `eventbus_mp.manager ROOT BUS READY_FD`, run by `runtime/launcher`.
 
-The bus-wide settings come as msgpack on standard input. `runtime/launch.py` starts it; it is no command for users.
+The bus-wide settings come as msgpack on standard input. `runtime/launch.py` starts it; it is not a command for users.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import importlib
 import sys
 from typing import Any
 
-from eventbus_mp.errors import DecodeError, UsageError
+from eventbus_mp.errors import DecodeError
 from eventbus_mp.memory.views import AddBuffer
 
 __all__ = [
@@ -60,7 +60,9 @@ def numpy_for_loans() -> Any:
     try:
         return importlib.import_module("numpy")
     except ImportError as cause:
-        raise UsageError("loan(shape=, dtype=) needs numpy: pip install 'eventbus_mp[numpy]'") from cause
+        from eventbus_mp.extras import not_installed  # A manager needs no module for it.
+
+        raise not_installed("loan(shape=, dtype=)", "numpy", "numpy") from cause
 
 
 def _numpy_for(what: str) -> Any:

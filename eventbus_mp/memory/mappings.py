@@ -65,7 +65,7 @@ class Mappings(dict[int, memoryview]):
     def _keep(self, number: int, view: memoryview) -> None:
         while len(self) >= MAPPINGS_MAX:
             # Another thread may drop the same mapping at this moment: the keys are copied in one step, and a key that
-            # is gone already is no error.
+            # is gone already is not an error.
             for oldest in list(self)[:1]:
                 self.pop(oldest, None)
         self[number] = view

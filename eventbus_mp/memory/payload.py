@@ -231,7 +231,7 @@ def id_crc(event_id: EventId) -> int:
     try:
         return crc32(encode_id(event_id))
     except UnicodeEncodeError as cause:
-        raise UsageError(f"{event_id!r:.60} is no event's id: it is not valid unicode text") from cause
+        raise UsageError(f"{event_id!r:.60} is not an event's id: it is not valid unicode text") from cause
 
 
 def write_payload(view: memoryview, offset: int, encoded: EncodedEvent, sequence: int) -> None:
@@ -387,5 +387,5 @@ def _envelope_of(data: bytes) -> tuple[Any, ...]:
     """The fields of `ENVELOPE_FIELDS`, in this order; without headers, it ends before them."""
     values = codec.decode(data)
     if not isinstance(values, list) or len(values) not in ENVELOPE_LENGTHS:
-        raise ValueError(f"{values!r:.60} is no envelope")
+        raise ValueError(f"{values!r:.60} is not an envelope")
     return tuple(values)

@@ -144,7 +144,7 @@ def _file_behind(name: str) -> Path | None:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        return None  # It is no link.
+        return None  # It is not a link.
 
 
 def _open_segment(name: str, flags: int) -> int:

@@ -157,7 +157,7 @@ class ManagerDecoder:
         """Where the run of notified records that begins at `position` ends.
 
         The kind of a record is one byte, so one slice has the kinds of all records that may follow, and `lstrip` finds
-        the first that is no notified one: two calls for any number of records.
+        the first that is not a notified one: two calls for any number of records.
         """
         if len(data) - position < 2 * RECORD_BYTES:
             return position + RECORD_BYTES

@@ -53,7 +53,7 @@ KIND_BYTE = 0 if sys.byteorder == "little" else 3
 
 # From a process to the manager.
 NOTIFIED = 1
-"""An event. Its kind is NOTIFIED plus the flags below, which are no kinds of their own."""
+"""An event. Its kind is NOTIFIED plus the flags below, which are not kinds of their own."""
 FLAG_AWAITED = 1
 """The producer waits for the final watcher."""
 FLAG_TIMED = 2

@@ -148,7 +148,7 @@ class Subscribe(Request):
     name: str
     config: bytes
     patterns: list[Any]
-    """What is no text, or does not compile, is refused as a pattern, and does not close the link."""
+    """What is not a text, or does not compile, is refused as a pattern, and does not close the link."""
     credit: int
     """How many unsettled shadows it may have; 0: as many as make some milliseconds of work
     (`core.entities.Endpoint`)."""

@@ -38,7 +38,7 @@ def manager_command(bus: str) -> list[str]:
 
 
 def is_frozen() -> bool:
-    """Whether this program was made into an executable that is no Python: it cannot start one of itself."""
+    """Whether this program was made into an executable that is not a Python: it cannot start one of itself."""
     return bool(getattr(sys, "frozen", False))
 
 

@@ -51,7 +51,7 @@ class Recorder(Instrument):
         error: BaseException | None,
     ) -> None:
         """A handler has ended."""
-        # `BusFull` is no failure of the handler, which gets the event again.
+        # `BusFull` is not a failure of the handler, which gets the event again.
         if error is not None and "failed" in outcomes and not isinstance(error, (ProcessDied, BusFull)):
             self.failures.append(Failure(subscriber, tuple(items), error))
 

@@ -114,7 +114,7 @@ class TestBus(EventBus):
             raise_errors: As of `deliver_all`.
 
         Raises:
-            UsageError: It is no time; time does not go back.
+            UsageError: It is not a time; time does not go back.
             Exception: What a handler raised.
         """
         seconds = check_delay("advance: seconds", seconds)
@@ -152,7 +152,7 @@ class TestBus(EventBus):
 
         Raises:
             AssertionError: There are none, or not so many; the text has what was published.
-            UsageError: An event has no such field, or `times` is no number.
+            UsageError: An event has no such field, or `times` is not a number.
         """
         count = as_int(times)
         if times is not None and (count is None or count < 0):
@@ -195,7 +195,7 @@ class TestBus(EventBus):
             The handle of each, to `kill`.
 
         Raises:
-            UsageError: It is no pool, or `processes` no number of 1 or more.
+            UsageError: It is not a pool, or `processes` is not a number of 1 or more.
         """
         count = as_int(processes)
         if not isinstance(pool, WorkerPool) or count is None or count < 1:

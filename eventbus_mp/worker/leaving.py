@@ -159,7 +159,7 @@ def _release_signals() -> None:
 
 
 def _undo_in_child(wakeup_fd: int) -> None:
-    """In a process that a handler has forked: it is no worker, so its signals do what they do anywhere else."""
+    """In a process that a handler has forked: it is not a worker, so its signals do what they do anywhere else."""
     for number in OURS:
         if isinstance(signal.getsignal(number), _Handler):  # else: the user has set another one
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

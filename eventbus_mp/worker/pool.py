@@ -94,7 +94,7 @@ class WorkerPool:
     ) -> None:
         processes = _checked_count("processes", processes, "a pool needs at least one process")
         if start_method not in multiprocess.get_all_start_methods():
-            raise UsageError(f"start_method {start_method!r} is none of {multiprocess.get_all_start_methods()}")
+            raise UsageError(f"start_method {start_method!r} is not one of {multiprocess.get_all_start_methods()}")
         if is_frozen() and start_method != "fork":
             raise UsageError(
                 f"start_method {start_method!r} starts a Python, which this program, because it is frozen, is not; "

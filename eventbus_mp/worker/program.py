@@ -104,7 +104,7 @@ class Program:
         else:
             what = f"{self.target} is {found!r:.80}"
         if not isinstance(found, WorkerPool):
-            raise UsageError(f"{what}, which is no WorkerPool; {_known(module)}")
+            raise UsageError(f"{what}, which is not a WorkerPool; {_known(module)}")
         return found
 
     def _only_pool(self, module: ModuleType) -> WorkerPool:

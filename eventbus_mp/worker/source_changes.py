@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from eventbus_mp.background import BackgroundThread
-from eventbus_mp.errors import UsageError
+from eventbus_mp.extras import not_installed
 
 __all__ = ["SourceChanges"]
 
@@ -29,10 +29,8 @@ class SourceChanges:
         try:
             import watchfiles
         except ImportError as cause:
-            raise UsageError(
-                "--reload needs the package watchfiles, which is not installed; type: "
-                "pip install 'eventbus-mp[reload]', or send the service SIGHUP when you have changed something"
-            ) from cause
+            otherwise = "send the service SIGHUP when you have changed something"
+            raise not_installed("--reload", "watchfiles", "reload", otherwise=otherwise) from cause
         self._watchfiles = watchfiles
         self._directory = directory
         self._on_change = on_change

@@ -1,6 +1,6 @@
 """FastAPI on uvicorn's workers. In this folder:
 
-    $ uvicorn --workers 3 fastapi_app:app
+    $ uvicorn --port 8002 --workers 3 fastapi_app:app
     $ python reports.py example-fastapi
 
 The handle is that of `eventbus_mp.aio`, whose calls are awaited. Each worker imports this module; its lifespan connects

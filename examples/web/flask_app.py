@@ -1,12 +1,12 @@
 """Flask on gunicorn. In this folder:
 
-    $ gunicorn --workers 3 flask_app:app
+    $ gunicorn --bind 127.0.0.1:8001 --workers 3 flask_app:app
     $ python reports.py example-flask
 
 Each worker imports this module after the fork, and so hosts its subscribers. With `--preload` the module is imported
 before the fork, where nobody is to subscribe: then gunicorn_preload.py does it in each worker.
 
-    $ gunicorn --workers 3 --preload --config gunicorn_preload.py flask_app:app
+    $ gunicorn --bind 127.0.0.1:8001 --workers 3 --preload --config gunicorn_preload.py flask_app:app
 """
 
 import os

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import eventbus_mp
-from eventbus_mp import cli
-from tests.cli.shell import run
+from eventbus_mp import EventBus, cli
+from tests.cli.shell import environment, run
 
 REFERENCE = Path(__file__).parent.parent.parent / "docs" / "reference" / "command-line.md"
 
@@ -73,7 +73,7 @@ def test_a_command_is_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "greet.py").write_text(GREET)
-    (tmp_path / "_helper.py").write_text("raise AssertionError('this is no command')")
+    (tmp_path / "_helper.py").write_text("raise AssertionError('this is not a command')")
     monkeypatch.setattr(cli, "__path__", [*cli.__path__, str(tmp_path)])
     try:
         assert cli.main(["greet", "Ada"]) == 3
@@ -93,6 +93,31 @@ def test_the_command_line_is_there_before_any_worker_is_needed() -> None:
         "rich",
         "textual",
     }
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "arguments"),
+    [
+        ("rich", "cli", ["status", "test"]),
+        ("argcomplete", "cli", ["completion", "bash"]),
+        ("textual", "top", ["top", "test"]),
+    ],
+)
+def test_a_package_that_is_missing_is_named(
+    package: str, extra: str, arguments: list[str], bus: EventBus, run_dir: Path
+) -> None:
+    bus.topics()
+    code = (
+        f"import sys; sys.modules[{package!r}] = None; from eventbus_mp.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, env=environment(run_dir), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("eventbus-mp: ")
+    assert (
+        f" needs the package {package}, which is not installed; type: pip install 'eventbus-mp[{extra}]'" in done.stderr
+    )
+    assert "Traceback" not in done.stderr
 
 
 def test_an_unknown_command_is_explained(run_dir: Path) -> None:

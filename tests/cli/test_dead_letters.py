@@ -47,6 +47,8 @@ def test_they_are_listed_and_shown(run_dir: Path) -> None:
     assert shown.endswith("data           int\n2\n")
     whole = json_output(run_dir, "dead-letters", "show", "test", "a", "one")
     assert (whole["event"]["data"], whole["letters"][0]["error"]) == (1, "ValueError")
+    shown_alike = output(run_dir, "show", "test", "dead", "one").replace("'dead'", "'a'")
+    assert output(run_dir, "dead-letters", "show", "test", "a", "one").endswith(shown_alike)
     missing = run(run_dir, "dead-letters", "show", "test", "a", "2")
     assert (missing.returncode, missing.stdout) == (4, "")
     assert "no dead letter of topic 'a' has the id '2'" in missing.stderr

@@ -54,7 +54,7 @@ def test_text_and_integer_are_two_ids(bus: EventBus, run_dir: Path) -> None:
     assert missed.stderr == "eventbus-mp: no event '-8' of topic 'a' is unsettled; there is -8: add --int\n"
     wrong = run(run_dir, "story", "test", "a", "seven", "--int")
     assert wrong.returncode == 2
-    assert "--int: 'seven' is no integer" in wrong.stderr
+    assert "--int: 'seven' is not an integer" in wrong.stderr
 
 
 def test_the_story_of_an_event(bus: EventBus, run_dir: Path) -> None:

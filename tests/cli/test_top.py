@@ -46,7 +46,7 @@ def test_without_textual_it_says_what_to_install(bus: EventBus, run_dir: Path) -
     command = [sys.executable, "-c", code, "top", "test"]
     variables = environment(run_dir)
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("eventbus-mp: top needs the package textual, which is not installed; type: pip ")
     done = subprocess.run(
         [*command, "--once", "--interval", "0.1"],
@@ -128,7 +128,7 @@ def test_sorting_and_filtering(watched: EventBus) -> None:
         await until(pilot, lambda: shown(app, "topics") == [])
         assert shown(app, "subscribers") == ["audit"]
         await pilot.press("slash", *["backspace"] * 5, "left_parenthesis", "enter")
-        assert app.wanted.pattern == "audit"  # What is no regular expression is refused.
+        assert app.wanted.pattern == "audit"  # What is not a regular expression is refused.
         await pilot.press("backspace", "enter")
         await until(pilot, lambda: shown(app, "topics") == ["b", "a"])
 

@@ -185,7 +185,7 @@ def test_an_instrument_is_added_before_the_first_use(handle: Handle, make_bus: M
     assert [name for name, *_ in recorder.take()] == ["before_connect", "after_connect"]
     with pytest.raises(UsageError, match="bus 'test' is connected: add an instrument before the handle's first use"):
         bus.add_instrument(Recorder())
-    with pytest.raises(UsageError, match="is no Instrument"):
+    with pytest.raises(UsageError, match="is not an Instrument"):
         bus.add_instrument(3)  # type: ignore[arg-type]
     assert bus.instruments == (recorder,)
 

@@ -283,9 +283,9 @@ def test_an_instrument_may_be_made_in_each_process(make_bus: Make) -> None:
 
 
 def test_what_is_no_instrument_is_refused(make_bus: Make) -> None:
-    with pytest.raises(UsageError, match="5 is no Instrument"):
+    with pytest.raises(UsageError, match="5 is not an Instrument"):
         make_bus(instruments=[5])
-    with pytest.raises(UsageError, match="made 0, which is no Instrument"):
+    with pytest.raises(UsageError, match="made 0, which is not an Instrument"):
         make_bus(instruments=[int]).topics()
 
 

@@ -9,6 +9,7 @@ import pytest
 from eventbus_mp.console import Console, printable
 from eventbus_mp.demo.report import BAR_INTERVAL_S, SKIPPED_SHOWN_MAX, progress, render
 from eventbus_mp.demo.totals import MEASURE, DemoResult, SubscriberRow, Totals
+from eventbus_mp.errors import UsageError
 
 
 class Clock:
@@ -242,8 +243,8 @@ def test_printable_keeps_letters_and_escapes_the_rest() -> None:
 def test_without_rich_one_sentence_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "eventbus_mp.console")
     monkeypatch.setitem(sys.modules, "rich", None)
-    with pytest.raises(SystemExit) as caught:
+    with pytest.raises(UsageError) as caught:
         importlib.import_module("eventbus_mp.console")
-    assert caught.value.code == (
-        "eventbus-mp: this command needs the package rich, which is not installed; type: pip install 'eventbus-mp[cli]'"
+    assert str(caught.value) == (
+        "this command needs the package rich, which is not installed; type: pip install 'eventbus-mp[cli]'"
     )

@@ -28,11 +28,11 @@ SCRIBBLES: dict[str, Callable[[memoryview], None]] = {
     "all zeros": lambda view: fill(view, 0, len(view), b"\0"),
     "no magic": lambda view: fill(view, 0, 4, b"x"),
     "another sequence": lambda view: fill(view, 8, 16, b"x"),
-    "an id that is no text": lambda view: fill(view, HEADER_BYTES, HEADER_BYTES + 2, b"\xff"),
+    "an id that is not a text": lambda view: fill(view, HEADER_BYTES, HEADER_BYTES + 2, b"\xff"),
     "an id that is too long": lambda view: fill(view, 4, 6, b"\xff"),
     "an envelope that is too long": lambda view: fill(view, 16, 20, b"\x7f"),
     "data that is too long": lambda view: fill(view, 20, 24, b"\x7f"),
-    "data that is no msgpack": lambda view: fill(view, HEADER_BYTES + 2, len(view), b"\xc1"),
+    "data that is not msgpack": lambda view: fill(view, HEADER_BYTES + 2, len(view), b"\xc1"),
 }
 
 
@@ -55,7 +55,7 @@ def test_handlers_go_on_after_a_scribbled_event(
     listener.on("a", name="inbox", credit=10)(lambda event: got.append(event.data["n"][0]))
     inbox.close()
     bus.drain(timeout_s=30)
-    # Who never asks for the id is not harmed by one that is no text.
+    # Who never asks for the id is not harmed by one that is not a text.
     assert got in ([1], [1, 1])
     found = bus.statistics().subscribers[0]
     assert (found.completed, found.skipped) == (len(got), 2 - len(got))
@@ -77,7 +77,7 @@ def test_an_inbox_goes_on_after_a_scribbled_event(make_bus: Make, name: str) -> 
             event = bus.fetch_event(shadow)
             assert event is None or event.id != "e1" or event.data
         except DecodeError:
-            # It is read like any data that is no msgpack.
+            # It is read like any data that is not msgpack.
             seen.append("complaint")
         inbox.complete(shadow)
         seen.append(shadow.id)

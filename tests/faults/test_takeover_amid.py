@@ -114,7 +114,7 @@ def test_it_is_as_if_nothing_had_happened(
 ) -> None:
     by_hand = moment == MOMENTS[0]
     if feature.kind == "Recalled" and moment == "before it is decided":
-        pytest.skip("it is no message, but what follows from one")
+        pytest.skip("it is not a message, but what follows from one")
     if by_hand and feature.run in [other.run for other in FEATURES[: FEATURES.index(feature)]]:
         pytest.skip("the same as with another kind")
     (tmp_path / "sitecustomize.py").write_text(DOOM.format(kind=feature.kind, moment=moment))

@@ -279,7 +279,7 @@ def looks(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         of_numpy: Any = value
         metadata = dict(value.dtype.metadata) if value.dtype.metadata else None
-        # Between the fields there may be anything; it is no part of the value.
+        # Between the fields there may be anything; it is not part of the value.
         content = [looks(of_numpy[name]) for name in value.dtype.names] if value.dtype.names else value.tobytes()
         return value.dtype, value.dtype.char, value.dtype.isalignedstruct, metadata, value.shape, content
     return value

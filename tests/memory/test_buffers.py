@@ -263,7 +263,7 @@ def test_reading_arrays_where_numpy_is_not_installed(monkeypatch):
     for event in events:
         with pytest.raises(DecodeError, match="and numpy cannot be imported here: pip install numpy"):
             event.data  # noqa: B018
-    with pytest.raises(UsageError, match=r"needs numpy: pip install 'eventbus_mp\[numpy\]'"):
+    with pytest.raises(UsageError, match=r"needs the package numpy, .* pip install 'eventbus-mp\[numpy\]'"):
         numpy_for_loans()
 
 

@@ -192,7 +192,7 @@ def nested(depth, value):
 @pytest.mark.parametrize("depth", [2_000, 100_000])
 @pytest.mark.parametrize("beside", [1, bytearray(3)], ids=["values", "buffers"])
 def test_data_that_is_nested_too_deeply(depth, beside):
-    """However deep: the error is no RecursionError, and its text can be read."""
+    """However deep: the error is not a RecursionError, and its text can be read."""
     value = {"x": (nested(depth, 1), beside)}
     with pytest.raises(EncodeError, match=r"data.*: nested too deeply, or within itself$") as caught:
         encode_event(Event("id", "topic", value))

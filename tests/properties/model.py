@@ -162,7 +162,7 @@ class Model:
 
     def skip_waiting(self, subscriber):
         for delivery in self.waiting(subscriber):
-            if not subscriber.broadcast:  # What waited for one process that never comes back is no failure.
+            if not subscriber.broadcast:  # What waited for one process that never comes back is not a failure.
                 self.dead_letter(delivery.event, subscriber)
             delivery.step("given_up")
 

@@ -1,7 +1,7 @@
 """The language of the transcripts: lines that become messages to the core, and effects that become lines.
 
 Processes, subscribers and events go by name; an event is `topic/name` when it is notified and `name` from then on.
-A line that begins with `memory` is no effect: it says that the memory in use changed, in chunks of 256 KiB.
+A line that begins with `memory` is not an effect: it says that the memory in use changed, in chunks of 256 KiB.
 
 `ask` asks any request by the name of its class, and any effect has a line, its name and its fields. A command or a line
 of its own is for what reads better so.

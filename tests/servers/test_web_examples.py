@@ -38,6 +38,14 @@ def commands_of(file: Path) -> list[str]:
 FLASK, POOL_OF_FLASK, FLASK_PRELOAD = commands_of(WEB / "flask_app.py")
 FASTAPI, POOL_OF_FASTAPI = commands_of(WEB / "fastapi_app.py")
 RUNSERVER, DJANGO_ON_GUNICORN, POOL_OF_DJANGO = commands_of(DJANGO / "manage.py")
+ADDRESS = re.compile(r"--bind 127\.0\.0\.1:(\d+)|--port (\d+)|127\.0\.0\.1:(\d+)")
+
+
+def at(command: str, address: str) -> str:
+    """The command with another address than that of the docstring, which somebody may have taken."""
+    found = ADDRESS.search(command)
+    assert found is not None, command
+    return command.replace(found[0], address)
 
 
 class Programs:
@@ -144,21 +152,21 @@ def answers(address: "Path | int", route: str) -> bool:
 def test_flask_on_gunicorn(command: str, programs: Programs) -> None:
     needs("flask", "gunicorn")
     address = programs.tmp_path / "s"
-    server = command, WEB, ["--bind", f"unix:{address}", "--no-control-socket"]
+    server = at(command, f"--bind unix:{address}"), WEB, ["--no-control-socket"]
     check_the_three_meanings(programs, "example-flask", server, (POOL_OF_FLASK, WEB), address)
 
 
 def test_fastapi_on_uvicorn(programs: Programs) -> None:
     needs("fastapi", "uvicorn")
     address = programs.tmp_path / "s"
-    server = FASTAPI, WEB, ["--uds", str(address)]
+    server = at(FASTAPI, f"--uds {address}"), WEB, list[str]()
     check_the_three_meanings(programs, "example-fastapi", server, (POOL_OF_FASTAPI, WEB), address)
 
 
 def test_django_on_gunicorn(programs: Programs) -> None:
     needs("django", "gunicorn")
     address = programs.tmp_path / "s"
-    server = DJANGO_ON_GUNICORN, DJANGO, ["--bind", f"unix:{address}", "--no-control-socket"]
+    server = at(DJANGO_ON_GUNICORN, f"--bind unix:{address}"), DJANGO, ["--no-control-socket"]
     check_the_three_meanings(programs, "example-django", server, (POOL_OF_DJANGO, DJANGO), address)
 
 
@@ -169,7 +177,7 @@ def test_django_reloads_its_handlers_and_the_parent_of_its_autoreloader_has_none
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = programs.start(RUNSERVER, folder, str(port))
+    log = programs.start(at(RUNSERVER, f"127.0.0.1:{port}"), folder)
     parent = programs.started[0].pid
     with EventBus("example-django", run_dir=str(programs.run_dir)) as bus:
         await_true(lambda: hosts(bus, "order_paid") and answers(port, "/orders/first/paid"), log)
@@ -200,6 +208,14 @@ def test_other_commands_of_django_do_not_touch_the_bus(programs: Programs) -> No
     env = environment(programs.run_dir)
     subprocess.run([sys.executable, "manage.py", "check"], cwd=DJANGO, env=env, check=True, capture_output=True)
     assert not programs.run_dir.exists() or os.listdir(programs.run_dir) == []
+
+
+def test_all_applications_can_run_at_the_same_time() -> None:
+    ports = [
+        {number for command in commands for number in ADDRESS.search(command).groups() if number}
+        for commands in ((FLASK, FLASK_PRELOAD), (FASTAPI,), (RUNSERVER, DJANGO_ON_GUNICORN))
+    ]
+    assert ports == [{"8001"}, {"8002"}, {"8003"}]
 
 
 def test_the_page_names_each_command() -> None:

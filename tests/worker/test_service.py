@@ -284,7 +284,7 @@ ON = "pool.on('a', name='one')(print)\n"
         ("import sys; sys.exit('no')", "broken:pool", "SystemExit: no"),
         ("1 / 0", "broken:pool", "the import of broken raised:\nTraceback"),
         (HEAD + "tasks = WorkerPool(bus)", "broken:pool", "has no 'pool'; it has broken:tasks (bus test)"),
-        (HEAD, "broken:bus", "which is no WorkerPool; "),
+        (HEAD, "broken:bus", "which is not a WorkerPool; "),
         (HEAD + "def make(): return bus", "broken:make", "broken:make() returned <EventBus"),
         (HEAD + "def make(): return 1 / 0", "broken:make", "ZeroDivisionError"),
         (HEAD + "pool = WorkerPool(bus)", "broken:pool", "has no handler: decorate functions with @pool.on"),
@@ -322,6 +322,12 @@ def test_an_initializer_that_raises(start: Start, bus: EventBus, tmp_path: Path)
     service = start("broken:pool")
     assert service.wait() == 1
     assert "the pool's initializer raised in worker" in service.log()
+
+
+def test_a_directory_that_is_not_there(start: Start) -> None:
+    service = start("program:pool", "--directory", "/nonexistent")
+    assert service.wait() == 2
+    assert "--directory '/nonexistent' is not a directory; name the one that has the module" in service.log()
 
 
 @pytest.mark.parametrize("arguments", [["program:pool", "--processes", "0"], []])

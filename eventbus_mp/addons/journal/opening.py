@@ -30,10 +30,10 @@ def open_store(url: str, *, writes: bool = False) -> Store:
             exist. Checkpoints of replays can be written in either case.
 
     Raises:
-        UsageError: It is no such URL.
+        UsageError: It is not such a URL.
         StoreUnavailable, StoreUnusable: As of `Store`.
     """
     path = unquote(url.removeprefix(SQLITE))
     if not url.startswith(SQLITE) or not path or "\0" in path:
-        raise UsageError(f"{url!r} is no URL of a journal; give sqlite:///PATH")
+        raise UsageError(f"{url!r} is not a URL of a journal; give sqlite:///PATH")
     return SqliteStore(path, writes=writes)

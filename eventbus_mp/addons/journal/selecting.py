@@ -23,7 +23,7 @@ def matching(pattern: str, names: Iterable[str]) -> list[str]:
     """The names that the pattern matches from their beginning.
 
     Raises:
-        InvalidPattern: It is no regular expression.
+        InvalidPattern: It is not a regular expression.
     """
     try:
         match = re.compile(pattern).match
@@ -44,7 +44,7 @@ def condition_of(
         mark: Of a parameter.
 
     Raises:
-        InvalidPattern: The topic's pattern is no regular expression.
+        InvalidPattern: The topic's pattern is not a regular expression.
     """
     parts, parameters = [f"position > {mark}"], [_after(selection, position_at)]
     before = _before(selection, position_at)

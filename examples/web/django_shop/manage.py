@@ -1,7 +1,7 @@
 """Django, with its own server or on gunicorn. In this folder:
 
-    $ python manage.py runserver
-    $ gunicorn --workers 3 wsgi:application
+    $ python manage.py runserver 127.0.0.1:8003
+    $ gunicorn --bind 127.0.0.1:8003 --workers 3 wsgi:application
     $ python ../reports.py example-django
 
 wsgi.py subscribes, and not `AppConfig.ready`: every command of this program runs that, and the parent of `runserver`'s

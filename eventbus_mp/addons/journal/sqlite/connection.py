@@ -37,7 +37,7 @@ class Database:
 
     Raises:
         StoreUnavailable: There is no such file, or it cannot be opened now.
-        StoreUnusable: It is no journal, damaged, of a newer version, or on a network file system.
+        StoreUnusable: It is not a journal, or it is damaged, of a newer version, or on a network file system.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, writes: bool = False, synchronous: str = "FULL") -> None:
