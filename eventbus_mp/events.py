@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple
 
 from eventbus_mp.arguments import as_text
 from eventbus_mp.errors import InvalidTopic, UsageError
@@ -24,7 +24,6 @@ __all__ = [
     "FORMAT",
     "EncodedData",
     "Event",
-    "EventCodec",
     "EventShadow",
     "Place",
     "check_topic",
@@ -79,19 +78,6 @@ class EncodedData(NamedTuple):
     format: int = FORMAT
 
 
-class EventCodec(Protocol):
-    """Encodes events, and decodes the fields of fetched ones. `memory/payload.py` is the only one."""
-
-    def load_data(self, event: Event) -> Any:
-        """The data, which is `NOT_READ`."""
-
-    def load(self, event: Event, field: str) -> Any:
-        """Another field that is `NOT_READ`, or "encoded"."""
-
-    def encode_data(self, event: Event) -> EncodedData:
-        """The data of an event that was made here."""
-
-
 class Event(Generic[Data_co]):
     """What happened: an id, a topic, the data, and where and when it came from.
 
@@ -125,8 +111,13 @@ class Event(Generic[Data_co]):
     # A field that nobody has used yet is `NOT_READ`.
     _payload: memoryview | bytes | EncodedData | None
     _marks: tuple[int, int, int, int]
-    codec: ClassVar[EventCodec]
-    """Set by `memory/payload.py`, which is above this module; the public name `Event` comes from there."""
+    # Set by memory/payload.py, which is above this module; the public name `Event` comes from there.
+    _encode_data: ClassVar[Callable[[Any], EncodedData]]
+    """The data of an event that was made here, encoded."""
+    _load_data: ClassVar[Callable[[Any], Any]]
+    """The data, which is `NOT_READ`."""
+    _load: ClassVar[Callable[[Any, str], Any]]
+    """Another field that is `NOT_READ`, or "encoded"."""
 
     def __init__(
         self,
@@ -202,7 +193,7 @@ class Event(Generic[Data_co]):
     def id(self) -> EventId:
         value = self._id
         if value is NOT_READ:
-            value = self._id = self.codec.load(self, "id")
+            value = self._id = self._load("id")
         return value
 
     @property
@@ -213,7 +204,7 @@ class Event(Generic[Data_co]):
     def data(self) -> Data_co:
         value: Any = self._data
         if value is NOT_READ:
-            value = self._data = self.codec.load_data(self)
+            value = self._data = self._load_data()
         return value  # type: ignore[no-any-return]
 
     @property
@@ -227,13 +218,13 @@ class Event(Generic[Data_co]):
             EncodeError: The data cannot travel.
         """
         if self._payload is None:
-            return self.codec.encode_data(self)
-        return self.codec.load(self, "encoded")  # type: ignore[no-any-return]
+            return self._encode_data()
+        return self._load("encoded")  # type: ignore[no-any-return]
 
     def _field(self, index: int) -> Any:
         values = self._envelope
         if values is NOT_READ:
-            values = self._envelope = self.codec.load(self, "envelope")
+            values = self._envelope = self._load("envelope")
         return values[index] if values is not None else None
 
     @property
@@ -261,7 +252,7 @@ class Event(Generic[Data_co]):
         """Read-only; None if there are none."""
         values = self._envelope
         if values is NOT_READ:
-            values = self._envelope = self.codec.load(self, "envelope")
+            values = self._envelope = self._load("envelope")
         return MappingProxyType(values[5]) if values is not None and len(values) > 5 else None
 
     @property

@@ -305,42 +305,38 @@ def sequence_of(event: Event) -> int:
     return sequence
 
 
-class _Codec:
-    """The `EventCodec`."""
+def _encode_data(event: Event) -> EncodedData:
+    """`Event.encoded` of an event that was made here."""
+    _, _, data, buffers, _ = encode_event(event)
+    return EncodedData(data, buffers)
 
-    @staticmethod
-    def encode_data(event: Event) -> EncodedData:
-        """The data of an event that was made here."""
-        _, _, data, buffers, _ = encode_event(event)
-        return EncodedData(data, buffers)
 
-    @staticmethod
-    def load_data(event: Event) -> Any:
-        """The data of a fetched event, or of one of `Event.from_encoded`; raises as `load`."""
-        # hot path: once an event. `load` would do it with two calls more.
-        payload: Any = event._payload
-        try:
-            if type(payload) is EncodedData:
-                return _decode_encoded(payload)
-            _, data_at, end, raw_count = event._marks
-            data = payload[data_at:end]
-            if data[0] != MARKED:
-                return unpackb(data, strict_map_key=False)
-            return decode_marked(data[1:], _beside(payload, end) if raw_count else b"")
-        except DECODE_FAILURES as cause:
-            raise _decode_error(event, "data", cause) from cause
+def _load_data(event: Event) -> Any:
+    """The data of a fetched event, or of one of `Event.from_encoded`; raises as `_load`."""
+    # hot path: once an event. `_load` would do it with two calls more.
+    payload: Any = event._payload
+    try:
+        if type(payload) is EncodedData:
+            return _decode_encoded(payload)
+        _, data_at, end, raw_count = event._marks
+        data = payload[data_at:end]
+        if data[0] != MARKED:
+            return unpackb(data, strict_map_key=False)
+        return decode_marked(data[1:], _beside(payload, end) if raw_count else b"")
+    except DECODE_FAILURES as cause:
+        raise _decode_error(event, "data", cause) from cause
 
-    @staticmethod
-    def load(event: Event, field: str) -> Any:
-        """Another field of such an event, decoded when it is first asked for; "encoded": its `EncodedData`.
 
-        Raises:
-            DecodeError: Its bytes are not those of an event, or a type of its data is not known here.
-        """
-        try:
-            return event._payload if type(event._payload) is EncodedData else _load(event, field)
-        except DECODE_FAILURES as cause:
-            raise _decode_error(event, field, cause) from cause
+def _load(event: Event, field: str) -> Any:
+    """Another field of such an event, decoded when it is first asked for; "encoded": its `EncodedData`.
+
+    Raises:
+        DecodeError: Its bytes are not those of an event, or a type of its data is not known here.
+    """
+    try:
+        return event._payload if type(event._payload) is EncodedData else _decode_field(event, field)
+    except DECODE_FAILURES as cause:
+        raise _decode_error(event, field, cause) from cause
 
 
 def _decode_error(event: Event, field: str, cause: Exception) -> DecodeError:
@@ -350,10 +346,10 @@ def _decode_error(event: Event, field: str, cause: Exception) -> DecodeError:
     )
 
 
-Event.codec = _Codec
+Event._encode_data, Event._load_data, Event._load = _encode_data, _load_data, _load
 
 
-def _load(event: Event, field: str) -> Any:
+def _decode_field(event: Event, field: str) -> Any:
     payload: Any = event._payload
     envelope_at, data_at, _, _ = event._marks
     if field == "id":
