@@ -19,7 +19,7 @@ from eventbus_mp.client.steps import Steps
 from eventbus_mp.client.topic_numbers import TopicNumbers
 from eventbus_mp.config import TIME_UNITS_NS, BusConfig
 from eventbus_mp.errors import EventBusError, EventTooLarge, UsageError
-from eventbus_mp.events import Event, EventShadow, Place, new_object, shadow_at
+from eventbus_mp.events import Event, EventShadow, Place, shadow_at
 from eventbus_mp.locking import reentered
 from eventbus_mp.memory.arena import Arena, GrantedSpan
 from eventbus_mp.memory.page_copies import Shown
@@ -98,12 +98,7 @@ class Publisher:
                 raise
         if filled is not None:
             span_pool.order_ahead(filled.length, length)
-        # `shadow_at`, written out.
-        shadow = new_object(EventShadow)
-        shadow._topic = topic_name
-        shadow._id = event._id if event._payload is None else event.id
-        shadow._at = place
-        return shadow
+        return shadow_at(topic_name, event._id if event._payload is None else event.id, place)
 
     def notifying(self, event: Event, awaited: bool, timeout_s: float | None = None) -> Steps[EventShadow]:
         """The steps of `notify`."""
