@@ -73,7 +73,7 @@ _POINTS = {
     "after notify": _Point(_SEND, True, _NOTIFIED),
     "before a span is asked for": _Point(_SEND, False, _sends(records.SPAN_WANTED)),
     "after a span was asked for": _Point(_SEND, True, _sends(records.SPAN_WANTED)),
-    "inside a loan": _Point(f"{_PUBLISHER}:Publisher.loan_span", True, _result_is_something),
+    "inside a loan": _Point(f"{_PUBLISHER}:Publisher._reserve_loan", True, _result_is_something),
     "between loan and notify": _Point(f"{_PUBLISHER}:write_loaned", True),
     # A consumer.
     "between arrival and fetch": _Point(f"{_FETCHER}.delivered_event", False),

@@ -61,8 +61,8 @@ class Instrument:
       bus is held.
     - A hook that raises is logged with its traceback, and its instrument is removed from the session: none of its hooks
       is called again until the handle connects anew. The call goes on as if there had been no hook.
-    - A hook may use the bus. No hook is called for what a hook does, in its own thread. Do not publish an event each
-      time that an event is handled: it would be handled as well, and cause the next one.
+    - A hook may use the bus. No hook is called for what a hook does, in its own thread or in a task that it makes. Do
+      not publish an event each time that an event is handled: it would be handled as well, and cause the next one.
     - Hooks are called by the threads of the calls, several at once if the bus is used by several threads. They block
       the call as long as they run.
 
@@ -144,7 +144,8 @@ class Instrument:
         """The function has returned or raised; if it is called again (`retries`), both hooks are.
 
         `outcomes` has one of these for each item: "completed", "skipped", "retried" (it raised `Retry`), "failed" (it
-        raised anything else, and may be called again), or "open" for a shadow that its listener settles itself.
+        raised anything else, and may be called again), "returned" (its task was cancelled), or "open" for a shadow that
+        its listener settles itself.
         """
 
     def before_settle(self, subscriber: SubscriberKey, shadows: Sequence[EventShadow], outcome: str) -> None:

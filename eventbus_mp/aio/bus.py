@@ -9,10 +9,14 @@ from typing import Any, TypeVar
 
 from eventbus_mp.aio.asking import AskingHandle
 from eventbus_mp.aio.inbox import Inbox
+from eventbus_mp.aio.instrumented import make_loop_inbox
+from eventbus_mp.aio.loan import Loan
 from eventbus_mp.aio.session import LoopSession
 from eventbus_mp.client.connection import only_looks
 from eventbus_mp.client.handler_spec import HandlerSpec, handler_decorator
+from eventbus_mp.client.hooks import InstrumentSource, check_instruments
 from eventbus_mp.client.listeners import broadcast_key, listener_of, pack_config, watcher_of
+from eventbus_mp.client.loan import check_loan
 from eventbus_mp.client.retries import RETRY_DELAY_MAX_S, Retries
 from eventbus_mp.client.validation import (
     bus_settings,
@@ -54,6 +58,7 @@ class EventBus(AskingHandle):
         topics: Topics that are registered on connecting, in addition to `config.topics`.
         config: The settings; None: from `EVENTBUS_MP_*` variables.
         require: As of `eventbus_mp.EventBus`.
+        instruments: As of `eventbus_mp.EventBus`. Their hooks are called in the task of the call that they surround.
         settings: Single fields of `BusConfig`, which win over the variables.
 
     Raises:
@@ -68,10 +73,11 @@ class EventBus(AskingHandle):
         *,
         config: BusConfig | None = None,
         require: Iterable[str] = (),
+        instruments: Iterable[InstrumentSource] = (),
         **settings: Any,
     ) -> None:
         name, config, wanted = bus_settings(name, topics, config, settings)
-        super().__init__(name, config, wanted, check_required(require))
+        super().__init__(name, config, wanted, check_required(require), check_instruments(instruments))
 
     @classmethod
     async def attach(cls, name: str, *, config: BusConfig | None = None, **settings: Any) -> EventBus:
@@ -177,7 +183,7 @@ class EventBus(AskingHandle):
         async def make(session: LoopSession) -> Inbox:
             own = broadcast_key(key, session.identity) if broadcast else key
             endpoint = await session.link.run(session.hosting(own, wanted, shadows, broadcast))
-            return Inbox(self, session, endpoint, own, (wanted, shadows, broadcast))
+            return make_loop_inbox(session, endpoint, own, handle=self, subscription=(wanted, shadows, broadcast))
 
         inbox = await self._on_live(make)
         self._inboxes.add(inbox)
@@ -253,6 +259,25 @@ class EventBus(AskingHandle):
             return await self._run(lambda session: session.publisher.notifying_many(events, timeout_s))
         # What a generator has given is gone when the bus is lost.
         return await session.link.run(session.publisher.notifying_many(events, timeout_s))
+
+    def loan(
+        self, topic: str, nbytes: int | None = None, *, shape: Any = None, dtype: Any = None, **fields: Any
+    ) -> Loan:
+        """Shared memory to fill in place in an `async with` block, whose end publishes it without a copy.
+
+        Does not wait; entering the block does, as `notify`. If the block is cancelled, nothing is published.
+
+        Args:
+            topic: The event's topic.
+            nbytes: The size of the memory; the event's data is then a memoryview.
+            shape: The shape of an array; the event's data is then an ndarray of this shape and `dtype`.
+            dtype: The type of its elements, as numpy names it.
+            fields: Other fields of `Event`, except `data`. Without `id`, the event gets a new one.
+
+        Raises:
+            UsageError: A size, shape or field is not valid, or numpy is needed and not installed.
+        """
+        return Loan(self, check_loan(self.config, topic, nbytes, shape, dtype, fields))
 
     async def notify_and_wait(self, event: Event, *, timeout_s: float | None = None) -> Watcher:
         """Publish the event, and wait until all its deliveries are settled; the event's final watcher.

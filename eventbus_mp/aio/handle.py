@@ -7,10 +7,11 @@ import logging
 import weakref
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any, TypeVar
 
+from eventbus_mp.aio.instrumented import make_loop_session
 from eventbus_mp.aio.session import LoopSession
 from eventbus_mp.aio.transport import LoopTransport
 from eventbus_mp.client import sessions
@@ -18,6 +19,7 @@ from eventbus_mp.client.connect import Link as PipeLink
 from eventbus_mp.client.connect import connection_over, open_link
 from eventbus_mp.client.handle_state import PAUSE_FIRST_S, PAUSE_MAX_S, HandleState
 from eventbus_mp.client.handler_spec import HandlerSpec
+from eventbus_mp.client.hooks import Hooks
 from eventbus_mp.client.steps import Steps
 from eventbus_mp.errors import BusClosed, EventBusError, ManagerLost, NoSuchBus, UsageError
 from eventbus_mp.lifecycle import FORK_MARK, notice_fork
@@ -111,28 +113,35 @@ class LoopHandle(HandleState[LoopSession]):
                 raise BusClosed(f"this handle of bus {self.name!r} was closed; open another EventBus")
             if lost is not None:
                 self._tell_lost(lost)
+            hooks = self._make_hooks() if self._instruments else None
             try:
-                session = await self._connect(lost)
+                with hooks.bracket("connect", self.name) if hooks is not None else nullcontext():
+                    session = await self._begin_session(lost, hooks)
             except NoSuchBus:
                 if lost is None:
                     raise
                 return lost  # It was shut down, and nobody has started it again: its calls raise what they did.
-            try:
-                await self._set_up(session, lost)
-            except BaseException:
-                sessions.close_session(session)
-                raise
             self._session = session
         if lost is not None:
             sessions.let_go(lost)
             log.warning("bus %r is back: manager %d", self.name, session.connection.manager_pid)
         return session
 
-    async def _connect(self, lost: LoopSession | None) -> LoopSession:
+    async def _begin_session(self, lost: LoopSession | None, hooks: Hooks | None) -> LoopSession:
+        session = await self._connect(lost, hooks)
+        try:
+            await self._set_up(session, lost)
+        except BaseException:
+            sessions.close_session(session)
+            raise
+        return session
+
+    async def _connect(self, lost: LoopSession | None, hooks: Hooks | None) -> LoopSession:
         starts = self._starts and (lost is None or not lost.connection.was_shut_down())
         link = await _apart(partial(open_link, self.name, self.config, starts=starts), _drop)
         transport = LoopTransport(asyncio.get_running_loop(), link.incoming, link.outgoing)
-        session = LoopSession(connection_over(link, self.name, self.config, transport), SHARED_MEMORY, transport)
+        connection = connection_over(link, self.name, self.config, transport)
+        session = make_loop_session(connection, SHARED_MEMORY, transport, hooks)
         if lost is not None:
             session.identity = lost.identity
         if self.config.show_stacks:

@@ -7,7 +7,7 @@ had never begun, and the delivery goes back.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from eventbus_mp.client.batch_handler import BatchCall, BatchHandler, outcomes_of
@@ -21,7 +21,15 @@ from eventbus_mp.events import Event
 from eventbus_mp.protocol.messages import Outcome, Record
 from eventbus_mp.protocol.reasons import PAYLOAD_GONE
 
-__all__ = ["LEAVES_ALONE", "AsyncBatchHandler", "AsyncEventHandler", "AsyncHandler", "AsyncShadowHandler"]
+__all__ = [
+    "LEAVES_ALONE",
+    "AsyncBatchCall",
+    "AsyncBatchHandler",
+    "AsyncEventHandler",
+    "AsyncHandler",
+    "AsyncShadowHandler",
+    "finished",
+]
 
 COMPLETED = int(Outcome.COMPLETED)
 LEAVES_ALONE = (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit)
@@ -62,7 +70,7 @@ class AsyncEventHandler(AsyncHandler, EventHandler):
             try:
                 result = self.call(event)
                 if result is not None:
-                    await _finished(result)
+                    await finished(result)
                 return COMPLETED
             except LEAVES_ALONE:
                 raise
@@ -83,7 +91,7 @@ class AsyncShadowHandler(AsyncHandler, ShadowHandler):
         try:
             result = self.call(shadow, *self._arguments)
             if result is not None:
-                await _finished(result)
+                await finished(result)
         except LEAVES_ALONE:
             if self.endpoint.in_flight.pop(record[7], None) is None:
                 return 0  # It was settled before.
@@ -93,26 +101,36 @@ class AsyncShadowHandler(AsyncHandler, ShadowHandler):
         return self._returned(record)
 
 
+class AsyncBatchCall(BatchCall):
+    """A `BatchCall` whose function may have to be awaited; so has this."""
+
+    async def __call__(self, events: list[Event]) -> list[BaseException | None]:
+        count = len(events)  # The list is the function's from now on.
+        return outcomes_of(await finished(self._function(events)), count)
+
+
 class AsyncBatchHandler(AsyncHandler, BatchHandler):
-    """For `aio.EventBus.on(..., batch=)`."""
+    """For `aio.EventBus.on(..., batch=)`.
+
+    Args:
+        call: An `AsyncBatchCall`, perhaps with hooks around it; the others are those of `BatchHandler`.
+    """
 
     def __init__(
         self,
         endpoint: ClientEndpoint,
         fetcher: EventFetcher,
         reporter: Reporter,
-        function: Callable[[list[Event]], Any],
+        call: Callable[[list[Event]], Awaitable[list[BaseException | None]]],
         *,
         retries: Retries,
         size: int,
         within_s: float,
         now_ns: Callable[[], int],
     ) -> None:
-        call = BatchCall(function)
         super().__init__(
             endpoint, fetcher, reporter, call, retries=retries, size=size, within_ns=int(within_s * 1e9), now_ns=now_ns
         )
-        self._function = function
         self.size, self.within_s = size, within_s
 
     async def handle_batch(self, records: list[Record]) -> None:
@@ -124,7 +142,7 @@ class AsyncBatchHandler(AsyncHandler, BatchHandler):
                 return
             records = [record for record, _ in found]  # The others are settled.
             try:
-                ends = outcomes_of(await _finished(self._function([event for _, event in found])), len(found))
+                ends = await self.call([event for _, event in found])
             except LEAVES_ALONE:
                 raise
             except BaseException as error:
@@ -136,7 +154,7 @@ class AsyncBatchHandler(AsyncHandler, BatchHandler):
                 return
 
 
-async def _finished(result: Any) -> Any:
+async def finished(result: Any) -> Any:
     """What the user's call has come to, once it is awaited if it has to be.
 
     Raises:

@@ -35,10 +35,11 @@ class Inbox(Mailbox):
 
     def __init__(
         self,
-        handle: _ComesBack,
         session: LoopSession,
         endpoint: ClientEndpoint,
         key: SubscriberKey,
+        *,
+        handle: _ComesBack,
         subscription: tuple[list[str], int, bool],
     ) -> None:
         super().__init__(session, endpoint, key)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from eventbus_mp.aio.handlers import AsyncBatchHandler, AsyncEventHandler, AsyncHandler, AsyncShadowHandler
+from eventbus_mp.aio.handlers import (
+    AsyncBatchCall,
+    AsyncBatchHandler,
+    AsyncEventHandler,
+    AsyncHandler,
+    AsyncShadowHandler,
+)
 from eventbus_mp.aio.link import Link
 from eventbus_mp.aio.tasks import HandlerTasks, running_endpoint
 from eventbus_mp.aio.transport import LoopTransport
@@ -31,7 +37,7 @@ class LoopSession(Session):
 
     running_endpoint = staticmethod(running_endpoint)
 
-    def __init__(self, connection: Connection, store: SegmentStore, transport: LoopTransport) -> None:
+    def __init__(self, connection: Connection, store: SegmentStore, *, transport: LoopTransport) -> None:
         self.transport = transport
         self.link = Link(connection, transport)
         super().__init__(connection, store, threads=Threads.NONE)
@@ -51,14 +57,16 @@ class LoopSession(Session):
         if spec.retries is None:
             listener = listener_of(spec.listener)
             assert listener.call is not None
-            return AsyncShadowHandler(endpoint, fetcher, reporter, listener.call, listener.arguments)
+            call = self._bracketed(endpoint, listener.call)
+            return AsyncShadowHandler(endpoint, fetcher, reporter, call, listener.arguments)
         if not spec.batch:
-            return AsyncEventHandler(endpoint, fetcher, reporter, spec.listener, spec.retries)
+            call = self._bracketed(endpoint, spec.listener)
+            return AsyncEventHandler(endpoint, fetcher, reporter, call, spec.retries)
         return AsyncBatchHandler(
             endpoint,
             fetcher,
             reporter,
-            spec.listener,
+            self._bracketed(endpoint, AsyncBatchCall(spec.listener)),
             retries=spec.retries,
             size=spec.batch,
             within_s=spec.within_s,

@@ -28,12 +28,15 @@ COMPLETED = int(Outcome.COMPLETED)
 
 
 class BatchCall:
-    """The user's function, whose result is always a list with None or an exception for each event. Equal if it is."""
+    """The user's function, whose result is always a list with None or an exception for each event. Equal if it is.
+
+    One for asyncio (aio/handlers.py) gives that list when it is awaited.
+    """
 
     def __init__(self, function: Callable[[list[Event]], Any]) -> None:
         self._function = function
 
-    def __call__(self, events: list[Event]) -> list[BaseException | None]:
+    def __call__(self, events: list[Event]) -> Any:
         count = len(events)  # The list is the function's from now on.
         found = self._function(events)
         if found is not None:
@@ -81,7 +84,7 @@ class BatchHandler(BatchingHandler):
         endpoint: ClientEndpoint,
         fetcher: EventFetcher,
         reporter: Reporter,
-        call: Callable[[list[Event]], list[BaseException | None]],
+        call: Callable[[list[Event]], Any],
         *,
         retries: Retries,
         size: int,

@@ -15,7 +15,7 @@ from eventbus_mp.client.hooks import InstrumentSource, check_instruments
 from eventbus_mp.client.inbox import Inbox
 from eventbus_mp.client.instrumented import make_inbox
 from eventbus_mp.client.listeners import broadcast_key, listener_of, pack_config, watcher_of
-from eventbus_mp.client.loan import Loan, make_loan
+from eventbus_mp.client.loan import Loan, check_loan
 from eventbus_mp.client.retries import RETRY_DELAY_MAX_S, Retries
 from eventbus_mp.client.session import Session
 from eventbus_mp.client.validation import (
@@ -34,9 +34,8 @@ from eventbus_mp.errors import ManagerLost, WaitTimeout
 from eventbus_mp.events import Event, EventShadow, Place, check_topic
 from eventbus_mp.explanation import Explanation, UnsettledDelivery
 from eventbus_mp.history import HistoryPage
-from eventbus_mp.ids import EventId, unique_id
+from eventbus_mp.ids import EventId
 from eventbus_mp.lifecycle import FORK_MARK, notice_fork
-from eventbus_mp.memory.registered import register_type
 from eventbus_mp.protocol import requests
 from eventbus_mp.protocol.messages import Outcome
 from eventbus_mp.runtime.launch import manager_end
@@ -399,24 +398,7 @@ class EventBus(BusHandle):
         Raises:
             UsageError: A size, shape or field is not valid, or numpy is needed and not installed.
         """
-        if "id" not in fields:
-            fields["id"] = (self.config.id_generator or unique_id)()
-        return make_loan(self, self._live().publisher, topic, nbytes, shape, dtype, fields)
-
-    @staticmethod
-    def register_type(
-        cls: Any,  # noqa: PLW0211  (the class to register, as the function of the same name calls it)
-        encode: Callable[[Any], Any] | None = None,
-        decode: Callable[[Any], Any] | None = None,
-        *,
-        name: str | None = None,
-    ) -> Any:
-        """Register a class whose values may travel: `eventbus_mp.register_type`, and not only for this bus.
-
-        The registry belongs to the process: a type that is registered here can travel on every bus of this process, and
-        each process that reads such values has to register the type as well. Never blocks.
-        """
-        return register_type(cls, encode, decode, name=name)
+        return Loan(self, self._live(), check_loan(self.config, topic, nbytes, shape, dtype, fields))
 
     def notify_and_wait(self, event: Event, *, timeout_s: float | None = None) -> Watcher:
         """Publish the event, and block until all its deliveries are settled; the event's final watcher.

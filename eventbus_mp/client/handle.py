@@ -19,13 +19,12 @@ from typing import Any, TypeVar
 from eventbus_mp.client import sessions
 from eventbus_mp.client.handle_state import PAUSE_FIRST_S, PAUSE_MAX_S, HandleState
 from eventbus_mp.client.handler_spec import HandlerSpec
-from eventbus_mp.client.hooks import Hooks, InstrumentSource, check_instruments
+from eventbus_mp.client.hooks import Hooks
 from eventbus_mp.client.session import Session
 from eventbus_mp.client.steps import Steps
-from eventbus_mp.errors import BusClosed, EventBusError, ManagerLost, NoSuchBus, UsageError
+from eventbus_mp.errors import BusClosed, EventBusError, ManagerLost, NoSuchBus
 from eventbus_mp.lifecycle import FORK_MARK, imports_program, notice_fork
 from eventbus_mp.protocol import requests
-from eventbus_mp.runtime.rundir import RunDir
 from eventbus_mp.statistics import SubscriberKey
 
 __all__ = ["BusHandle"]
@@ -40,7 +39,6 @@ class BusHandle(HandleState[Session]):
 
     def _begin(self) -> None:
         super()._begin()
-        self._hooks: Hooks | None = None
         self._clock_ns: Callable[[], int] | None = None
         """The wall-clock time of a bus that stands in for a test; None: the real one."""
         self._leaving = threading.Event()
@@ -68,40 +66,6 @@ class BusHandle(HandleState[Session]):
             self._leaves_later = session
             sessions.close_session(session)
             self._leaves_later = None
-
-    # --- instruments ---
-
-    @property
-    def instruments(self) -> tuple[InstrumentSource, ...]:
-        """Those of this handle, in the order in which their `before_` hooks are called."""
-        return self._instruments
-
-    def add_instrument(self, instrument: InstrumentSource) -> None:
-        """Have one instrument more, as the last one of `instruments`. Never blocks.
-
-        Raises:
-            UsageError: This handle is connected: its instruments were chosen when it was. Or it is not an instrument.
-        """
-        (wanted,) = check_instruments([instrument])
-        if self._session is not None:
-            raise UsageError(
-                f"bus {self.name!r} is connected: add an instrument before the handle's first use, which may be an `on`"
-            )
-        self._instruments, self._hooks = (*self._instruments, wanted), None
-
-    def remove_instrument(self, instrument: InstrumentSource) -> None:
-        """Be without this instrument when this handle connects the next time; if it has none such, this does nothing.
-
-        Until then its hooks are called: a call that has begun has to end for them as well.
-        """
-        self._instruments = tuple(other for other in self._instruments if other is not instrument)
-        if self._session is None:
-            self._hooks = None
-
-    @property
-    def address(self) -> str:
-        """The path of the socket to which processes of this bus connect, whether it runs or not."""
-        return str(RunDir(self.config.run_dir, self.name).socket)
 
     # --- the session ---
 
@@ -155,8 +119,7 @@ class BusHandle(HandleState[Session]):
         try:
             if shared is not None or not self._instruments:
                 return self._connect(shared, None, lost)
-            # Two threads at once make hooks twice, and use one of them.
-            hooks = self._hooks = self._hooks or Hooks(self._instruments)
+            hooks = self._make_hooks()  # Two threads at once make them twice, and use one of them.
             return hooks.around("connect", partial(self._connect, None, hooks, lost), self.name)
         except NoSuchBus:
             if lost is None:

@@ -10,11 +10,14 @@ from typing import Any, Generic, TypeVar
 
 from eventbus_mp.client import sessions
 from eventbus_mp.client.handler_spec import HandlerSpec
-from eventbus_mp.client.hooks import InstrumentSource
+from eventbus_mp.client.hooks import Hooks, InstrumentSource, check_instruments
 from eventbus_mp.client.listeners import pack_config
 from eventbus_mp.client.session import Session
 from eventbus_mp.config import BusConfig
+from eventbus_mp.errors import UsageError
 from eventbus_mp.locking import NonReentrantLock
+from eventbus_mp.memory.registered import register_type
+from eventbus_mp.runtime.rundir import RunDir
 from eventbus_mp.statistics import SubscriberKey
 
 __all__ = ["PAUSE_FIRST_S", "PAUSE_MAX_S", "HandleState", "LostBus"]
@@ -81,6 +84,7 @@ class HandleState(Generic[S]):
         self._lock = NonReentrantLock()
         self._told: S | None = None
         """The session whose loss was said last."""
+        self._hooks: Hooks | None = None
         self._specs: dict[tuple[str, bytes], HandlerSpec] = {}
         """What is subscribed again on the next session; and so are the inboxes."""
         self._inboxes: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -104,7 +108,59 @@ class HandleState(Generic[S]):
         self._on_lost.append(callback)
         return callback
 
+    @property
+    def instruments(self) -> tuple[InstrumentSource, ...]:
+        """Those of this handle, in the order in which their `before_` hooks are called."""
+        return self._instruments
+
+    def add_instrument(self, instrument: InstrumentSource) -> None:
+        """Have one instrument more, as the last one of `instruments`. Never blocks.
+
+        Raises:
+            UsageError: This handle is connected: its instruments were chosen when it was. Or it is not an instrument.
+        """
+        (wanted,) = check_instruments([instrument])
+        if self._session is not None:
+            raise UsageError(
+                f"bus {self.name!r} is connected: add an instrument before the handle's first use, which may be an `on`"
+            )
+        self._instruments, self._hooks = (*self._instruments, wanted), None
+
+    def remove_instrument(self, instrument: InstrumentSource) -> None:
+        """Be without this instrument when this handle connects the next time; if it has none such, this does nothing.
+
+        Until then its hooks are called: a call that has begun has to end for them as well.
+        """
+        self._instruments = tuple(other for other in self._instruments if other is not instrument)
+        if self._session is None:
+            self._hooks = None
+
+    @property
+    def address(self) -> str:
+        """The path of the socket to which processes of this bus connect, whether it runs or not."""
+        return str(RunDir(self.config.run_dir, self.name).socket)
+
+    @staticmethod
+    def register_type(
+        cls: Any,  # noqa: PLW0211  (the class to register, as the function of the same name calls it)
+        encode: Callable[[Any], Any] | None = None,
+        decode: Callable[[Any], Any] | None = None,
+        *,
+        name: str | None = None,
+    ) -> Any:
+        """Register a class whose values may travel: `eventbus_mp.register_type`, and not only for this bus.
+
+        The registry belongs to the process: a type that is registered here can travel on every bus of this process, and
+        each process that reads such values has to register the type as well. Never blocks.
+        """
+        return register_type(cls, encode, decode, name=name)
+
     # --- what it knows ---
+
+    def _make_hooks(self) -> Hooks:
+        """The hooks of this handle's instruments, of which there are some; they are made once."""
+        self._hooks = self._hooks or Hooks(self._instruments)
+        return self._hooks
 
     def _comes_back(self, lost: S) -> bool:
         # A worker ends, and its pool starts another one.

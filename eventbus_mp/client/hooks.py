@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
+from types import GeneratorType
 from typing import Any, TypeVar
 
 from eventbus_mp.arguments import as_list
+from eventbus_mp.client.plain_calls import refuse_unrun
 from eventbus_mp.errors import UsageError
 from eventbus_mp.events import Event
 from eventbus_mp.instrument import Instrument
-from eventbus_mp.locking import NonReentrantLock, PerThread
+from eventbus_mp.locking import NonReentrantLock
 
 __all__ = ["Hooks", "InstrumentSource", "check_instruments"]
 
@@ -26,7 +30,8 @@ T = TypeVar("T")
 
 KINDS = ("connect", "takeover", "subscribe", "notify", "fetch", "receive", "handle", "settle")
 
-_local = PerThread()
+_in_hook: ContextVar[bool] = ContextVar("eventbus_mp_in_hook", default=False)
+"""Whether a hook is being called; or, in a task, whether a hook has made it."""
 
 
 def check_instruments(instruments: Iterable[InstrumentSource]) -> tuple[InstrumentSource, ...]:
@@ -98,19 +103,24 @@ class Hooks:
 
     def around(self, kind: str, call: Callable[[], T], *arguments: Any) -> T:
         """Make a call with its hooks before and after it."""
+        with self.bracket(kind, *arguments):
+            return call()
+
+    @contextmanager
+    def bracket(self, kind: str, *arguments: Any) -> Iterator[None]:
+        """Call the hooks before and after the block."""
         self.before(kind, *arguments)
         try:
-            result = call()
+            yield
         except BaseException as error:
             self.after(kind, *arguments, error)
             raise
         self.after(kind, *arguments, None)
-        return result
 
     @property
     def _is_silent(self) -> bool:
-        """Whether this thread is in a hook, or, in a signal handler, in the middle of its own writing."""
-        return getattr(_local.here, "in_hook", False) or (self.lock is not None and self.lock.is_mine)
+        """Whether a hook does this, or, in a signal handler, in the middle of its own writing."""
+        return _in_hook.get() or (self.lock is not None and self.lock.is_mine)
 
     def _call_all(self, hooks: tuple[BoundHook, ...], arguments: tuple[Any, ...]) -> None:
         if hooks and not self._is_silent:
@@ -119,16 +129,19 @@ class Hooks:
 
     def _call(self, instrument: Instrument, hook: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         """What the hook returns; None if it raises, which removes its instrument."""
-        _local.here.in_hook = True
+        token = _in_hook.set(True)
         try:
-            return hook(*arguments)
+            result = hook(*arguments)
+            if result is not None:
+                refuse_unrun(result)
+            return result
         except KeyboardInterrupt:
             raise  # It is the user's, who meant the program.
         except BaseException as error:
             self._remove(instrument, error)
             return None
         finally:
-            _local.here.in_hook = False
+            _in_hook.reset(token)
 
     def _remove(self, instrument: Instrument, error: BaseException) -> None:
         self._instruments = tuple(other for other in self._instruments if other is not instrument)
@@ -164,6 +177,8 @@ def _replaced(hook: Callable[..., Any], events: Sequence[Event]) -> list[Event] 
     given = hook(events)
     if given is None:
         return None
+    if not isinstance(given, GeneratorType):
+        refuse_unrun(given)
     wanted = list(given)
     if [(event.topic, event.id) for event in wanted] != [(event.topic, event.id) for event in events]:
         raise TypeError(f"before_notify returned {wanted!r:.200}: give as many events, with the same topics and ids")

@@ -5,8 +5,8 @@ What has no hook is the plain part, so a session without instruments has nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from eventbus_mp.client.connect import open_connection
@@ -20,6 +20,7 @@ from eventbus_mp.client.plain_calls import refuse_unrun
 from eventbus_mp.client.publisher import Publisher
 from eventbus_mp.client.session import Session
 from eventbus_mp.client.span_pool import SpanPool
+from eventbus_mp.client.steps import Steps
 from eventbus_mp.client.unclaimed import UnclaimedShadow
 from eventbus_mp.config import BusConfig
 from eventbus_mp.errors import Retry, Skip
@@ -33,14 +34,18 @@ from eventbus_mp.protocol.messages import Outcome, Record
 from eventbus_mp.statistics import SubscriberKey
 
 __all__ = [
+    "DeliveryOf",
     "HandlerCall",
     "InstrumentedInbox",
     "InstrumentedPublisher",
     "InstrumentedSession",
     "SettlingInbox",
+    "fetching",
     "make_inbox",
     "make_session",
     "open_session",
+    "outcome_of",
+    "receiving",
 ]
 
 T = TypeVar("T")
@@ -74,7 +79,7 @@ def make_session(
     """The session of a new connection, with hooks if there are any."""
     if hooks is None:
         return Session(connection, store, threads=threads)
-    return InstrumentedSession(connection, store, hooks, threads=threads)
+    return InstrumentedSession(connection, store, hooks=hooks, threads=threads)
 
 
 def make_inbox(session: Session, endpoint: ClientEndpoint, key: SubscriberKey) -> Inbox:
@@ -88,14 +93,19 @@ def make_inbox(session: Session, endpoint: ClientEndpoint, key: SubscriberKey) -
 
 
 class InstrumentedSession(Session):
-    """A session whose calls have hooks before and after them."""
+    """A session whose calls have hooks before and after them.
 
-    def __init__(
-        self, connection: Connection, store: SegmentStore, hooks: Hooks, *, threads: Threads = Threads.ALL
-    ) -> None:
+    Args:
+        connection: As of `Session`.
+        store: As of `Session`.
+        hooks: The hooks.
+        more: Other arguments of the plain session that this one is.
+    """
+
+    def __init__(self, connection: Connection, store: SegmentStore, *, hooks: Hooks, **more: Any) -> None:
         self.hooks = hooks
         hooks.lock = connection.transport.lock
-        super().__init__(connection, store, threads=threads)
+        super().__init__(connection, store, **more)
         bus = connection.bus
         connection.before_takeover = lambda pid: hooks.before("takeover", bus, pid)
         connection.after_takeover = lambda pid: hooks.after("takeover", bus, pid, None)
@@ -106,37 +116,50 @@ class InstrumentedSession(Session):
         return super()._make_publisher(connection, span_pool)
 
     def _bracketed(self, endpoint: ClientEndpoint, call: Callable[..., Any]) -> Callable[..., Any]:
-        return HandlerCall(self.hooks, _Reader(endpoint, self.fetcher), call) if self.hooks.has("handle") else call
+        return HandlerCall(self.hooks, DeliveryOf(endpoint, self.fetcher), call) if self.hooks.has("handle") else call
 
-    def host(
+    def hosting(
         self, key: SubscriberKey, patterns: list[str], credit: int, broadcast: bool, threads: int = 1
-    ) -> ClientEndpoint:
-        """See `Session.host`."""
-        call = partial(super().host, key, patterns, credit, broadcast, threads)
-        return self.hooks.around("subscribe", call, key, tuple(patterns))
+    ) -> Steps[ClientEndpoint]:
+        """See `Session.hosting`."""
+        with self.hooks.bracket("subscribe", key, tuple(patterns)):
+            return (yield from super().hosting(key, patterns, credit, broadcast, threads))
 
     def fetch(self, shadow: EventShadow | tuple[str, EventId]) -> Event | None:
         """See `Session.fetch`."""
-        self.hooks.before("fetch", shadow)
-        try:
-            event = super().fetch(shadow)
-        except BaseException as error:
-            self.hooks.after("fetch", shadow, None, error)
-            raise
-        self.hooks.after("fetch", shadow, event, None)
-        return event
+        with fetching(self.hooks, shadow) as found:
+            found.append(super().fetch(shadow))
+        return found[0]
 
     def settle(
         self, listener: Any, shadows: Iterable[EventShadow | tuple[str, EventId]], outcome: int, reason: str = ""
     ) -> None:
         """See `Session.settle`."""
-        found = tuple(map(self._as_shadow, shadows))
-        call = partial(super().settle, listener, found, outcome, reason)
-        self.hooks.around("settle", call, self.endpoint_of(listener)[1], found, OUTCOMES[outcome])
+        self.connection.run(self.settling(listener, shadows, outcome, reason))
 
-    def _as_shadow(self, shadow: EventShadow | tuple[str, EventId]) -> EventShadow:
-        """A pair is looked up once, and refused if it is none."""
-        return shadow if isinstance(shadow, EventShadow) else EventShadow(*shadow, self.place_of(shadow))
+    def settling(
+        self, listener: Any, shadows: Iterable[EventShadow | tuple[str, EventId]], outcome: int, reason: str = ""
+    ) -> Steps[None]:
+        """See `Session.settling`. A pair is looked up once, and refused if it is none."""
+        found = []
+        for shadow in shadows:
+            place = yield from self.placing(shadow)
+            found.append(shadow if isinstance(shadow, EventShadow) else EventShadow(*shadow, place))
+        with self.hooks.bracket("settle", self.endpoint_of(listener)[1], tuple(found), OUTCOMES[outcome]):
+            yield from super().settling(listener, found, outcome, reason)
+
+
+@contextmanager
+def fetching(hooks: Hooks, shadow: EventShadow | tuple[str, EventId]) -> Iterator[list[Event | None]]:
+    """Call the hooks of fetching before and after the block, which appends what it has found."""
+    found: list[Event | None] = []
+    hooks.before("fetch", shadow)
+    try:
+        yield found
+    except BaseException as error:
+        hooks.after("fetch", shadow, None, error)
+        raise
+    hooks.after("fetch", shadow, found[0], None)
 
 
 class InstrumentedPublisher(Publisher):
@@ -147,29 +170,51 @@ class InstrumentedPublisher(Publisher):
         self._hooks = hooks
 
     def notify(self, event: Event, *, awaited: bool = False, timeout_s: float | None = None) -> EventShadow:
-        """See `Publisher.notify`."""
+        """See `Publisher.notify`. As there, the steps are left out: they are a third of its time."""
         if not isinstance(event, Event):
             return super().notify(event, awaited=awaited)  # which refuses it
         self.refuse_reentry()
         (wanted,) = self._hooks.before_notify((event,))
-        publish = super().notify
-        (shadow,) = self._after((wanted,), lambda: [publish(wanted, awaited=awaited, timeout_s=timeout_s)])
+        try:
+            shadow = super().notify(wanted, awaited=awaited, timeout_s=timeout_s)
+        except BaseException as error:
+            self._hooks.after("notify", (wanted,), (), error)
+            raise
+        self._hooks.after("notify", (wanted,), (shadow,), None)
         return shadow
 
-    def notify_many(self, events: Iterable[Event], timeout_s: float | None = None) -> list[EventShadow]:
-        """See `Publisher.notify_many`."""
+    def notifying(self, event: Event, awaited: bool, timeout_s: float | None = None) -> Steps[EventShadow]:
+        """See `Publisher.notifying`."""
+        if not isinstance(event, Event):
+            return (yield from super().notifying(event, awaited, timeout_s))  # which refuses it
+        self.refuse_reentry()
+        (wanted,) = self._hooks.before_notify((event,))
+        shadows: list[EventShadow] = []
+        with self._bracket((wanted,), shadows):
+            shadows.append((yield from super().notifying(wanted, awaited, timeout_s)))
+        return shadows[0]
+
+    def notify_now(self, event: Event, awaited: bool) -> EventShadow | None:
+        """See `Publisher.notify_now`. Nothing is: the hooks are called by the steps."""
+        return None
+
+    def notifying_many(self, events: Iterable[Event], timeout_s: float | None = None) -> Steps[list[EventShadow]]:
+        """See `Publisher.notifying_many`."""
         self.refuse_reentry()
         if isinstance(events, (list, tuple)):
             if not all(isinstance(event, Event) for event in events):
-                return super().notify_many(events)  # which refuses them
+                return (yield from super().notifying_many(events))  # which refuses them
             wanted = self._hooks.before_notify(tuple(events))
-            return self._after(wanted, partial(super().notify_many, list(wanted), timeout_s))
-        # Each event is encoded as it comes: what its data is made of may be used again for the next one.
-        prepared = self._prepare(events)
-        wanted = self._hooks.before_notify(tuple(event for event, _ in prepared))
-        return self._after(
-            wanted, lambda: self._connection.run(self._publishing(_with_envelopes(wanted, prepared), timeout_s))
-        )
+            steps = super().notifying_many(list(wanted), timeout_s)
+        else:
+            # Each event is encoded as it comes: what its data is made of may be used again for the next one.
+            prepared = self._prepare(events)
+            wanted = self._hooks.before_notify(tuple(event for event, _ in prepared))
+            steps = self._publishing(_with_envelopes(wanted, prepared), timeout_s)
+        shadows: list[EventShadow] = []
+        with self._bracket(wanted, shadows):
+            shadows += yield from steps
+        return shadows
 
     def before_loan(self, event: Event, encoded: EncodedEvent) -> tuple[Event, EncodedEvent]:
         """See `Publisher.before_loan`."""
@@ -181,14 +226,15 @@ class InstrumentedPublisher(Publisher):
         """See `Publisher.after_loan`."""
         self._hooks.after("notify", (event,), (shadow,) if shadow is not None else (), error)
 
-    def _after(self, events: Sequence[Event], publish: Callable[[], list[EventShadow]]) -> list[EventShadow]:
+    @contextmanager
+    def _bracket(self, events: Sequence[Event], shadows: list[EventShadow]) -> Iterator[None]:
+        """Call the hooks after the block, which appends the shadows of the events."""
         try:
-            shadows = publish()
+            yield
         except BaseException as error:
             self._hooks.after("notify", events, (), error)
             raise
         self._hooks.after("notify", events, tuple(shadows), None)
-        return shadows
 
 
 def _with_envelopes(
@@ -201,7 +247,7 @@ def _with_envelopes(
     ]
 
 
-class _Reader:
+class DeliveryOf:
     """The `DeliveryReader` of one endpoint."""
 
     def __init__(self, endpoint: ClientEndpoint, fetcher: EventFetcher) -> None:
@@ -220,7 +266,7 @@ class _Reader:
         return self.endpoint.attempt_of(_sequence_of(item)) if self.endpoint.attempts else 1
 
 
-class _ReadAlready(_Reader):
+class _ReadAlready(DeliveryOf):
     """Of deliveries that were taken with their events."""
 
     def __init__(self, endpoint: ClientEndpoint, fetcher: EventFetcher, events: dict[int, Event]) -> None:
@@ -243,25 +289,34 @@ def _sequence_of(item: Event | EventShadow) -> int:
 class HandlerCall:
     """The user's function with the hooks of `before_handle` and `after_handle`; equal if the function is."""
 
-    def __init__(self, hooks: Hooks, reader: _Reader, call: Callable[..., Any]) -> None:
+    def __init__(self, hooks: Hooks, reader: DeliveryOf, call: Callable[..., Any]) -> None:
         self._hooks = hooks
         self._reader = reader
         self._subscriber = reader.endpoint.key
         self._call = call
 
     def __call__(self, item: Event | EventShadow | list[Event], *arguments: Any) -> Any:
-        items = Deliveries.of(item if isinstance(item, list) else (item,), self._reader)
-        self._hooks.before("handle", self._subscriber, items)
+        items = self._before(item)
         try:
             result = self._call(item, *arguments)
             if result is not None:
                 refuse_unrun(result)
         except BaseException as error:
-            outcome = _outcome(error)
-            self._hooks.after("handle", self._subscriber, items, (outcome,) * len(items), error)
+            self._after_error(items, error, outcome_of(error))
             raise
-        self._hooks.after("handle", self._subscriber, items, _outcomes(item, result), None)
+        self._after(item, items, result)
         return result
+
+    def _before(self, item: Event | EventShadow | list[Event]) -> Deliveries:
+        items = Deliveries.of(item if isinstance(item, list) else (item,), self._reader)
+        self._hooks.before("handle", self._subscriber, items)
+        return items
+
+    def _after(self, item: Event | EventShadow | list[Event], items: Deliveries, result: Any) -> None:
+        self._hooks.after("handle", self._subscriber, items, _outcomes(item, result), None)
+
+    def _after_error(self, items: Deliveries, error: BaseException, outcome: str) -> None:
+        self._hooks.after("handle", self._subscriber, items, (outcome,) * len(items), error)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, HandlerCall) and self._call == other._call
@@ -276,13 +331,37 @@ def _outcomes(item: Event | EventShadow | list[Event], result: Any) -> tuple[str
         return ("open",) if isinstance(item, EventShadow) else ("completed",)
     if result is None:
         return ("completed",) * len(item)
-    return tuple(map(_outcome, result))
+    return tuple(map(outcome_of, result))
 
 
-def _outcome(end: BaseException | None) -> str:
+def outcome_of(end: BaseException | None) -> str:
+    """What hooks call the end of a call that has raised this; None: it has returned."""
     if end is None:
         return "completed"
     return "skipped" if isinstance(end, Skip) else "retried" if isinstance(end, Retry) else "failed"
+
+
+@contextmanager
+def receiving(session: InstrumentedSession, endpoint: ClientEndpoint, limit: int) -> Iterator[list[Any]]:
+    """Call the hooks of taking from an inbox before and after the block, which appends what it has taken."""
+    hooks, taken = session.hooks, list[Any]()
+    hooks.before("receive", endpoint.key, limit)
+    try:
+        yield taken
+    except BaseException as error:
+        hooks.after("receive", endpoint.key, _deliveries(session, endpoint, []), error)
+        raise
+    hooks.after("receive", endpoint.key, _deliveries(session, endpoint, taken), None)
+
+
+def _deliveries(session: Session, endpoint: ClientEndpoint, taken: list[Any]) -> Deliveries:
+    """What was taken: shadows, or pairs of a shadow and its event."""
+    parts = endpoint, session.fetcher
+    if taken and isinstance(taken[0], tuple):
+        events = {_sequence_of(shadow): event for shadow, event in taken}
+        return Deliveries.of([shadow for shadow, _ in taken], _ReadAlready(*parts, events))
+    shadows = [shadow.unlooked() if isinstance(shadow, UnclaimedShadow) else shadow for shadow in taken]
+    return Deliveries.of(shadows, DeliveryOf(*parts))
 
 
 class InstrumentedInbox(Inbox):
@@ -291,24 +370,9 @@ class InstrumentedInbox(Inbox):
     _session: InstrumentedSession
 
     def _take(self, limit: int, timeout_s: float | None, read: Callable[[Record], T | None]) -> list[T]:
-        hooks = self._session.hooks
-        hooks.before("receive", self.key, limit)
-        try:
-            taken = super()._take(limit, timeout_s, read)
-        except BaseException as error:
-            hooks.after("receive", self.key, self._deliveries([]), error)
-            raise
-        hooks.after("receive", self.key, self._deliveries(taken), None)
+        with receiving(self._session, self._endpoint, limit) as taken:
+            taken += super()._take(limit, timeout_s, read)
         return taken
-
-    def _deliveries(self, taken: list[Any]) -> Deliveries:
-        """What was taken: shadows, or pairs of a shadow and its event."""
-        parts = self._endpoint, self._session.fetcher
-        if taken and isinstance(taken[0], tuple):
-            events = {_sequence_of(shadow): event for shadow, event in taken}
-            return Deliveries.of([shadow for shadow, _ in taken], _ReadAlready(*parts, events))
-        shadows = [shadow.unlooked() if isinstance(shadow, UnclaimedShadow) else shadow for shadow in taken]
-        return Deliveries.of(shadows, _Reader(*parts))
 
 
 class SettlingInbox(InstrumentedInbox):

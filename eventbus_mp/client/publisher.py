@@ -156,7 +156,7 @@ class Publisher:
         An error says in `published` how far it came.
         """
         self._lock.refuse_reentry()
-        return self._connection.run(self._publishing(self._prepare(events), timeout_s))
+        return self._connection.run(self.notifying_many(events, timeout_s))
 
     def notifying_many(self, events: Iterable[Event], timeout_s: float | None = None) -> Steps[list[EventShadow]]:
         """The steps of `notify_many`."""
@@ -253,27 +253,31 @@ class Publisher:
     def after_loan(self, event: Event, shadow: EventShadow | None, error: BaseException | None) -> None:
         """A loan's block has ended, with a shadow or with an error. `InstrumentedPublisher` has hooks here."""
 
-    def loan_span(self, event: Event, encoded: EncodedEvent) -> LoanedSpan | None:
-        """A span of its own for an event that will be filled in place; None when nobody is subscribed.
+    def loaning(self, event: Event, encoded: EncodedEvent) -> Steps[LoanedSpan | None]:
+        """The steps that get a span of its own for an event that will be filled in place; None: nobody is subscribed.
 
         No lock is held until it is published or given back, and its place among the events is that of its publishing.
         """
         self._lock.refuse_reentry()
         self._check_size(event, encoded)
-        topic = self._topics.get(event.topic) or self._resolve(event.topic)
+        topic = self._topics.get(event.topic) or (yield from self.numbers.resolving(event.topic))
         if not topic:
             self.numbers.note_dropped(event.topic)
             return None
         arena = self._span_pool.choose()
         length = max(encoded[4], arena.large_bytes + 1)
-        while True:
-            with self._lock.held():
-                slot = arena.reserve(length)
-                if slot is not None:
-                    assert slot.filled is not None
-                    self._loaned_out[slot.filled] = slot.view
-                    return LoanedSpan(topic, slot.view, slot.filled)
-            arena = self._span_pool.get(length, topic)
+        while (loaned := self._reserve_loan(arena, length, topic)) is None:
+            arena = yield from self._span_pool.getting(length, topic)
+        return loaned
+
+    def _reserve_loan(self, arena: Arena, length: int, topic: int) -> LoanedSpan | None:
+        with self._lock.held():
+            slot = arena.reserve(length)
+            if slot is None:
+                return None
+            assert slot.filled is not None
+            self._loaned_out[slot.filled] = slot.view
+            return LoanedSpan(topic, slot.view, slot.filled)
 
     def publish_loaned(self, loaned: LoanedSpan, event: Event, encoded: EncodedEvent) -> EventShadow:
         """Publish what was filled in place."""
@@ -289,10 +293,8 @@ class Publisher:
             finally:  # Unwritten, if a signal handler has raised, it is given back.
                 self._protocol.seal(span.segment, span.offset)
             self._connection.flush_locked()
-        counted = max(encoded[4], self._span_pool.arena.large_bytes + 1)
-        self._span_pool.order_ahead(span.length, counted, LOANS_AHEAD)
-        place = Place(topic, span.segment, span.offset, encoded[4], sequence)
-        return EventShadow(event.topic, event.id, place)
+        self._span_pool.order_ahead(span.length, max(encoded[4], self._span_pool.arena.large_bytes + 1), LOANS_AHEAD)
+        return EventShadow(event.topic, event.id, Place(topic, span.segment, span.offset, encoded[4], sequence))
 
     def refuse_reentry(self) -> None:
         """Raise `UsageError` in the middle of this thread's own writing."""

@@ -54,7 +54,7 @@ class ManagerInLoop:
         transport = LoopTransport(loop, incoming, outgoing)
         connection = Connection("test", self.bus.config, welcome, transport, lambda: "")
         handle = aio.EventBus("test", topics, config=self.bus.config)
-        handle._session = LoopSession(connection, self.bus.store, transport)
+        handle._session = LoopSession(connection, self.bus.store, transport=transport)
         return handle
 
     def close(self) -> None:
