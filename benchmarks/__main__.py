@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from benchmarks.measure import Measurement, measure
 from benchmarks.peers import BUSES, PEERS, Peer
 from benchmarks.report import Report, Result
-from benchmarks.topologies import QUICK, TOPOLOGIES, Topology
+from eventbus_mp.bench.child import preload
+from eventbus_mp.bench.measure import Measurement, measure
+from eventbus_mp.bench.topologies import QUICK, TOPOLOGIES, Topology
 
 EVENTS, QUICK_EVENTS = 100_000, 10_000
 SECONDS, QUICK_SECONDS = 1.5, 0.3
@@ -23,6 +24,7 @@ TERMINATED = 143
 
 def main() -> int:
     arguments = _parse()
+    preload("benchmarks.peers")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # What was set up is taken down.
     chosen = [peer for peer in PEERS if _matches(peer.name, arguments.peer)]
     patterns = arguments.topology or (QUICK if arguments.quick else None)

@@ -12,7 +12,9 @@ import os
 import time
 from pathlib import Path
 
-__all__ = ["Counter", "Counters"]
+from eventbus_mp.bench.interface import Rig
+
+__all__ = ["Counter", "Counters", "CountingRig"]
 
 PREFIX = "handled-"
 BYTES = 16
@@ -59,6 +61,15 @@ class Counters:
                 raise TimeoutError(f"{handled} of {events} deliveries were acknowledged after {timeout_s:g} s")
             time.sleep(LOOK_INTERVAL_S)
             handled = sum(words[0] for words in mapped)
+
+
+class CountingRig(Rig):
+    """A rig whose consumers have no better acknowledgement than to count what they handled."""
+
+    counters: Counters
+
+    def finish(self, deliveries: int, timeout_s: float) -> None:
+        self.counters.wait(deliveries, timeout_s)
 
 
 def _map(path: Path) -> memoryview:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.measure import Measurement
 from benchmarks.tables import markdown_table, text_table
-from benchmarks.topologies import Topology
+from eventbus_mp.bench.measure import Measurement
+from eventbus_mp.bench.topologies import Topology
 
 __all__ = ["Report", "Result"]
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.payloads import MIB
 from benchmarks.peers import BUSES, PEERS
 from benchmarks.peers.iceoryx import PREFIX
-from benchmarks.topologies import TOPOLOGIES
+from eventbus_mp.bench.payloads import MIB
+from eventbus_mp.bench.topologies import TOPOLOGIES
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT_S = 100

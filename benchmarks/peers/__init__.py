@@ -1,10 +1,8 @@
 """The peers, in the order of the tables."""
 
-from benchmarks.peers.bus import BusPeer, LoanPeer
 from benchmarks.peers.bus_pool import BusPoolPeer
 from benchmarks.peers.faster_fifo_queue import FasterFifoPeer
 from benchmarks.peers.iceoryx import IceoryxPeer
-from benchmarks.peers.interface import Data, Layout, Peer, Rig
 from benchmarks.peers.joinable_queue import JoinableQueuePeer
 from benchmarks.peers.lahja_endpoint import LahjaPeer
 from benchmarks.peers.manager_queue import ManagerQueuePeer
@@ -14,6 +12,8 @@ from benchmarks.peers.nats_jetstream import NatsPeer
 from benchmarks.peers.process_pool import ExecutorPeer
 from benchmarks.peers.redis_streams import BATCH, RedisPeer
 from benchmarks.peers.zmq_ipc import ZmqPeer
+from eventbus_mp.bench.bus import BusPeer, LoanPeer
+from eventbus_mp.bench.interface import Data, Layout, Peer, Rig
 
 __all__ = ["BUSES", "PEERS", "Data", "Layout", "Peer", "Rig"]
 

@@ -12,10 +12,10 @@ from functools import cache, partial
 from pathlib import Path
 
 from benchmarks.counters import Counter, Counters
-from benchmarks.peers.bus import BusSource, running_bus, topic
-from benchmarks.peers.interface import Layout, PoolRig, ProducerTicket, Rig, Source
 from benchmarks.peers.pools import PoolPeer, handle
 from eventbus_mp import Event, EventBus, WorkerPool
+from eventbus_mp.bench.bus import BusSource, running_bus, topic
+from eventbus_mp.bench.interface import Layout, PoolRig, ProducerTicket, Rig, Source
 
 __all__ = ["BusPoolPeer", "BusPoolRig"]
 

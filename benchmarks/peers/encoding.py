@@ -9,7 +9,7 @@ from typing import Any
 
 import msgpack
 
-from benchmarks.payloads import Data
+from eventbus_mp.bench.payloads import Data
 
 __all__ = ["head_of", "join", "pack", "unpack", "whole", "whole_from"]
 

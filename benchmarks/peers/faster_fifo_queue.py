@@ -16,8 +16,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from benchmarks.counters import Counter, Counters
-from benchmarks.peers.interface import ConsumerTicket, Data, Layout, Peer, ProducerTicket, Rig, Source, Take
+from benchmarks.counters import Counter, Counters, CountingRig
+from eventbus_mp.bench.interface import ConsumerTicket, Data, Layout, Peer, ProducerTicket, Rig, Source, Take
 
 __all__ = ["FasterFifoConsumer", "FasterFifoPeer", "FasterFifoProducer", "FasterFifoRig"]
 
@@ -41,7 +41,7 @@ class FasterFifoPeer(Peer):
         yield FasterFifoRig([[Queue(size) for _ in range(layout.subscribers)] for _ in range(layout.stages)], directory)
 
 
-class FasterFifoRig(Rig):
+class FasterFifoRig(CountingRig):
     def __init__(self, queues: list[list[Any]], directory: Path) -> None:
         self.counters = Counters(directory)
         self._queues = queues

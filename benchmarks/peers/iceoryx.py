@@ -24,11 +24,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.counters import Counter, Counters
-from benchmarks.payloads import MIB
+from benchmarks.counters import Counter, Counters, CountingRig
 from benchmarks.peers.encoding import ALIGNMENT, head_of, join, pack, unpack
-from benchmarks.peers.inplace import fill, read
-from benchmarks.peers.interface import ConsumerTicket, Data, Layout, Peer, ProducerTicket, Rig, Source, Take
+from eventbus_mp.bench.inplace import fill, read
+from eventbus_mp.bench.interface import ConsumerTicket, Data, Layout, Peer, ProducerTicket, Rig, Source, Take
+from eventbus_mp.bench.payloads import MIB
 
 __all__ = ["IceoryxConsumer", "IceoryxPeer", "IceoryxProducer", "IceoryxRig", "IceoryxSource", "Services"]
 
@@ -119,7 +119,7 @@ class Services:
         return samples, notifications
 
 
-class IceoryxRig(Rig):
+class IceoryxRig(CountingRig):
     def __init__(self, services: Services) -> None:
         self.counters = Counters(services.directory)
         self._services = services

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from multiprocessing.queues import JoinableQueue
 from pathlib import Path
 
-from benchmarks.peers.interface import ConsumerTicket, Data, Layout, Peer, Rig, Take
 from benchmarks.peers.mp_queue import QueueProducer, QueueRig
+from eventbus_mp.bench.interface import ConsumerTicket, Data, Layout, Peer, Rig, Take
 
 __all__ = ["JoinableQueueConsumer", "JoinableQueuePeer", "JoinableQueueRig"]
 

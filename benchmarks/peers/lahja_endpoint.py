@@ -19,8 +19,8 @@ from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.counters import Counter, Counters
-from benchmarks.peers.interface import ConsumerTicket, Data, Layout, Peer, ProducerTicket, Rig, Source, Take
+from benchmarks.counters import Counter, Counters, CountingRig
+from eventbus_mp.bench.interface import ConsumerTicket, Data, Layout, Peer, ProducerTicket, Rig, Source, Take
 
 __all__ = ["LahjaConsumer", "LahjaPeer", "LahjaProducer", "LahjaRig", "LahjaSource"]
 
@@ -39,7 +39,7 @@ class LahjaPeer(Peer):
         yield LahjaRig(layout, directory)
 
 
-class LahjaRig(Rig):
+class LahjaRig(CountingRig):
     def __init__(self, layout: Layout, directory: Path) -> None:
         self.counters = Counters(directory)
         self._layout = layout

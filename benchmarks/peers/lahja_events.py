@@ -2,7 +2,7 @@
 
 from lahja import BaseEvent
 
-from benchmarks.payloads import Data
+from eventbus_mp.bench.payloads import Data
 
 __all__ = ["First", "STAGES", "Second", "Third"]
 

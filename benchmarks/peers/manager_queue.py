@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.interface import Layout, Peer, Rig
 from benchmarks.peers.mp_queue import QueueRig
+from eventbus_mp.bench.interface import Layout, Peer, Rig
 
 __all__ = ["ManagerQueuePeer", "ManagerQueueRig"]
 

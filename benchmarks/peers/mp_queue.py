@@ -15,8 +15,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from multiprocessing.queues import Queue
 from pathlib import Path
 
-from benchmarks.counters import Counter, Counters
-from benchmarks.peers.interface import ConsumerTicket, Data, Layout, Peer, ProducerTicket, Rig, Source, Take
+from benchmarks.counters import Counter, Counters, CountingRig
+from eventbus_mp.bench.interface import ConsumerTicket, Data, Layout, Peer, ProducerTicket, Rig, Source, Take
 
 __all__ = ["QueueConsumer", "QueuePeer", "QueueProducer", "QueueRig"]
 
@@ -39,7 +39,7 @@ class QueuePeer(Peer):
                 queue.close()
 
 
-class QueueRig(Rig):
+class QueueRig(CountingRig):
     """Args:
     queues: Of each stage, one for each subscriber.
     """

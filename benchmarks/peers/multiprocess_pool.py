@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.interface import Data, Layout, PoolRig, ProducerTicket, Rig, Source
 from benchmarks.peers.pools import PoolPeer, handle, meet
+from eventbus_mp.bench.interface import Data, Layout, PoolRig, ProducerTicket, Rig, Source
 
 __all__ = ["MultiprocessPoolPeer", "MultiprocessPoolRig"]
 

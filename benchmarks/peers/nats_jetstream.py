@@ -19,11 +19,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.counters import Counter, Counters
-from benchmarks.payloads import MIB
+from benchmarks.counters import Counter, Counters, CountingRig
 from benchmarks.peers.encoding import pack, unpack, whole, whole_from
-from benchmarks.peers.interface import ConsumerTicket, Data, Layout, Peer, ProducerTicket, Rig, Source, Take
 from benchmarks.peers.server import not_found, running
+from eventbus_mp.bench.interface import ConsumerTicket, Data, Layout, Peer, ProducerTicket, Rig, Source, Take
+from eventbus_mp.bench.payloads import MIB
 
 __all__ = ["NatsConsumer", "NatsPeer", "NatsProducer", "NatsRig", "NatsSource"]
 
@@ -63,7 +63,7 @@ class NatsPeer(Peer):
             yield NatsRig(layout, directory, address, pid)
 
 
-class NatsRig(Rig):
+class NatsRig(CountingRig):
     def __init__(self, layout: Layout, directory: Path, address: str, server_pid: int) -> None:
         self.counters = Counters(directory)
         self._layout = layout

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.payloads import Data
-from benchmarks.peers.interface import Layout, Peer
-from benchmarks.task import burn
+from eventbus_mp.bench.interface import Layout, Peer
+from eventbus_mp.bench.payloads import Data
+from eventbus_mp.bench.task import burn
 
 __all__ = ["PoolPeer", "handle", "meet"]
 

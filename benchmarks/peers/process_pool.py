@@ -14,8 +14,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
-from benchmarks.peers.interface import Data, Layout, PoolRig, ProducerTicket, Rig, Source
 from benchmarks.peers.pools import PoolPeer, handle, meet
+from eventbus_mp.bench.interface import Data, Layout, PoolRig, ProducerTicket, Rig, Source
 
 __all__ = ["ExecutorPeer", "ExecutorRig"]
 

@@ -18,11 +18,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.counters import Counter, Counters
-from benchmarks.payloads import MIB
+from benchmarks.counters import Counter, Counters, CountingRig
 from benchmarks.peers.encoding import head_of, join, pack, unpack
-from benchmarks.peers.interface import ConsumerTicket, Data, Layout, Peer, ProducerTicket, Rig, Source, Take
 from benchmarks.peers.server import not_found, running
+from eventbus_mp.bench.interface import ConsumerTicket, Data, Layout, Peer, ProducerTicket, Rig, Source, Take
+from eventbus_mp.bench.payloads import MIB
 
 __all__ = ["RedisConsumer", "RedisPeer", "RedisProducer", "RedisRig", "RedisSource"]
 
@@ -57,7 +57,7 @@ class RedisPeer(Peer):
             yield RedisRig(layout, directory, path, self._batch, pid)
 
 
-class RedisRig(Rig):
+class RedisRig(CountingRig):
     def __init__(self, layout: Layout, directory: Path, path: Path, batch: int, server_pid: int) -> None:
         self.counters = Counters(directory)
         self._layout = layout

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.counters import Counter, Counters
+from benchmarks.counters import Counter, Counters, CountingRig
 from benchmarks.peers.encoding import head_of, join, pack, unpack
-from benchmarks.peers.interface import ConsumerTicket, Data, Layout, Peer, ProducerTicket, Rig, Source, Take
+from eventbus_mp.bench.interface import ConsumerTicket, Data, Layout, Peer, ProducerTicket, Rig, Source, Take
 
 __all__ = ["ZmqConsumer", "ZmqPeer", "ZmqProducer", "ZmqRig", "ZmqSource"]
 
@@ -36,7 +36,7 @@ class ZmqPeer(Peer):
         yield ZmqRig(layout, directory)
 
 
-class ZmqRig(Rig):
+class ZmqRig(CountingRig):
     def __init__(self, layout: Layout, directory: Path) -> None:
         self.counters = Counters(directory)
         self._layout = layout

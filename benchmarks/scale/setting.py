@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from benchmarks.child import READY, Child, enter
-from benchmarks.payloads import make_small
-from benchmarks.peers.bus import running_bus
 from benchmarks.scale.proc import cpu_ns
 from eventbus_mp import Event, EventBus
+from eventbus_mp.bench.bus import running_bus
+from eventbus_mp.bench.child import READY, Child, enter
+from eventbus_mp.bench.payloads import make_small
 
 __all__ = ["Cost", "Setting", "setting"]
 

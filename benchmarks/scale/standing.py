@@ -8,11 +8,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.peers.bus import running_bus
 from benchmarks.scale.growth import Row
 from benchmarks.scale.proc import cpu_ns, private_bytes, voluntary_switches
 from benchmarks.scale.setting import TIMEOUT_S, setting
 from eventbus_mp import EventBus
+from eventbus_mp.bench.bus import running_bus
 
 __all__ = ["connecting", "idle", "long_run"]
 

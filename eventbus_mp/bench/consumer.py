@@ -6,10 +6,10 @@ import time
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
-from benchmarks.child import READY, Child, enter
-from benchmarks.payloads import Data, check_marks, check_pattern
-from benchmarks.peers.interface import ConsumerTicket, Layout, Take
-from benchmarks.task import burn
+from eventbus_mp.bench.child import READY, Child, enter
+from eventbus_mp.bench.interface import ConsumerTicket, Layout, Take
+from eventbus_mp.bench.payloads import Data, check_marks, check_pattern
+from eventbus_mp.bench.task import burn
 
 __all__ = ["Consumer", "Tally", "run"]
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from benchmarks.consumer import Consumer, Tally
-from benchmarks.peers.interface import Peer, PoolRig, Rig
-from benchmarks.producers import Here, Processes
-from benchmarks.topologies import Topology
+from eventbus_mp.bench.consumer import Consumer, Tally
+from eventbus_mp.bench.interface import Peer, PoolRig, Rig
+from eventbus_mp.bench.producers import Here, Processes
+from eventbus_mp.bench.topologies import Topology
 
 __all__ = ["Measurement", "Stage", "cpu_s", "measure"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.payloads import Data
+from eventbus_mp.bench.payloads import Data
 
 __all__ = ["fill", "read"]
 

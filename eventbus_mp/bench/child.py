@@ -14,16 +14,24 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-__all__ = ["READY", "STOP", "Child", "enter"]
+__all__ = ["READY", "STOP", "Child", "enter", "preload"]
 
 READY = "ready"
 STOP = "stop"
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 15.0
 ORPHANED = 3
+PRELOADED = ("eventbus_mp.bench.bus", "eventbus_mp.bench.consumer", "eventbus_mp.bench.producers")
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["benchmarks.__main__", "benchmarks.consumer", "benchmarks.producers"])
+
+
+def preload(*modules: str) -> None:
+    """Have the fork server import these as well; before the first child."""
+    _context.set_forkserver_preload([*PRELOADED, *modules])
+
+
+preload()
 
 
 class Child:

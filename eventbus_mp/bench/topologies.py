@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass, replace
 
-from benchmarks.payloads import KIB, MIB, Payload
-from benchmarks.peers.interface import Layout
+from eventbus_mp.bench.interface import Layout
+from eventbus_mp.bench.payloads import KIB, MIB, Payload
 
 __all__ = ["QUICK", "TOPOLOGIES", "Topology"]
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
-from benchmarks.child import READY, STOP, Child
-from benchmarks.payloads import Maker, Payload
-from benchmarks.peers.interface import ProducerTicket, Source
+from eventbus_mp.bench.child import READY, STOP, Child
+from eventbus_mp.bench.interface import ProducerTicket, Source
+from eventbus_mp.bench.payloads import Maker, Payload
 
 __all__ = ["Here", "Processes", "run"]
 
@@ -34,13 +35,13 @@ class Here:
 
     def publish_paced(self, numbers: Numbers, interval_ns: int) -> None:
         """One event at each deadline. The deadlines are fixed beforehand, so lateness does not add up."""
-        publish, make = self._source.publish, self._make
+        publish, make, nothing = self._source.publish, self._make, threading.Event()
         deadline_ns = time.monotonic_ns()
         for n in numbers:
             deadline_ns += interval_ns
             ahead_ns = deadline_ns - time.monotonic_ns()
             if ahead_ns > 0:
-                time.sleep(ahead_ns / 1e9)
+                nothing.wait(ahead_ns / 1e9)
             publish([make(n, time.monotonic_ns())])
 
 

@@ -21,9 +21,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.inplace import fill, read
-from benchmarks.peers.interface import ConsumerTicket, Data, Layout, Peer, ProducerTicket, Rig, Source, Take
 from eventbus_mp import Event, EventBus
+from eventbus_mp.bench.inplace import fill, read
+from eventbus_mp.bench.interface import ConsumerTicket, Data, Layout, Peer, ProducerTicket, Rig, Source, Take
 from eventbus_mp.memory.shm import SHARED_MEMORY
 from eventbus_mp.runtime.rundir import RunDir
 

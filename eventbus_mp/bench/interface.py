@@ -15,8 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.counters import Counters
-from benchmarks.payloads import Data
+from eventbus_mp.bench.payloads import Data
 
 __all__ = ["ConsumerTicket", "Data", "Layout", "Peer", "PoolRig", "ProducerTicket", "Rig", "Source", "Take"]
 
@@ -76,9 +75,6 @@ class ProducerTicket(ABC):
 class Rig(ABC):
     """One run, seen from the benchmark's own process."""
 
-    counters: Counters
-    """Where consumers that have no better acknowledgement count what they handled."""
-
     @abstractmethod
     def consumer(self, stage: int, subscriber: int, process: int) -> ConsumerTicket:
         """For one process of this subscriber; the processes of one subscriber share its events."""
@@ -91,13 +87,13 @@ class Rig(ABC):
         """The producer that is this process."""
         return self.producer().open()
 
+    @abstractmethod
     def finish(self, deliveries: int, timeout_s: float) -> None:
         """Wait until `deliveries` deliveries have been acknowledged since the beginning.
 
         Raises:
             TimeoutError: It did not happen within `timeout_s`.
         """
-        self.counters.wait(deliveries, timeout_s)
 
     def end(self) -> None:
         """Tell consumers that wait without looking at `stopping` that nothing more comes."""
