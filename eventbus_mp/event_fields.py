@@ -66,7 +66,8 @@ def checked_headers(id: EventId, headers: Mapping[str, str]) -> dict[str, str]:
     copied: dict[str, str] = {}
     nbytes = 0
     for given_name, given_value in dict(headers).items():
-        name, value = as_text(given_name), as_text(given_value)
+        name = given_name if type(given_name) is str else as_text(given_name)
+        value = given_value if type(given_value) is str else as_text(given_value)
         if name is None or value is None:
             raise UsageError(
                 f"Event(id={id!r}): header {given_name!r:.80} is {given_value!r:.80}; names and values are str"

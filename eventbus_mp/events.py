@@ -388,6 +388,11 @@ class EventShadow:
         return self._id
 
     @property
+    def dropped(self) -> bool:
+        """Of a shadow that `notify` returned: nobody was subscribed to its topic, and nothing was published."""
+        return self._at is None
+
+    @property
     def _place(self) -> Place | None:
         return Place(*self._at) if self._at is not None else None
 

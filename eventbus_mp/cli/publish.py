@@ -105,7 +105,7 @@ def _publish(bus: EventBus, options: argparse.Namespace, data: Any, fields: dict
     if options.wait is not None:
         is_heard = bool(bus.notify_and_wait(event, timeout_s=options.wait).subscribers)
     else:
-        is_heard = bus.notify(event)._place is not None
+        is_heard = not bus.notify(event).dropped
     if options.json:
         print_json({"topic": options.topic, "id": given, "published": is_heard}, line=True)
     elif is_heard and not options.quiet:

@@ -14,7 +14,7 @@ from zlib import crc32
 from msgpack import UnpackException, unpackb
 
 from eventbus_mp.errors import DecodeError, EncodeError, UsageError
-from eventbus_mp.events import ENVELOPE_FIELDS, ID_BYTES_MAX, EncodedData, Event, fetched_event
+from eventbus_mp.events import ENVELOPE_FIELDS, ID_BYTES_MAX, NOT_READ, EncodedData, Event, fetched_event
 from eventbus_mp.ids import EventId, decode_id, encode_id
 from eventbus_mp.memory import codec
 from eventbus_mp.memory.buffers import Beside, Buffers, holds_buffers
@@ -136,12 +136,16 @@ def _pack_envelope(event: Event, pack: Pack) -> bytes:
 def _parts(event: Event, pack: Pack, name: bytes, envelope: bytes, data: bytes, buffers: Buffers) -> EncodedEvent:
     if len(data) <= KEPT_BYTES_MAX:
         idle_packers.append(pack)
-    if len(name) > ID_BYTES_MAX:
-        raise UsageError(f"Event.id {event.id!r:.60} has {len(name)} bytes of UTF-8; {ID_BYTES_MAX} are allowed")
+    _check_name(event, name)
     length = (len(name) + len(envelope) + len(data) + HEADER_AND_PADDING) & -ALIGNMENT
     if buffers:
         length += sum((len(buffer) + ALIGNMENT - 1) & -ALIGNMENT for buffer in buffers)
     return name, envelope, data, buffers, length
+
+
+def _check_name(event: Event, name: bytes) -> None:
+    if len(name) > ID_BYTES_MAX:
+        raise UsageError(f"Event.id {event.id!r:.60} has {len(name)} bytes of UTF-8; {ID_BYTES_MAX} are allowed")
 
 
 def detached(encoded: EncodedEvent) -> EncodedEvent:
@@ -173,18 +177,36 @@ def _encode_again(event: Event) -> EncodedEvent:
 
 
 def _encode_name_and_envelope(event: Event) -> tuple[bytes, bytes]:
-    """The first two parts of an event, whatever its data is.
+    """The first two parts of an event, whatever its data is, which is not looked at.
 
     Raises:
         EncodeError: A field of the envelope cannot travel.
         UsageError: The id is too long.
     """
-    name, envelope, *_ = encode_event(Event(event.id, event.topic, True, **_fields(event)))
+    try:
+        pack = idle_packers.pop()
+    except IndexError:
+        pack = make_packer()
+    fields = _envelope(event)
+    try:
+        name = encode_id(event.id)
+        envelope = _pack_fields(pack, fields) if event._envelope is not None else b""
+    except Exception as cause:
+        without_data = Event(event.id, event.topic, None, **dict(zip(ENVELOPE_FIELDS, fields, strict=False)))
+        raise _encode_error(without_data, cause) from codec.without_frames(cause)
+    idle_packers.append(pack)
+    _check_name(event, name)
     return name, envelope
 
 
-def _fields(event: Event) -> dict[str, Any]:
-    return {field: getattr(event, field) for field in ENVELOPE_FIELDS}
+def _pack_fields(pack: Pack, fields: list[Any]) -> bytes:
+    """The fields of an envelope, as `encode_event` packs them."""
+    try:
+        packed = pack(fields)
+    except Exception:
+        return codec.pack_envelope(pack, fields)
+    is_plain = not (_may_hold_buffers(packed) and holds_buffers(fields))
+    return packed if is_plain else codec.pack_envelope(pack, fields)
 
 
 def _encode_error(event: Event, cause: Exception) -> EncodeError:
@@ -196,6 +218,8 @@ def _encode_error(event: Event, cause: Exception) -> EncodeError:
 
 
 def _envelope(event: Event) -> list[Any]:
+    if event._envelope is NOT_READ:
+        event._envelope = _load(event, "envelope")
     return list(event._envelope) if event._envelope is not None else [None] * ENVELOPE_LENGTHS[0]
 
 

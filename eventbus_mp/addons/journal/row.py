@@ -133,10 +133,13 @@ def event_of(row: Row, *, headers: Mapping[str, str] | None = KEPT, **fields: An
         "occurred_at": row.occurred_at,
         "source": row.source,
         "ttl": row.ttl,
+        "headers": headers,
     }
+    if fields:
+        kept.update(fields)
     buffers = (memoryview(row.buffers),) if row.buffers is not None else ()
     encoded = EncodedData(row.data, buffers, row.format)
-    return Event.from_encoded(row.id, row.topic, encoded, headers=headers, **{**kept, **fields})
+    return Event.from_encoded(row.id, row.topic, encoded, **kept)
 
 
 def _joined(buffers: tuple[memoryview, ...]) -> bytes:
