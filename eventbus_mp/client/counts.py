@@ -1,13 +1,19 @@
-"""The manager's answer about its numbers as `BusStatistics`."""
+"""The manager's answer about its numbers as `BusStatistics`, and as a line of text."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from eventbus_mp.client.connection import Connection
 from eventbus_mp.client.listeners import unpack_config
+from eventbus_mp.client.steps import Steps, happening
+from eventbus_mp.protocol.requests import GetSnapshot
 from eventbus_mp.statistics import BusStatistics, SubscriberStatistics
 
-__all__ = ["bus_statistics", "holders_text"]
+__all__ = ["bus_statistics", "describing_holders"]
+
+HOLDERS_TIMEOUT_S = 1.0
+"""How long the manager may take to say who holds the memory. By then the time of the call that asks is over."""
 
 
 def bus_statistics(answer: dict[str, Any], manager_pid: int) -> BusStatistics:
@@ -49,8 +55,15 @@ def _subscriber_statistics(answer: dict[str, Any]) -> SubscriberStatistics:
     )
 
 
-def holders_text(now: BusStatistics) -> str:
-    """Who holds the memory, in one line: for errors."""
+def describing_holders(connection: Connection) -> Steps[str]:
+    """The steps to who holds the memory, in one line: for errors, which do not wait for a manager that hangs."""
+    number = connection.call(connection.protocol.request, GetSnapshot)
+    if not (yield happening(number, HOLDERS_TIMEOUT_S)):
+        return "the manager does not answer"
+    return _holders_text(bus_statistics(connection.protocol.take_reply(number), connection.manager_pid))
+
+
+def _holders_text(now: BusStatistics) -> str:
     waiting = [
         f"{item.name} has {item.sent} events in flight and {item.queued} queued"
         for item in sorted(now.subscribers, key=lambda item: -(item.sent + item.queued))[:3]

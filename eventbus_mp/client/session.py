@@ -6,11 +6,12 @@ import logging
 import secrets
 import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from eventbus_mp.client.batch_handler import BatchCall, BatchHandler
 from eventbus_mp.client.connection import Connection, only_looks
-from eventbus_mp.client.counts import bus_statistics, holders_text
+from eventbus_mp.client.counts import bus_statistics, describing_holders
 from eventbus_mp.client.crews import Crews, Threads
 from eventbus_mp.client.endpoint import ClientEndpoint
 from eventbus_mp.client.fetcher import EventFetcher
@@ -74,7 +75,7 @@ class Session:
             mappings,
             running=self.running_endpoint,
             before_waiting=self.reporter.flush_all,
-            describe_holders=self.describe_holders,
+            describe_holders=partial(describing_holders, connection),
         )
         self.publisher = self._make_publisher(connection, span_pool)
         self.fetcher = EventFetcher(connection, mappings, self.leases, self.reporter)
@@ -380,10 +381,6 @@ class Session:
         answer: dict[str, Any] = yield ask(GetSnapshot)
         return answer
 
-    def describe_holders(self) -> Steps[str]:
-        """Who holds the memory, in one line: for errors."""
-        return holders_text((yield from self.statistics()))
-
     def drain(self, pattern: str, timeout_s: float | None) -> Steps[None]:
         """Wait until no topic that the pattern matches has an unsettled event.
 
@@ -394,7 +391,7 @@ class Session:
         protocol = self._protocol
         number = self.connection.call(protocol.request, Drain, pattern)
         if not (yield happening(number, timeout_s)):
-            holders = yield from self.describe_holders()
+            holders = yield from describing_holders(self.connection)
             raise WaitTimeout(f"bus {self.connection.bus!r} is not drained after {timeout_s:g} s: {holders}")
         protocol.take_reply(number)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from eventbus_mp import BusFull, Event, EventBus, EventBusError, ManagerLost
+from eventbus_mp import BusFull, Event, EventBus, EventBusError, ManagerLost, WaitTimeout
 from eventbus_mp.client.transport import PipeTransport
 from eventbus_mp.runtime.rundir import RunDir
 from tests.faults.namespaces import may_mount, with_shared_memory
@@ -181,6 +181,11 @@ def test_a_slow_subscriber_slows_its_producers(make_bus: Make) -> None:
     assert got == list(range(60))
 
 
+def fill(bus: EventBus) -> None:
+    while True:
+        bus.notify(large(0), timeout_s=0)
+
+
 def test_a_stuck_subscriber_is_named(make_bus: Make, fork: Fork) -> None:
     bus = make_bus(topics=["a"], notify_timeout_s=0.3)
 
@@ -206,6 +211,29 @@ def test_a_stuck_subscriber_is_named(make_bus: Make, fork: Fork) -> None:
     assert [child.hear() for _ in range(sent)] == list(range(sent))
     bus.notify(large(sent))
     assert child.hear() == sent
+
+
+def test_a_manager_that_hangs_lengthens_no_wait(make_bus: Make) -> None:
+    """Who holds the memory is not known then; a wait of 60 s for that would end with ManagerLost."""
+    bus = make_bus(topics=["a"], request_timeout_s=60)
+    inbox = bus.inbox("slow", ["a"], credit=1)
+    with pytest.raises(BusFull, match="slow has 1 events in flight"):
+        fill(bus)
+    manager = bus.statistics().manager_pid
+    os.kill(manager, signal.SIGSTOP)
+    try:
+        with pytest.raises(BusFull, match=r"became free within 0\.2 s: the manager does not answer"):
+            bus.notify(large(0), timeout_s=0.2)
+        with pytest.raises(BusFull, match="the manager does not answer") as caught:
+            bus.notify_many([large(0)], timeout_s=0)
+        assert caught.value.published == ()
+        with pytest.raises(WaitTimeout, match="the manager does not answer"):
+            bus.drain(timeout_s=0.2)
+    finally:
+        os.kill(manager, signal.SIGCONT)
+    inbox.close()
+    bus.drain(timeout_s=30)
+    bus.notify(large(0), timeout_s=30)
 
 
 def test_a_dead_subscriber_is_named_and_then_given_up(make_bus: Make, fork: Fork) -> None:
