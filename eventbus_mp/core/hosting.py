@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from eventbus_mp.core.entities import Endpoint, SubscriberState
 from eventbus_mp.core.event_batch import EventBatch
 from eventbus_mp.core.leases import drop_lease
@@ -45,7 +47,7 @@ def on_link_lost(step: Step, message: LinkLost) -> None:
         del state.awaited[waiting]
     state.drains = [waiter for waiter in state.drains if waiter.link != link.number]
     for endpoint in link.endpoints.values():
-        drop_endpoint(step, endpoint, crashed=crashed, blame=link.cut_off)
+        drop_endpoint(step, endpoint, crashed=crashed, blames=link.blames)
     for lease in link.leases.values():
         drop_lease(step, lease)
     for span in link.spans.values():
@@ -89,12 +91,12 @@ def forget_if_done(state: BusState, subscriber: SubscriberState) -> None:
         state.registry.forget(subscriber)
 
 
-def drop_endpoint(step: Step, endpoint: Endpoint, *, crashed: bool, blame: Blame | None = None) -> None:
+def drop_endpoint(step: Step, endpoint: Endpoint, *, crashed: bool, blames: Collection[Blame] = ()) -> None:
     """A process no longer hosts the subscriber: what it held comes back. If it was the last one, the grace begins."""
     state, subscriber = step.state, endpoint.subscriber
     if endpoint in subscriber.endpoints:
         subscriber.endpoints.remove(endpoint)
-    reclaim(step, endpoint, crashed=crashed, blame=blame)
+    reclaim(step, endpoint, crashed=crashed, blames=blames)
     if not state.registry.is_subscribed(subscriber):
         skip_all_waiting(step, subscriber, "it was unsubscribed")
         forget_if_done(state, subscriber)

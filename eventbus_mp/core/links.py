@@ -57,7 +57,7 @@ class LinkState:
     """One process's link: what it hosts, writes and leases. All of it comes back when the process is gone."""
 
     __slots__ = (
-        "cut_off",
+        "blames",
         "endpoints",
         "idle_deadline_ns",
         "last_sequence",
@@ -97,8 +97,8 @@ class LinkState:
         """The texts that it has given numbers to, as reasons for skips."""
         self.leaving = False
         """It said goodbye: its end of file is not a crash."""
-        self.cut_off: Blame | None = None
-        """Its pool kills it, for this: its end of file accuses nothing else."""
+        self.blames: dict[Blame, None] = {}
+        """Its pool kills it, for these: its end of file accuses nothing else."""
         self.observes = False
         """It only looks: the bus does not live on for it."""
         self.idle_deadline_ns: int | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+
 from eventbus_mp.core.entities import Endpoint, SubscriberState
 from eventbus_mp.core.event_batch import EventBatch
 from eventbus_mp.core.failures import PROCESS_CRASHED
@@ -18,35 +20,39 @@ __all__ = ["come_again", "reclaim", "retry_due", "return_to_front"]
 CRASHED, RETURNED, RETRIED = HistoryKind.CRASHED, HistoryKind.RETURNED, HistoryKind.RETRIED
 
 
-def reclaim(step: Step, endpoint: Endpoint, *, crashed: bool, blame: Blame | None = None) -> None:
+def reclaim(step: Step, endpoint: Endpoint, *, crashed: bool, blames: Collection[Blame] = ()) -> None:
     """The endpoint is gone: what it held goes back to the front, the oldest first.
 
-    If its process crashed, any of it may be the reason; unless it was killed for something: then `blame` says for what.
+    If its process crashed, any of it may be the reason; unless it was killed for something: then `blames` say for what.
     """
     subscriber = endpoint.subscriber
     accused = in_flight = endpoint.release_all_in_flight()
+    ours = [blame for blame in blames if blame.subscriber == subscriber.number]
     if not crashed:
         accused = []
-    elif blame is not None:
-        accused = _accused(subscriber, in_flight, blame)
+    elif blames:
+        accused = _accused(in_flight, ours)
     if accused:
         returned = _still_wanted(step, subscriber, accused)
-        reason = blame.reason if blame is not None else None
+        reason = ours[0].reason if ours else None  # A handler has one limit, so all of its own say the same.
         _record_returned(step, endpoint, CRASHED, returned, reason)
         _quarantine_crashed(step, subscriber, returned, reason)
     return_to_front(step, endpoint, _without(in_flight, accused))
 
 
-def _accused(
-    subscriber: SubscriberState, events: list[tuple[EventBatch, int]], blame: Blame
-) -> list[tuple[EventBatch, int]]:
-    """Those of `events` that the process was killed for."""
-    if subscriber.number != blame.subscriber:
-        return []
-    if not blame.sequence:
+def _accused(events: list[tuple[EventBatch, int]], blames: Iterable[Blame]) -> list[tuple[EventBatch, int]]:
+    """Those of a subscriber's `events` that the process was killed for."""
+    sequences = {blame.sequence for blame in blames}
+    if 0 in sequences:
         return events
-    found = [(batch, mask & batch.between(blame.sequence, blame.sequence)) for batch, mask in events]
-    return [(batch, mask) for batch, mask in found if mask]
+    found = []
+    for batch, mask in events:
+        guilty = 0
+        for sequence in sequences:
+            guilty |= mask & batch.between(sequence, sequence)
+        if guilty:
+            found.append((batch, guilty))
+    return found
 
 
 def _without(

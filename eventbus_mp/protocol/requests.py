@@ -423,8 +423,8 @@ class Goodbye(Notice):
 class CutOff(Request):
     """The process of link `victim` is about to be killed, because a handler took too long -> whether it is connected
 
-    When it is gone, only the delivery that the handler had counts as crashed, with this reason, if it is still held;
-    the others that the process held come back uncounted.
+    It is asked once for each call that did. When the process is gone, only what these calls had counts as crashed, with
+    this reason, if it is still held; the others that the process held come back uncounted.
     """
 
     victim: int

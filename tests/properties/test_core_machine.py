@@ -71,23 +71,25 @@ class CoreMachine(DeliveryRules):
         what = "holder_crashed" if crashed and not goodbye else "returned"
         self.end_link(link, crashed, lambda delivery: what)
 
-    @rule(which=pick, is_batch=st.booleans())
+    @rule(which=pick, others=st.lists(pick, max_size=2), is_batch=st.booleans())
     @precondition(lambda self: len(self.links) > 1)
-    def cut_off(self, which, is_batch):
-        """A pool says for which delivery it kills a process, and kills it."""
+    def cut_off(self, which, others, is_batch):
+        """A pool says for which deliveries it kills a process, and kills it."""
         busy = sorted(place for place, held in self.model.held.items() if held)
         if not busy:
             return
-        link, number = busy[which % len(busy)]
-        held = self.model.held[link, number]
-        guilty = held[which % len(held)]
+        link = busy[which % len(busy)][0]
+        held = [delivery for place in busy if place[0] == link for delivery in self.model.held[place]]
         asking = next(item for item in self.links if item != link)
-        sequence = 0 if is_batch else guilty.event.sequence
-        assert self.ask(CutOff, link, number, sequence, "it took too long", link=asking)
+        accused = []
+        for guilty in [held[one % len(held)] for one in (which, *others)]:
+            number = guilty.subscriber.number
+            sequence = 0 if is_batch else guilty.event.sequence
+            assert self.ask(CutOff, link, number, sequence, "it took too long", link=asking)
+            accused += [item for item in held if item.subscriber.number == number] if is_batch else [guilty]
 
         def what_of(delivery):
-            is_accused = delivery.subscriber.number == number if is_batch else delivery is guilty
-            return "holder_crashed" if is_accused else "returned"
+            return "holder_crashed" if any(delivery is item for item in accused) else "returned"
 
         self.end_link(link, True, what_of)
 

@@ -13,6 +13,7 @@ import pytest
 
 from eventbus_mp import Event, EventBus, UsageError, WorkerPool
 from eventbus_mp.worker.running_calls import LimitedCall, RunningCalls
+from tests.helpers import until
 
 Make = Callable[..., EventBus]
 
@@ -175,6 +176,74 @@ def test_the_limit_holds_while_another_worker_starts(
             opened.write(b"go")
             while bus.watcher(shadow) is not None:
                 bus.topics()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_calls_that_are_late_together_are_all_accused(make_bus: Make, fork: Callable[..., Any]) -> None:
+    """The pool's process is stopped until both are."""
+    bus = make_bus(topics=["a", "b", "said", "dead"], crashes_max=1, dead_letter_topic="dead")
+    begun, dead = bus.inbox("said", ["said"]), bus.inbox("undertaker", ["dead"])
+
+    def host(to_parent: Any) -> None:
+        pool = WorkerPool(bus, 1, start_method="fork")  # The fork server is the parent's.
+
+        def hang(event: Event) -> None:
+            bus.notify(Event(event.id, "said", None))
+            wait(event)
+
+        pool.on("a", name="one", time_limit_s=LIMIT_S, threads=2)(hang)
+        pool.on("b", name="two", time_limit_s=LIMIT_S, threads=2)(hang)
+        with pool:
+            to_parent.send("started")
+            to_parent.recv()
+
+    child = fork(host)
+    child.hear(60)
+    os.kill(child.pid, signal.SIGSTOP)
+    bus.notify_many([Event("1", "a", 1), Event("2", "b", 2)])
+    for _ in range(2):
+        shadow = begun.get(60)
+        assert shadow is not None
+        begun.complete(shadow)
+    both_are_late = time.monotonic() + LIMIT_S
+    until(lambda: time.monotonic() > both_are_late)
+    os.kill(child.pid, signal.SIGCONT)
+    for _ in range(2):
+        shadow = dead.get(60)
+        assert shadow is not None
+        dead.complete(shadow)
+    bus.drain(timeout_s=60)
+    child.tell()
+    assert child.wait() == 0
+    reasons = {name: statistics_of(bus, name).recent_skips for name in ("one", "two")}
+    assert reasons == {"one": (("1", f"{REASON} at attempt 1"),), "two": (("2", f"{REASON} at attempt 1"),)}
+
+
+def test_the_limit_holds_while_the_manager_hangs(make_bus: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """It would be asked for 120 s, which is longer than this waits."""
+    bus = make_bus(topics=["a", "said"], request_timeout_s=120)
+    begun, pool = bus.inbox("said", ["said"]), WorkerPool(bus, 1)
+
+    @pool.on("a", name="slow", time_limit_s=1)
+    def handle(event: Event) -> None:
+        if event.data == "hang":
+            bus.notify(Event(event.id, "said", None))
+            wait(event)
+
+    with pool:
+        [worker] = pool.pids
+        bus.notify(Event("1", "a", "hang"))
+        shadow = begun.get(60)
+        assert shadow is not None
+        begun.complete(shadow)
+        manager = bus.statistics().manager_pid
+        os.kill(manager, signal.SIGSTOP)
+        try:
+            until(lambda: worker not in pool.pids)
+        finally:
+            os.kill(manager, signal.SIGCONT)
+        until(lambda: pool.restarts == 1)
+    assert "the handler of slow exceeded its time limit of 1 s" in caplog.text
 
 
 @pytest.mark.parametrize("limit", [0, -1, float("nan"), float("inf"), "5", True])

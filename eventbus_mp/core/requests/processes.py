@@ -13,6 +13,9 @@ from eventbus_mp.patterns import compile_pattern
 from eventbus_mp.protocol import requests
 from eventbus_mp.protocol.effects import Reply, Stop, Warn
 
+BLAMES_MAX = 1024
+"""For how many calls a process is killed at most; further ones are not accused."""
+
 
 @handles(requests.Drain)
 def drain(step: Step, link: LinkState, message: requests.Drain) -> Any:
@@ -57,7 +60,8 @@ def cut_off(step: Step, link: LinkState, message: requests.CutOff) -> bool:
     victim = step.state.links.get(message.victim)
     if victim is None:
         return False
-    victim.cut_off = Blame(message.subscriber, message.sequence, message.reason[:REASON_LENGTH_MAX])
+    if len(victim.blames) < BLAMES_MAX:
+        victim.blames[Blame(message.subscriber, message.sequence, message.reason[:REASON_LENGTH_MAX])] = None
     return True
 
 
