@@ -61,6 +61,7 @@ IMPORTERS = {
     "filelock": ("runtime.filelocks",),
     "watchfiles": ("worker.source_changes",),
     "sqlite3": ("addons.journal.sqlite",),
+    "trio": ("aio.trio_loop",),
 }
 
 # These are users of the package: they import its public names, and their own modules.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, TypeVar
@@ -11,6 +10,7 @@ from eventbus_mp.aio.asking import AskingHandle
 from eventbus_mp.aio.inbox import Inbox
 from eventbus_mp.aio.instrumented import make_loop_inbox
 from eventbus_mp.aio.loan import Loan
+from eventbus_mp.aio.loops import running_loop
 from eventbus_mp.aio.session import LoopSession
 from eventbus_mp.client.connection import only_looks
 from eventbus_mp.client.handler_spec import HandlerSpec, handler_decorator
@@ -85,7 +85,7 @@ class EventBus(AskingHandle):
         name, config, _ = bus_settings(name, (), config, settings)
         bus = cls(name, config=config)
         bus._observes, bus._starts, bus._topics = True, False, ()
-        return await bus.connect()
+        return bus if running_loop().is_structured else await bus.connect()
 
     async def connect(self) -> EventBus:
         """Connect, if that was not done, and subscribe what was decorated: this handle.
@@ -383,14 +383,22 @@ class EventBus(AskingHandle):
 
     async def _check_ended(self, pid: int, has_ended: Callable[[float], bool]) -> None:
         patience_s = self.config.request_timeout_s
-        if not await asyncio.get_running_loop().run_in_executor(None, has_ended, patience_s):
+        if not await self._loop_here().in_thread(partial(has_ended, patience_s)):
             raise WaitTimeout(f"the manager of bus {self.name!r}, process {pid}, does not end")
 
     async def __aenter__(self) -> EventBus:
-        return await self.connect()
+        await self._enter()
+        try:
+            return await self.connect()
+        except BaseException:
+            await self._leave()
+            raise
 
     async def __aexit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        await self._close(cancels=kind is not None)
+        try:
+            await self._close(cancels=kind is not None)
+        finally:
+            await self._leave()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "connected" if self.connected else "not connected"

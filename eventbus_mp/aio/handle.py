@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import weakref
 from collections.abc import Awaitable, Callable
@@ -12,6 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from eventbus_mp.aio.instrumented import make_loop_session
+from eventbus_mp.aio.loops import Loop, Task, running_loop
 from eventbus_mp.aio.session import LoopSession
 from eventbus_mp.aio.transport import LoopTransport
 from eventbus_mp.client import sessions
@@ -40,10 +40,11 @@ class LoopHandle(HandleState[LoopSession]):
     def _begin(self) -> None:
         super()._begin()
         sessions.note_handle(self)
-        self._opening = asyncio.Lock()
+        self._loop: Loop | None = None
+        """The one that this handle connects in."""
         self._unhosted: list[HandlerSpec] = []
         """What was decorated and is not subscribed yet: the next call does it."""
-        self._returning: asyncio.Task[None] | None = None
+        self._returning: Task | None = None
 
     # --- the session ---
 
@@ -61,7 +62,7 @@ class LoopHandle(HandleState[LoopSession]):
 
     async def _subscribe_decorated(self, session: LoopSession) -> None:
         """Subscribe what was decorated. One task does it, and those that come meanwhile wait for it."""
-        async with self._opening:
+        async with session.transport.loop.opening:
             while self._unhosted:
                 spec = self._unhosted[0]
                 try:
@@ -103,14 +104,45 @@ class LoopHandle(HandleState[LoopSession]):
             raise error
         return found
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BusClosed(f"this handle of bus {self.name!r} was closed; open another EventBus")
+
+    def _loop_here(self) -> Loop:
+        """The loop that this call runs in, to connect in it."""
+        loop = self._loop
+        if loop is None or not loop.is_here():
+            loop = running_loop()
+            if loop.is_structured:
+                raise UsageError(
+                    f"under trio, this handle of bus {self.name!r} is used inside `async with EventBus(...) as bus:`, "
+                    "the block that its tasks live in; its first call came from outside"
+                )
+            # What the other one, if there was one, had under way has ended with it.
+            self._loop, self._returning = loop, None
+        return loop
+
+    async def _enter(self) -> None:
+        """An `async with` block begins."""
+        self._check_open()
+        if self._session is None and (self._loop is None or not self._loop.is_here()):
+            self._loop = running_loop()
+        assert self._loop is not None
+        await self._loop.enter()
+
+    async def _leave(self) -> None:
+        """The block ends, after `_close`, or because it could not connect."""
+        if self._loop is not None:
+            await self._loop.leave()
+
     async def _open(self, lost: LoopSession | None) -> LoopSession:
         """Connect, in the place of a session that was lost, if there was one; one task does it for all."""
-        async with self._opening:
+        self._check_open()
+        async with self._loop_here().opening:
             session = self._session
             if session is not None and session is not lost:
                 return session
-            if self._closed:
-                raise BusClosed(f"this handle of bus {self.name!r} was closed; open another EventBus")
+            self._check_open()
             if lost is not None:
                 self._tell_lost(lost)
             hooks = self._make_hooks() if self._instruments else None
@@ -138,8 +170,9 @@ class LoopHandle(HandleState[LoopSession]):
 
     async def _connect(self, lost: LoopSession | None, hooks: Hooks | None) -> LoopSession:
         starts = self._starts and (lost is None or not lost.connection.was_shut_down())
-        link = await _apart(partial(open_link, self.name, self.config, starts=starts), _drop)
-        transport = LoopTransport(asyncio.get_running_loop(), link.incoming, link.outgoing)
+        loop = self._loop_here()
+        link = await _apart(loop, partial(open_link, self.name, self.config, starts=starts), _drop)
+        transport = LoopTransport(loop, link.incoming, link.outgoing)
         connection = connection_over(link, self.name, self.config, transport)
         session = make_loop_session(connection, SHARED_MEMORY, transport, hooks)
         if lost is not None:
@@ -173,7 +206,8 @@ class LoopHandle(HandleState[LoopSession]):
     def _note_lost(self, session: LoopSession) -> None:
         """The manager is gone. If something is subscribed, come back although nobody calls."""
         if (self._specs or self._inboxes) and self._comes_back(session) and not self._closed:
-            self._returning = session.transport.loop.create_task(self._return_by_itself(session))
+            work, name = partial(self._return_by_itself, session), f"eventbus_mp-return-{self.name}"
+            self._returning = session.transport.loop.spawn(work, name, _ignore)
 
     async def _return_by_itself(self, lost: LoopSession) -> None:
         self._tell_lost(lost)
@@ -186,7 +220,7 @@ class LoopHandle(HandleState[LoopSession]):
                     log.error("bus %r is tried again and again: %s", self.name, error)
                 said = True
             if self._session is lost:
-                await asyncio.sleep(pause_s)
+                await lost.transport.loop.pause(pause_s)
             pause_s = min(2 * pause_s, PAUSE_MAX_S)
 
     # --- the end ---
@@ -199,15 +233,14 @@ class LoopHandle(HandleState[LoopSession]):
             session.link.check_loop()
         self._session, self._leaves_later, self._closed = None, session, True
         returning, self._returning = self._returning, None
-        if returning is not None and returning is not asyncio.current_task() and not returning.get_loop().is_closed():
+        loop = self._loop
+        if returning is not None and loop is not None and not loop.is_closed() and returning is not loop.current_task():
             returning.cancel()
         if session is None:
             return
         try:
-            if cancels and runs:
-                session.tasks.cancel()
             if runs:
-                await session.leave()
+                await session.leave(cancels=cancels)
         finally:  # Cancelled, it closes all the same, and what the handlers had goes back.
             sessions.close_session(session)
             self._leaves_later = None
@@ -237,15 +270,20 @@ def _note_lost(handle: Callable[[], LoopHandle | None], lost: LoopSession) -> No
         found._note_lost(lost)
 
 
-async def _apart(call: Callable[[], T], drop: Callable[[Future[T]], object]) -> T:
+def _ignore(task: Task) -> None:
+    """It ends when the handle is back."""
+
+
+async def _apart(loop: Loop, call: Callable[[], T], drop: Callable[[Future[T]], object]) -> T:
     """Make a call that blocks in a thread of its own; if this is cancelled, `drop` gets the result."""
     thread = ThreadPoolExecutor(1, "eventbus_mp-connect")
     future = thread.submit(call)
     thread.shutdown(wait=False)  # It ends with the call.
     try:
-        return await asyncio.wrap_future(future)
-    except asyncio.CancelledError:
-        future.add_done_callback(drop)
+        return await loop.result_of(future)
+    except BaseException as error:
+        if loop.is_cancellation(error):
+            future.add_done_callback(drop)
         raise
 
 

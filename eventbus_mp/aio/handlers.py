@@ -6,10 +6,10 @@ had never begun, and the delivery goes back.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from eventbus_mp.aio.loops import Loop
 from eventbus_mp.client.batch_handler import BatchCall, BatchHandler, outcomes_of
 from eventbus_mp.client.endpoint import ClientEndpoint
 from eventbus_mp.client.fetcher import EventFetcher
@@ -22,7 +22,6 @@ from eventbus_mp.protocol.messages import Outcome, Record
 from eventbus_mp.protocol.reasons import PAYLOAD_GONE
 
 __all__ = [
-    "LEAVES_ALONE",
     "AsyncBatchCall",
     "AsyncBatchHandler",
     "AsyncEventHandler",
@@ -32,13 +31,13 @@ __all__ = [
 ]
 
 COMPLETED = int(Outcome.COMPLETED)
-LEAVES_ALONE = (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit)
-"""What is not a failure of the handler that it is raised in."""
 
 
 class AsyncHandler(Handler):
     """What a task calls, in the place of `Handler.run`."""
 
+    loop: Loop
+    """Set before it runs."""
     size = 0
     """The largest batch; 0: deliveries are handled one by one."""
     within_s = 0.0
@@ -48,7 +47,7 @@ class AsyncHandler(Handler):
         """As `Handler.run`, for a task.
 
         Raises:
-            CancelledError, KeyboardInterrupt: The call was left in the middle; its outcome is not noted.
+            BaseException: An interruption (`Loop.is_interruption`) has ended the call; its outcome is not noted.
         """
         raise NotImplementedError
 
@@ -72,9 +71,9 @@ class AsyncEventHandler(AsyncHandler, EventHandler):
                 if result is not None:
                     await finished(result)
                 return COMPLETED
-            except LEAVES_ALONE:
-                raise
             except BaseException as error:
+                if self.loop.is_interruption(error):
+                    raise
                 attempts += 1
                 if self._has_ended(record, error, attempts):
                     return 0
@@ -92,11 +91,11 @@ class AsyncShadowHandler(AsyncHandler, ShadowHandler):
             result = self.call(shadow, *self._arguments)
             if result is not None:
                 await finished(result)
-        except LEAVES_ALONE:
-            if self.endpoint.in_flight.pop(record[7], None) is None:
-                return 0  # It was settled before.
-            raise
         except BaseException as error:
+            if self.loop.is_interruption(error):
+                if self.endpoint.in_flight.pop(record[7], None) is None:
+                    return 0  # It was settled before.
+                raise
             return self._raised(record, shadow, error)
         return self._returned(record)
 
@@ -143,9 +142,9 @@ class AsyncBatchHandler(AsyncHandler, BatchHandler):
             records = [record for record, _ in found]  # The others are settled.
             try:
                 ends = await self.call([event for _, event in found])
-            except LEAVES_ALONE:
-                raise
             except BaseException as error:
+                if self.loop.is_interruption(error):
+                    raise
                 attempts += 1
                 if self._have_ended(records, error, attempts):
                     return

@@ -6,12 +6,12 @@ call sees, and nobody else.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from eventbus_mp.aio.handlers import finished
 from eventbus_mp.aio.inbox import Inbox
+from eventbus_mp.aio.loops import Loop
 from eventbus_mp.aio.session import LoopSession
 from eventbus_mp.aio.transport import LoopTransport
 from eventbus_mp.client.connection import Connection
@@ -56,9 +56,9 @@ class InstrumentedLoopSession(InstrumentedSession, LoopSession):
     """A session in a loop whose calls have hooks before and after them."""
 
     def _bracketed(self, endpoint: ClientEndpoint, call: Callable[..., Any]) -> Callable[..., Any]:
-        return (
-            AsyncHandlerCall(self.hooks, DeliveryOf(endpoint, self.fetcher), call) if self.hooks.has("handle") else call
-        )
+        if not self.hooks.has("handle"):
+            return call
+        return AsyncHandlerCall(self.hooks, DeliveryOf(endpoint, self.fetcher), call, self.link.loop)
 
     def getting_event(self, shadow: EventShadow | tuple[str, EventId]) -> Steps[Event | None]:
         """See `LoopSession.getting_event`."""
@@ -81,12 +81,16 @@ class InstrumentedInbox(Inbox):
 class AsyncHandlerCall(HandlerCall):
     """A `HandlerCall` whose function may have to be awaited; so has this."""
 
+    def __init__(self, hooks: Hooks, delivery_of: DeliveryOf, call: Callable[..., Any], loop: Loop) -> None:
+        super().__init__(hooks, delivery_of, call)
+        self._loop = loop
+
     async def __call__(self, item: Event | EventShadow | list[Event], *arguments: Any) -> Any:
         items = self._before(item)
         try:
             result = await finished(self._call(item, *arguments))
         except BaseException as error:
-            outcome = "returned" if isinstance(error, asyncio.CancelledError) else outcome_of(error)
+            outcome = "returned" if self._loop.is_cancellation(error) else outcome_of(error)
             self._after_error(items, error, outcome)
             raise
         self._after(item, items, result)

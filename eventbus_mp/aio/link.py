@@ -6,12 +6,12 @@ any call (client/steps.py).
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
+from eventbus_mp.aio.loops import Future
 from eventbus_mp.aio.transport import LoopTransport
 from eventbus_mp.client.connection import Connection
 from eventbus_mp.client.steps import Steps
@@ -38,9 +38,9 @@ class Link:
         self.transport = transport
         self.loop = transport.loop
         self._protocol = connection.protocol
-        self._replies: dict[int, asyncio.Future[None]] = {}
+        self._replies: dict[int, Future] = {}
         """Number of a request -> who waits for its reply."""
-        self._conditions: dict[asyncio.Future[None], Callable[[], Any]] = {}
+        self._conditions: dict[Future, Callable[[], Any]] = {}
         """Who waits for something else -> what for."""
         self.calls_left = CALLS_IN_A_ROW
         """Until the loop gets a turn; see `take_turn`."""
@@ -52,7 +52,7 @@ class Link:
         Raises:
             UsageError: It runs in another loop.
         """
-        if asyncio.get_running_loop() is not self.loop:
+        if not self.loop.is_here():
             raise UsageError(
                 f"this handle of bus {self.connection.bus!r} was connected in another event loop; close a handle "
                 "before its loop ends, and make one for each loop"
@@ -107,7 +107,7 @@ class Link:
             self.transport.check()
             future = self._replies[number] = self._new_future()
             try:
-                await _sleep(future, timeout_s)
+                await self._await_future(future, timeout_s)
             finally:
                 del self._replies[number]
             if not self._protocol.has_reply(number):
@@ -124,7 +124,7 @@ class Link:
             future = self._new_future()
             self._conditions[future] = ready
             try:
-                await _sleep(future, left_s)
+                await self._await_future(future, left_s)
             finally:
                 del self._conditions[future]
             if left_s is not None and left_s <= 0 and not ready():
@@ -132,13 +132,16 @@ class Link:
                 return False
         return True
 
-    def _new_future(self) -> asyncio.Future[None]:
+    def _new_future(self) -> Future:
         self.check_loop()
         return self.loop.create_future()
 
+    async def _await_future(self, future: Future, timeout_s: float | None) -> None:
+        await self.loop.wait(future, None if timeout_s is None or timeout_s > WAIT_S_MAX else timeout_s)
+
     async def call_apart(self, call: Callable[..., T], *arguments: Any) -> T:
-        """See `Connection.call_apart`: the call is made by a thread of the loop's executor."""
-        return await self.loop.run_in_executor(None, partial(call, *arguments))
+        """See `Connection.call_apart`: the call is made by a thread of the loop's."""
+        return await self.loop.in_thread(partial(call, *arguments))
 
     # --- back pressure ---
 
@@ -148,7 +151,7 @@ class Link:
         if self.transport.is_behind:
             await self.wait(lambda: not self.transport.is_behind)
         else:
-            await asyncio.sleep(0)
+            await self.loop.turn()
 
     # --- what arrives ---
 
@@ -156,24 +159,11 @@ class Link:
         """Something has arrived, or the link has ended: wake those that wait for it."""
         has_ended = self.transport.ended
         for number in self._replies if has_ended else self._protocol.arrived_replies():
-            _set(self._replies.get(number))
+            self._set(self._replies.get(number))
         for future, ready in self._conditions.items():
             if has_ended or ready():
-                _set(future)
+                self._set(future)
 
-
-async def _sleep(future: asyncio.Future[None], timeout_s: float | None) -> None:
-    """Wait until the future is set, by somebody or by the time."""
-    if timeout_s is None or timeout_s > WAIT_S_MAX:
-        await future
-        return
-    timer = future.get_loop().call_later(max(0.0, timeout_s), _set, future)
-    try:
-        await future
-    finally:
-        timer.cancel()
-
-
-def _set(future: asyncio.Future[None] | None) -> None:
-    if future is not None and not future.done() and not future.get_loop().is_closed():
-        future.set_result(None)
+    def _set(self, future: Future | None) -> None:
+        if future is not None and not future.done() and not self.loop.is_closed():
+            future.set_result(None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from eventbus_mp.aio.handlers import (
     AsyncBatchCall,
     AsyncBatchHandler,
@@ -49,7 +51,9 @@ class LoopSession(Session):
         """Subscribe it, and have tasks run it; as which subscriber."""
         key = broadcast_key(spec.key, self.identity) if spec.broadcast else spec.key
         endpoint = yield from self.hosting(key, list(spec.patterns), spec.credit_asked, spec.broadcast)
-        self.tasks.add(self._handler(spec, endpoint), spec.concurrency)
+        handler = self._handler(spec, endpoint)
+        handler.loop = self.link.loop
+        self.tasks.add(handler, spec.concurrency)
         return key
 
     def _handler(self, spec: HandlerSpec, endpoint: ClientEndpoint) -> AsyncHandler:
@@ -96,10 +100,17 @@ class LoopSession(Session):
         self.tasks.cancel()
         return True
 
-    async def leave(self) -> None:
-        """Wait for the handlers that run, and until all that was said is written; then `close` does not block."""
+    async def leave(self, *, cancels: bool) -> None:
+        """Wait for the handlers that run, and until all that was said is written; then `close` does not block.
+
+        With `cancels`, the handlers are cancelled first. They are waited for even by a task that was cancelled as well:
+        what they do at their end may need the bus.
+        """
+        if cancels:
+            self.tasks.cancel()
         try:
-            await self.tasks.finish()
+            with self.link.loop.shielded() if cancels else nullcontext():
+                await self.tasks.finish()
             await self.link.wait(lambda: not self.transport.is_behind)
         except EventBusError:
             return  # The bus has ended before.

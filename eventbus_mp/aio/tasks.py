@@ -8,13 +8,11 @@ handler may run more than once at a time.
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from contextvars import ContextVar
-from typing import Any
 
-from eventbus_mp.aio.handlers import LEAVES_ALONE, AsyncHandler
+from eventbus_mp.aio.handlers import AsyncHandler
 from eventbus_mp.aio.link import Link
+from eventbus_mp.aio.loops import Future, Task
 from eventbus_mp.client.endpoint import ClientEndpoint
 from eventbus_mp.client.fetcher import EventFetcher
 from eventbus_mp.client.handler_loop import CROWD, FLUSH_INTERVAL_NS
@@ -37,29 +35,6 @@ _running: ContextVar[ClientEndpoint | None] = ContextVar("eventbus_mp_running", 
 def running_endpoint() -> ClientEndpoint | None:
     """The endpoint whose handler has made this call, in its task or in one that it has made; None: no handler has."""
     return _running.get()
-
-
-if sys.version_info >= (3, 11):
-
-    class CrewTask(asyncio.Task[None]):
-        """A task that knows whether it was cancelled itself, and not something that it waits for."""
-
-        @property
-        def is_cancelled(self) -> bool:
-            """Whether somebody has cancelled this task."""
-            return self.cancelling() > 0
-
-else:
-
-    class CrewTask(asyncio.Task[None]):
-        """A task that knows whether it was cancelled itself, and not something that it waits for."""
-
-        is_cancelled = False
-
-        def cancel(self, msg: Any = None) -> bool:
-            """See `asyncio.Task.cancel`."""
-            self.is_cancelled = True
-            return super().cancel(msg)
 
 
 class HandlerTasks:
@@ -100,9 +75,9 @@ class HandlerTasks:
         crews = (*self._crews.values(), *self._leaving)
         for crew in crews:
             crew.stop()
-        under_way = {task for crew in crews for task in crew.tasks} - {asyncio.current_task()}
+        under_way = {task for crew in crews for task in crew.tasks} - {self._link.loop.current_task()}
         if under_way:
-            await asyncio.wait(under_way)
+            await self._link.loop.join(under_way)
 
 
 class Crew:
@@ -121,14 +96,14 @@ class Crew:
     ) -> None:
         self.handler = handler
         self.endpoint = endpoint = handler.endpoint
-        self.tasks: set[CrewTask] = set()
+        self.tasks: set[Task] = set()
         self._concurrency = concurrency
         self._link = link
         self._loop = link.loop
         self._fetcher = fetcher
         self._reporter = reporter
         self._now_ns = link.transport.monotonic_ns
-        self._idle: asyncio.Future[None] | None = None
+        self._idle: Future | None = None
         """Set when a task waits for deliveries; at most one does."""
         self._fresh: list[int] = []
         """What was begun since the loop had its last turn."""
@@ -147,14 +122,12 @@ class Crew:
             if not self._idle.done():
                 self._idle.set_result(None)
         elif len(self.tasks) < self._concurrency and not self._is_over and not self._loop.is_closed():
-            task = CrewTask(self._work(), loop=self._loop, name=f"eventbus_mp-{self.endpoint.key.name}")
-            self.tasks.add(task)
-            task.add_done_callback(self._note_end)
+            self.tasks.add(self._loop.spawn(self._work, f"eventbus_mp-{self.endpoint.key.name}", self._note_end))
 
-    def _note_end(self, task: CrewTask) -> None:
+    def _note_end(self, task: Task) -> None:
         """A task has ended. If it was cancelled, what is pending may have nobody else."""
         self.tasks.discard(task)
-        if task.cancelled() and not self._is_over and not self._loop.is_closed():
+        if task.cancelled() and not self._is_over and not self._loop.is_closed() and not self._loop.is_structured:
             # Not at once: the end of a loop cancels all tasks, and one that is made then would never run.
             self._loop.call_later(PAUSE_NS / 1e9, self._wake)
 
@@ -193,13 +166,10 @@ class Crew:
     async def _arrival(self, timeout_s: float | None) -> None:
         """Wait until something arrives, or it is over."""
         self._idle = idle = self._loop.create_future()
-        timer = None if timeout_s is None else self._loop.call_later(timeout_s, self._wake)
         try:
-            await idle
+            await self._loop.wait(idle, timeout_s)
         finally:
             self._idle = None
-            if timer is not None:
-                timer.cancel()
 
     # --- the work ---
 
@@ -240,7 +210,7 @@ class Crew:
                 self._flush(at_ns - began_ns, count)
                 self._flushed_ns = at_ns
             if at_ns - began_ns > TURN_NS:
-                await asyncio.sleep(0)
+                await self._loop.turn()
                 count, began_ns = 0, now_ns()
 
     async def _run_batch(self) -> None:
@@ -283,12 +253,13 @@ class Crew:
         """
         if isinstance(error, GeneratorExit):
             raise error  # The task is garbage, its loop has ended: it goes back when this process leaves the bus.
-        endpoint, task = self.endpoint, asyncio.current_task()
-        assert isinstance(task, CrewTask)
-        is_over = task.is_cancelled or self._reporter.lost
-        ours = isinstance(error, (asyncio.CancelledError, OSError, EventBusError)) and not is_over
+        endpoint, loop = self.endpoint, self._loop
+        is_cancelled = loop.current_task().is_cancelled
+        was_cancelled = loop.is_cancellation(error)
+        is_over = is_cancelled or self._reporter.lost
+        ours = (was_cancelled or isinstance(error, (OSError, EventBusError))) and not is_over
         # The end of a loop cancels its tasks, and may take more turns: what goes back at once could begin here again.
-        pauses = ours or (task.is_cancelled and not self._is_over)
+        pauses = ours or (is_cancelled and not self._is_over and not loop.is_structured)
         for record in records:
             endpoint.running.pop(record[7], None)
             if self._reporter.lost:
@@ -301,7 +272,7 @@ class Crew:
             if not self._reporter.lost:
                 self._reporter.flush(endpoint)
             raise error
-        what = "was cancelled" if isinstance(error, LEAVES_ALONE) else "cannot read an event"
+        what = "was cancelled" if was_cancelled else "cannot read an event"
         log_error("%s %s, which goes back to the bus for a while", endpoint.key.name, what, error=error)
         return 0
 

@@ -6,15 +6,16 @@ written when there is room. `write` never refuses, so a publisher first looks at
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from time import monotonic_ns, time_ns
 from typing import Any
 
+from eventbus_mp.aio.loops import Loop, Timer
 from eventbus_mp.client.transport import fresh, read_to_end
 from eventbus_mp.errors import EventBusError, InternalError
 from eventbus_mp.locking import NonReentrantLock
@@ -31,11 +32,11 @@ IDLE_LOOK_S = 0.25
 class LaterInLoop:
     """A call that the loop makes some time after it was armed; see `LateCallLike`."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, call: Callable[[], object], delay_s: float) -> None:
+    def __init__(self, loop: Loop, call: Callable[[], object], delay_s: float) -> None:
         self._loop = loop
         self._call = call
         self._delay_s = delay_s
-        self._handle: asyncio.TimerHandle | None = None
+        self._handle: Timer | None = None
         self._is_over = False
 
     @property
@@ -78,7 +79,7 @@ class LoopTransport:
         outgoing: The pipe to write.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, incoming: int, outgoing: int) -> None:
+    def __init__(self, loop: Loop, incoming: int, outgoing: int) -> None:
         self.loop = loop
         self.lock = NonReentrantLock()
         """No other thread takes it; a signal handler, or a `__del__`, in the middle of a write is refused by it."""
@@ -201,7 +202,7 @@ class LoopTransport:
 
     @property
     def is_deserted(self) -> bool:
-        """Whether the loop does not run, as after the end of the `asyncio.run` that it was made by."""
+        """Whether the loop does not run, as after the end of the `asyncio.run` that made it."""
         return not self.loop.is_running()
 
     @property
@@ -237,8 +238,8 @@ class LoopTransport:
 
         Any thread may call it: the handle may be collected in another one, and the process may end in another one.
         """
-        if self.loop.is_running() and not self._is_in_loop():
-            self.loop.call_soon_threadsafe(self.close, error, farewell, before)
+        if self.loop.is_running() and not self.loop.is_here():
+            self.loop.call_soon_threadsafe(partial(self.close, error, farewell, before))
             return
         with self.lock.held():
             if self._outgoing < 0:
@@ -253,12 +254,6 @@ class LoopTransport:
                     self._write_all(bytes(self._unsent) + farewell)
             self._close_pipes()
         self.after_reading()
-
-    def _is_in_loop(self) -> bool:
-        try:
-            return asyncio.get_running_loop() is self.loop
-        except RuntimeError:
-            return False
 
     def _write_all(self, data: bytes) -> None:
         while data:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from eventbus_mp import BusClosed, InternalError, ManagerLost, UsageError
+from eventbus_mp.aio.loops import running_loop
 from eventbus_mp.aio.transport import LoopTransport
 
 WAIT_S = 30.0
@@ -23,7 +24,7 @@ class Peer:
         incoming, self.to_transport = os.pipe()
         self.from_transport, outgoing = os.pipe()
         fcntl.fcntl(outgoing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)  # type: ignore[attr-defined]
-        self.transport = LoopTransport(asyncio.get_running_loop(), incoming, outgoing)
+        self.transport = LoopTransport(running_loop(), incoming, outgoing)
         self.received: list[bytes] = []
         self.transport.on_data = self._on_data
         self.looked = asyncio.Event()

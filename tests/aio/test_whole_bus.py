@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from eventbus_mp import Event, Retry, Skip, aio
+from eventbus_mp.aio.loops import running_loop
 from eventbus_mp.aio.session import LoopSession
 from eventbus_mp.aio.transport import LoopTransport
 from eventbus_mp.client.connection import Connection
@@ -51,7 +52,7 @@ class ManagerInLoop:
 
         near.read = read  # type: ignore[method-assign]
         loop.add_reader(from_client, serve)
-        transport = LoopTransport(loop, incoming, outgoing)
+        transport = LoopTransport(running_loop(), incoming, outgoing)
         connection = Connection("test", self.bus.config, welcome, transport, lambda: "")
         handle = aio.EventBus("test", topics, config=self.bus.config)
         handle._session = LoopSession(connection, self.bus.store, transport=transport)
