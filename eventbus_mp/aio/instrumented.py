@@ -81,8 +81,8 @@ class InstrumentedInbox(Inbox):
 class AsyncHandlerCall(HandlerCall):
     """A `HandlerCall` whose function may have to be awaited; so has this."""
 
-    def __init__(self, hooks: Hooks, delivery_of: DeliveryOf, call: Callable[..., Any], loop: Loop) -> None:
-        super().__init__(hooks, delivery_of, call)
+    def __init__(self, hooks: Hooks, reader: DeliveryOf, call: Callable[..., Any], loop: Loop) -> None:
+        super().__init__(hooks, reader, call)
         self._loop = loop
 
     async def __call__(self, item: Event | EventShadow | list[Event], *arguments: Any) -> Any:
