@@ -10,7 +10,7 @@ from eventbus_mp.aio.asking import AskingHandle
 from eventbus_mp.aio.inbox import Inbox
 from eventbus_mp.aio.instrumented import make_loop_inbox
 from eventbus_mp.aio.loan import Loan
-from eventbus_mp.aio.loops import running_loop
+from eventbus_mp.aio.running import running_loop
 from eventbus_mp.aio.session import LoopSession
 from eventbus_mp.client.connection import only_looks
 from eventbus_mp.client.handler_spec import HandlerSpec, handler_decorator

@@ -11,7 +11,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from eventbus_mp.aio.instrumented import make_loop_session
-from eventbus_mp.aio.loops import Loop, Task, running_loop
+from eventbus_mp.aio.loops import Loop, Task
+from eventbus_mp.aio.running import running_loop
 from eventbus_mp.aio.session import LoopSession
 from eventbus_mp.aio.transport import LoopTransport
 from eventbus_mp.client import sessions

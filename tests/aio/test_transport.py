@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from eventbus_mp import BusClosed, InternalError, ManagerLost, UsageError
-from eventbus_mp.aio.loops import running_loop
+from eventbus_mp.aio.running import running_loop
 from eventbus_mp.aio.transport import LoopTransport
 
 WAIT_S = 30.0

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from eventbus_mp import Event, Retry, Skip, aio
-from eventbus_mp.aio.loops import running_loop
+from eventbus_mp.aio.running import running_loop
 from eventbus_mp.aio.session import LoopSession
 from eventbus_mp.aio.transport import LoopTransport
 from eventbus_mp.client.connection import Connection
