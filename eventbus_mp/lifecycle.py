@@ -32,6 +32,7 @@ __all__ = [
     "cancel_at_exit",
     "importing_program",
     "imports_program",
+    "is_multiprocessing_child",
     "notice_fork",
     "run_exit_hooks_in_child",
 ]
@@ -158,6 +159,13 @@ def imports_program() -> bool:
         return True
     inherits = any(getattr(module.current_process(), "_inheriting", False) for module in modules if module is not None)
     return inherits or _is_fork_server()
+
+
+def is_multiprocessing_child() -> bool:
+    """Whether multiprocessing made this process, to call a function of the program in it."""
+    modules = [sys.modules.get(f"{package}.process") for package in PACKAGES]
+    parents = [getattr(module, "parent_process", None) for module in modules]
+    return any(parent is not None and parent() is not None for parent in parents)
 
 
 def _is_fork_server() -> bool:

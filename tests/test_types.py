@@ -1,6 +1,6 @@
-"""What type checkers know: `mypy`, which looks at the tests as well, holds the claims of the functions here.
+"""What type checkers know: mypy and pyright, both strict, hold the claims of the functions here.
 
-A claim that fails is an error of mypy: the types that are claimed, and the mistakes that have to be found, whose
+A claim that fails is an error of both: the types that are claimed, and the mistakes that have to be found, whose
 `ignore` would be reported as unused.
 """
 

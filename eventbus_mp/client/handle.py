@@ -23,7 +23,7 @@ from eventbus_mp.client.hooks import Hooks
 from eventbus_mp.client.session import Session
 from eventbus_mp.client.steps import Steps
 from eventbus_mp.errors import BusClosed, EventBusError, ManagerLost, NoSuchBus
-from eventbus_mp.lifecycle import FORK_MARK, imports_program, notice_fork
+from eventbus_mp.lifecycle import FORK_MARK, imports_program, is_multiprocessing_child, notice_fork
 from eventbus_mp.protocol import requests
 from eventbus_mp.statistics import SubscriberKey
 
@@ -36,6 +36,9 @@ T = TypeVar("T")
 
 class BusHandle(HandleState[Session]):
     """The part of `EventBus` that has a session, and another one when that is lost."""
+
+    _left_in_parent: tuple[str, ...] = ()
+    """In a forked child that has not connected: the names of what its parent has subscribed."""
 
     def _begin(self) -> None:
         super()._begin()
@@ -149,6 +152,9 @@ class BusHandle(HandleState[Session]):
                 raise
             self._session = session
             self._clock_ns = session.connection.transport.time_ns if sessions.is_in_process(self.name) else None
+            left, self._left_in_parent = self._left_in_parent, ()
+        if left and shared is None and not is_multiprocessing_child():
+            self._warn_of_parent(left)
         if lost is not None:
             self._restore(session, lost)
         return session
@@ -172,9 +178,19 @@ class BusHandle(HandleState[Session]):
     def _host(self, spec: HandlerSpec) -> SubscriberKey:
         if imports_program():
             return spec.key
+        self._left_in_parent = ()  # It subscribes for itself.
         key = self._on_live(partial(self._host_on, spec=spec))
         self._keep(spec)
         return key
+
+    def _warn_of_parent(self, names: tuple[str, ...]) -> None:
+        """A server's worker is used as its master was: events go to the master, and nothing else says so."""
+        log.warning(
+            "bus %r: this process was forked after %s had been subscribed, so those events go to its parent and not "
+            "here; subscribe in each worker (gunicorn --preload: in post_worker_init; uWSGI: in a @postfork function)",
+            self.name,
+            ", ".join(map(repr, names)),
+        )
 
     def _host_on(self, session: Session, spec: HandlerSpec) -> SubscriberKey:
         session.keeps = self  # A listener goes on when the user has let go of its handle.
@@ -201,7 +217,9 @@ class BusHandle(HandleState[Session]):
 
     def _abandon(self) -> None:
         """In a forked child: start again on the next use."""
+        names = tuple(spec.key.name for spec in self._specs.values()) or self._left_in_parent
         self._begin()
+        self._left_in_parent = names
 
     def _end(self) -> None:
         """The process ends: do not come back by itself."""

@@ -210,6 +210,23 @@ def test_other_commands_of_django_do_not_touch_the_bus(programs: Programs) -> No
     assert not programs.run_dir.exists() or os.listdir(programs.run_dir) == []
 
 
+def test_preload_without_the_hook_is_warned_of_in_each_worker(programs: Programs) -> None:
+    """The master has the subscribers, and the workers, which publish, have none."""
+    needs("flask", "gunicorn")
+    address = programs.tmp_path / "s"
+    log = programs.start(at(FLASK, f"--bind unix:{address}"), WEB, "--preload", "--no-control-socket")
+    await_true(lambda: answers(address, "/orders/first/paid"), log)
+    for number in range(20):
+        assert post(address, f"/orders/{number}/paid") == 200
+    said = [line for line in log.read_text().splitlines() if line.startswith("bus 'example-flask'")]
+    assert 1 <= len(said) <= 3
+    assert set(said) == {said[0]}
+    assert "forked after 'flask_app.bill', 'flask_app.forget_price' had been subscribed" in said[0]
+    assert "gunicorn --preload: in post_worker_init" in said[0]
+    programs.stop()
+    wait_until_nothing_is_left("example-flask", programs.run_dir)
+
+
 def test_all_applications_can_run_at_the_same_time() -> None:
     ports = [
         {number for command in commands for number in ADDRESS.search(command).groups() if number}
