@@ -1,4 +1,4 @@
-"""The bus for asyncio: `aio.EventBus` and its `Inbox`, with the names, arguments and errors of the threaded ones.
+"""The bus for asyncio: `EventBus`, `Inbox`, `EventSource`, with the names, arguments and errors of the threaded ones.
 
     from eventbus_mp import Event, aio
 
@@ -12,5 +12,6 @@ the pipe has something to read.
 
 from eventbus_mp.aio.bus import EventBus
 from eventbus_mp.aio.inbox import Inbox
+from eventbus_mp.aio.source import EventSource
 
-__all__ = ["EventBus", "Inbox"]
+__all__ = ["EventBus", "EventSource", "Inbox"]

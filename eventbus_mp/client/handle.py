@@ -42,8 +42,6 @@ class BusHandle(HandleState[Session]):
 
     def _begin(self) -> None:
         super()._begin()
-        self._clock_ns: Callable[[], int] | None = None
-        """The wall-clock time of a bus that stands in for a test; None: the real one."""
         self._leaving = threading.Event()
         self._get_ident = threading.get_ident
         """gevent replaces it, and what the lock and the event above are made of."""

@@ -85,6 +85,8 @@ class HandleState(Generic[S]):
         self._told: S | None = None
         """The session whose loss was said last."""
         self._hooks: Hooks | None = None
+        self._clock_ns: Callable[[], int] | None = None
+        """The wall-clock time of a bus that stands in for a test; None: the real one."""
         self._specs: dict[tuple[str, bytes], HandlerSpec] = {}
         """What is subscribed again on the next session; and so are the inboxes."""
         self._inboxes: weakref.WeakSet[Any] = weakref.WeakSet()

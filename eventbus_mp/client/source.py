@@ -12,12 +12,13 @@ from heapq import heappushpop
 from typing import Any, ParamSpec, TypeVar
 
 from eventbus_mp.client.bus import EventBus
+from eventbus_mp.client.handle_state import HandleState
 from eventbus_mp.config import TIME_UNITS_NS
 from eventbus_mp.errors import UsageError
 from eventbus_mp.events import Event, EventShadow, check_topic
 from eventbus_mp.ids import EventId, unique_id
 
-__all__ = ["EventBlock", "EventSource"]
+__all__ = ["BaseBlock", "BaseSource", "EventBlock", "EventSource", "Unpublished"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,19 +39,10 @@ def _now_ns() -> int:
     return _latest_ns[0]
 
 
-class EventBlock:
-    """One piece of work that becomes an event: the context manager that `EventSource.notify` returns.
+class BaseBlock:
+    """The fields of an event in the making; a thread (`EventBlock`) or a task (aio/source.py) publishes it."""
 
-    Set `data` in the block, or `error` to publish to the error topic instead. Every other field has its default, and
-    may be set as well. The end of the block publishes the event like `EventBus.notify`: it blocks like that and raises
-    the same errors. If the block ends by an exception and there is no error topic, nothing is published.
-
-    Raises:
-        UsageError: There is no such field; or, at the end of the block, neither `data` nor `error` was set, or `error`
-            was set and the source has no error topic.
-    """
-
-    def __init__(self, source: EventSource, fields: dict[str, Any]) -> None:
+    def __init__(self, source: BaseSource, fields: dict[str, Any]) -> None:
         self._source = source
         self.topic: str = fields.pop("topic", None) or source.topic
         self.error_topic: str | None = fields.pop("error_topic", None) or source.error_topic
@@ -69,19 +61,17 @@ class EventBlock:
         if fields:
             raise UsageError(f"an event has no field {', '.join(sorted(fields))}")
 
-    def __enter__(self) -> EventBlock:
+    def _begin(self) -> None:
         if self.initialized_at is None:
             self.initialized_at = self._source.now()
-        return self
 
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+    def _end(self, error: BaseException | None) -> Event | None:
+        """The event to publish; None: the work has ended by `error`, which the caller gets in either case."""
         if isinstance(error, Exception):
             self.error = {"type": type(error).__name__, "message": str(error)}
-            if self.error_topic is None:
-                return  # Nothing is published. The caller gets the exception in either case.
-        elif error is not None:
-            return
-        self.shadow = self._source.bus.notify(self.event())
+        if error is not None and (self.error_topic is None or not isinstance(error, Exception)):
+            return None
+        return self.event()
 
     def event(self) -> Event:
         """The event with the fields that the block has now, not published.
@@ -111,7 +101,65 @@ class EventBlock:
         )
 
 
-class EventSource:
+class EventBlock(BaseBlock):
+    """One piece of work that becomes an event: the context manager that `EventSource.notify` returns.
+
+    Set `data` in the block, or `error` to publish to the error topic instead. Every other field has its default, and
+    may be set as well. The end of the block publishes the event like `EventBus.notify`: it blocks like that and raises
+    the same errors. If the block ends by an exception and there is no error topic, nothing is published.
+
+    Raises:
+        UsageError: There is no such field; or, at the end of the block, neither `data` nor `error` was set, or `error`
+            was set and the source has no error topic.
+    """
+
+    def __init__(self, source: EventSource, fields: dict[str, Any]) -> None:
+        super().__init__(source, fields)
+        self._bus = source.bus
+
+    def __enter__(self) -> EventBlock:
+        self._begin()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        event = self._end(error)
+        if event is not None:
+            self.shadow = self._bus.notify(event)
+
+
+class BaseSource:
+    """What a source was made with, and what it gives to each block."""
+
+    def __init__(
+        self,
+        bus: HandleState[Any],
+        topic: str,
+        *,
+        error_topic: str | None = None,
+        source: str | None = None,
+        ttl: int | None = None,
+    ) -> None:
+        self._handle = bus
+        self.topic = check_topic(topic)
+        self.error_topic = check_topic(error_topic) if error_topic is not None else None
+        self.source = source
+        self.ttl = ttl if ttl is not None else bus.config.ttl
+        self._unit_ns = TIME_UNITS_NS[bus.config.time_unit]
+
+    def new_id(self) -> EventId:
+        """A new id, from `BusConfig.id_generator` if there is one. Never blocks."""
+        return (self._handle.config.id_generator or unique_id)()
+
+    def now(self) -> int:
+        """The wall-clock time in the bus's `time_unit`; it never goes backwards within a process.
+
+        Never blocks, and may be called from any thread and from a signal handler.
+        """
+        clock_ns = self._handle._clock_ns
+        return (_now_ns() if clock_ns is None else clock_ns()) // self._unit_ns
+
+
+class EventSource(BaseSource):
     """Makes the events of one topic. Making a source neither connects nor blocks.
 
     Args:
@@ -134,24 +182,8 @@ class EventSource:
         source: str | None = None,
         ttl: int | None = None,
     ) -> None:
+        super().__init__(bus, topic, error_topic=error_topic, source=source, ttl=ttl)
         self.bus = bus
-        self.topic = check_topic(topic)
-        self.error_topic = check_topic(error_topic) if error_topic is not None else None
-        self.source = source
-        self.ttl = ttl if ttl is not None else bus.config.ttl
-        self._unit_ns = TIME_UNITS_NS[bus.config.time_unit]
-
-    def new_id(self) -> EventId:
-        """A new id, from `BusConfig.id_generator` if there is one. Never blocks."""
-        return (self.bus.config.id_generator or unique_id)()
-
-    def now(self) -> int:
-        """The wall-clock time in the bus's `time_unit`; it never goes backwards within a process.
-
-        Never blocks, and may be called from any thread and from a signal handler.
-        """
-        clock_ns = self.bus._clock_ns
-        return (_now_ns() if clock_ns is None else clock_ns()) // self._unit_ns
 
     def notify(self, **fields: Any) -> EventBlock:
         """A block whose event is published at its end: see `EventBlock`.
@@ -178,7 +210,7 @@ class EventSource:
             Exception: `work` raised it, and there is no error topic. If there is one, the error becomes the event.
         """
         block = EventBlock(self, fields)
-        with _Unpublished(block):
+        with Unpublished(block):
             block.data = work() if callable(work) else work
         return block.event()
 
@@ -197,14 +229,14 @@ class EventSource:
         return emitting
 
 
-class _Unpublished:
+class Unpublished:
     """Notes the times and the error of a block, and publishes nothing."""
 
-    def __init__(self, block: EventBlock) -> None:
+    def __init__(self, block: BaseBlock) -> None:
         self._block = block
 
     def __enter__(self) -> None:
-        self._block.__enter__()
+        self._block._begin()
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
         if not isinstance(error, Exception) or self._block.error_topic is None:

@@ -11,11 +11,20 @@ from eventbus_mp import aio
 ONLY_THREADED = {
     eventbus_mp.EventBus: set(),
     eventbus_mp.Inbox: {"fileno"},
+    eventbus_mp.EventSource: set(),
 }
-ONLY_AWAITED = {aio.EventBus: {"connect"}, aio.Inbox: set()}
+ONLY_AWAITED = {aio.EventBus: {"connect"}, aio.Inbox: set(), aio.EventSource: set()}
 MORE_ARGUMENTS = {"on": ["concurrency"], "subscribe": ["concurrency"]}
-NOT_AWAITED = {"on", "on_lost", "loan", "register_type", "add_instrument", "remove_instrument", "attempt"}
-PAIRS = [(eventbus_mp.EventBus, aio.EventBus), (eventbus_mp.Inbox, aio.Inbox)]
+NOT_AWAITED = {
+    aio.EventBus: {"on", "on_lost", "loan", "register_type", "add_instrument", "remove_instrument"},
+    aio.Inbox: {"attempt"},
+    aio.EventSource: {"notify", "emits", "new_id", "now"},
+}
+PAIRS = [
+    (eventbus_mp.EventBus, aio.EventBus),
+    (eventbus_mp.Inbox, aio.Inbox),
+    (eventbus_mp.EventSource, aio.EventSource),
+]
 
 
 def public(owner: type) -> dict[str, Any]:
@@ -26,13 +35,13 @@ def arguments(call: Any) -> list[tuple[str, Any, Any]]:
     return [(item.name, item.kind, item.default) for item in inspect.signature(call).parameters.values()]
 
 
-@pytest.mark.parametrize(("threaded", "awaited"), PAIRS, ids=["EventBus", "Inbox"])
+@pytest.mark.parametrize(("threaded", "awaited"), PAIRS, ids=["EventBus", "Inbox", "EventSource"])
 def test_the_twins_have_the_same_calls(threaded: type, awaited: type) -> None:
     assert set(public(threaded)) - set(public(awaited)) == ONLY_THREADED[threaded]
     assert set(public(awaited)) - set(public(threaded)) == ONLY_AWAITED[awaited]
 
 
-@pytest.mark.parametrize(("threaded", "awaited"), PAIRS, ids=["EventBus", "Inbox"])
+@pytest.mark.parametrize(("threaded", "awaited"), PAIRS, ids=["EventBus", "Inbox", "EventSource"])
 def test_their_arguments_are_the_same(threaded: type, awaited: type) -> None:
     theirs, ours = public(threaded), public(awaited)
     for name in set(theirs) & set(ours):
@@ -46,11 +55,12 @@ THREADS_ONLY: dict[str, list[str]] = {"on": ["threads"], "subscribe": ["threads"
 """How many threads run a handler is said of the threaded one only."""
 
 
-@pytest.mark.parametrize(("threaded", "awaited"), PAIRS, ids=["EventBus", "Inbox"])
+@pytest.mark.parametrize(("threaded", "awaited"), PAIRS, ids=["EventBus", "Inbox", "EventSource"])
 def test_what_may_wait_is_awaited(threaded: type, awaited: type) -> None:
     plain = {name for name, call in public(awaited).items() if not inspect.iscoroutinefunction(call)}
-    assert plain == NOT_AWAITED & set(public(awaited))
+    assert plain == NOT_AWAITED[awaited]
 
 
-def test_the_settings_are_the_same() -> None:
+def test_they_are_made_in_the_same_way() -> None:
     assert arguments(aio.EventBus) == arguments(eventbus_mp.EventBus)
+    assert arguments(aio.EventSource) == arguments(eventbus_mp.EventSource)

@@ -1,6 +1,6 @@
 """What the original event_bus does, one test each, under the original's names for it.
 
-It is also what every kind of bus has to do: each test runs on a bus of processes, and on a `TestBus`.
+It is also what every kind of bus has to do: each test runs on all of them (conftest.py).
 """
 
 import logging
@@ -8,8 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,21 +16,14 @@ import pytest
 from eventbus_mp import Event, EventBus, EventSource, UsageError, Watcher, unique_id
 from eventbus_mp.statistics import SubscriberKey
 from eventbus_mp.testing import TestBus
+from tests.conformance.plain import Plain
 
 Make = Callable[..., EventBus]
 
 
-@pytest.fixture(params=["processes", "one thread"])
-def make_bus(request: pytest.FixtureRequest, make_bus: Make) -> Iterator[Make]:
-    if request.param == "processes":
-        yield make_bus
-        return
-    with ExitStack() as stack:
-
-        def make(name: str = "test", topics: tuple[str, ...] | list[str] = (), **settings: Any) -> EventBus:
-            return stack.enter_context(TestBus(name, topics, **settings))
-
-        yield make
+def source_of(bus: EventBus | Plain, topic: str, **settings: Any) -> Any:
+    """A source of events, of the kind that belongs to the bus."""
+    return bus.source(topic, **settings) if isinstance(bus, Plain) else EventSource(bus, topic, **settings)
 
 
 class Recorder:
@@ -247,7 +239,7 @@ def test_what_is_no_id_is_refused(bus: EventBus, event_id: Any) -> None:
 
 
 def test_a_block_may_have_an_integer_as_id(bus: EventBus) -> None:
-    got = EventSource(bus, "a").build(1, id=0, headers={"trace": "x"})
+    got = source_of(bus, "a").build(1, id=0, headers={"trace": "x"})
     assert (got.id, got.transaction_id, got.headers) == (0, 0, {"trace": "x"})
 
 
@@ -274,7 +266,7 @@ def test_headers_and_arrays_pass_through_a_forwarder(bus: EventBus) -> None:
 
 def test_block_builder_defaults(bus: EventBus) -> None:
     inbox = bus.inbox("one", ["a"])
-    source = EventSource(bus, "a", source="signup", ttl=600_000_000)
+    source = source_of(bus, "a", source="signup", ttl=600_000_000)
     with source.notify() as block:
         block.data = "made"
     made = bus.fetch_event(inbox.get(10) or ("a", "nothing arrived"))
@@ -288,7 +280,7 @@ def test_block_builder_defaults(bus: EventBus) -> None:
 
 
 def test_block_builder_explicit_values(bus: EventBus) -> None:
-    source = EventSource(bus, "a", source="default")
+    source = source_of(bus, "a", source="default")
     fields = {"id": "7", "transaction_id": "t", "source": "mine", "ttl": 5, "initialized_at": 1, "occurred_at": 3}
     built = source.build("data", topic="b", **fields)
     assert (built.topic, built.data) == ("b", "data")
@@ -297,7 +289,7 @@ def test_block_builder_explicit_values(bus: EventBus) -> None:
 
 def test_errors_go_to_the_error_topic(bus: EventBus) -> None:
     inbox = bus.inbox("one", ["b"])
-    source = EventSource(bus, "a", error_topic="b")
+    source = source_of(bus, "a", error_topic="b")
     with pytest.raises(ZeroDivisionError), source.notify(id="7"):
         _ = 1 / 0
     erred = bus.fetch_event(inbox.get(10) or ("b", "nothing arrived"))
@@ -308,11 +300,7 @@ def test_errors_go_to_the_error_topic(bus: EventBus) -> None:
 
 def test_every_call_of_what_emits_is_an_event(bus: EventBus) -> None:
     inbox = bus.inbox("one", ["a"])
-
-    @EventSource(bus, "a").emits
-    def double(number: int) -> int:
-        return 2 * number
-
+    double = source_of(bus, "a").emits(lambda number: 2 * number)
     assert double(21) == 42
     assert bus.fetch_event_data(inbox.get(10) or ("a", "nothing arrived")) == 42
 
@@ -328,7 +316,7 @@ def test_ids_are_unique_over_processes() -> None:
 def test_time_units(make_bus: Make) -> None:
     digits = {}
     for unit in ("second", "millisecond", "microsecond", "nanosecond"):
-        source = EventSource(make_bus(time_unit=unit), "a")
+        source = source_of(make_bus(time_unit=unit), "a")
         built = source.build("data")
         digits[unit] = len(str(built.occurred_at))
     assert digits == {"second": 10, "millisecond": 13, "microsecond": 16, "nanosecond": 19}
