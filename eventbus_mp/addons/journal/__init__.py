@@ -1,1 +1,42 @@
-"""The journal: every event of a bus in a database, to look at and to publish again."""
+"""The journal: every event of a bus in a database, to look at and to publish again.
+
+    journal = Journal(bus, "sqlite:///shop.db").start()
+
+`open_store` opens the same database for reading. It needs nothing but Python; PostgreSQL needs an extra.
+"""
+
+from eventbus_mp.addons.journal.journal import Journal, JournalStatus
+from eventbus_mp.addons.journal.opening import default_url, open_store
+from eventbus_mp.addons.journal.row import Entry, Row, event_of
+from eventbus_mp.addons.journal.store import (
+    Checkpoint,
+    Rejected,
+    Run,
+    Selection,
+    Store,
+    Stored,
+    StoreError,
+    StoreLocked,
+    StoreUnavailable,
+    StoreUnusable,
+)
+
+__all__ = [
+    "Checkpoint",
+    "Entry",
+    "Journal",
+    "JournalStatus",
+    "Rejected",
+    "Row",
+    "Run",
+    "Selection",
+    "Store",
+    "StoreError",
+    "StoreLocked",
+    "StoreUnavailable",
+    "StoreUnusable",
+    "Stored",
+    "default_url",
+    "event_of",
+    "open_store",
+]

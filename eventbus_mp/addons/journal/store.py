@@ -21,6 +21,7 @@ __all__ = [
     "Selection",
     "Store",
     "StoreError",
+    "StoreLocked",
     "StoreUnavailable",
     "StoreUnusable",
     "Stored",
@@ -33,6 +34,10 @@ class StoreError(EventBusError):
 
 class StoreUnavailable(StoreError):
     """Not now: the disk is full, the server is away, another process has locked it. The same call may succeed later."""
+
+
+class StoreLocked(StoreUnavailable):
+    """Another process has become the one writer meanwhile, because this one lost its lock."""
 
 
 class StoreUnusable(StoreError):
@@ -132,7 +137,9 @@ class Store(Protocol):
     """A journal's store. Made by `open_store`; one thread uses it at a time, and never in a forked child.
 
     Raises:
-        StoreUnavailable: From every method: not now.
+        StoreUnavailable: From every method: not now. When the same method is called again, the store has looked anew:
+            it opens its file or connects again by itself.
+        StoreLocked: From a method that writes: the lock was lost, and another process has it.
         StoreUnusable: From every method: not as things are.
         UsageError: From a method that writes: the store was opened for reading, or its lock is not held here. From one
             with a `Selection`: its pattern is none (`InvalidPattern`).

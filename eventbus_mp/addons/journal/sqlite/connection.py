@@ -11,7 +11,7 @@ from pathlib import Path
 from eventbus_mp import UsageError
 from eventbus_mp.addons.journal.sqlite.files import WriterLock, check_file_system, identity_of, prepare
 from eventbus_mp.addons.journal.sqlite.schema import APPLICATION_ID, TABLES, VERSION, VERSION_MIN
-from eventbus_mp.addons.journal.store import StoreUnavailable, StoreUnusable
+from eventbus_mp.addons.journal.store import StoreLocked, StoreUnavailable, StoreUnusable
 
 __all__ = ["ROW_FAULTS", "Database", "check_version", "connected", "is_empty", "make_tables", "told"]
 
@@ -111,7 +111,7 @@ class Database:
         """The file was deleted or replaced, or could not be opened the last time."""
         prepare(self.path)
         if not self._lock.is_current and not self._lock.take():
-            raise StoreUnavailable(f"{self.path} was replaced, and another process writes the new one")
+            raise StoreLocked(f"{self.path} was replaced, and another process writes the new one")
         self._open_for_writing()
 
     def _connect(self, mode: str) -> None:

@@ -1,0 +1,281 @@
+"""Journal: stores every event of a bus, on a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+
+from eventbus_mp import EventBus, EventBusError, UsageError, WaitTimeout
+from eventbus_mp.addons.journal.counters import subscriber_of
+from eventbus_mp.addons.journal.opening import default_url, open_store
+from eventbus_mp.addons.journal.outage import Blocking, Outage, Spooling
+from eventbus_mp.addons.journal.retention import Pruning, Retention
+from eventbus_mp.addons.journal.selecting import matching
+from eventbus_mp.addons.journal.store import Store, StoreLocked
+from eventbus_mp.addons.journal.writer import BatchLimits, Counts, Writer
+
+__all__ = ["Journal", "JournalStatus"]
+
+log = logging.getLogger("eventbus_mp.journal")
+
+STANDBY_S = 0.5
+"""How often a standby asks for the lock: no store can wait for it and be asked to stop."""
+CREDIT_MAX = 1 << 19
+
+
+@dataclass(frozen=True, slots=True)
+class JournalStatus:
+    """What a journal has done since it was started."""
+
+    state: str
+    """"starting", "writing", "standing by" (another process writes), "stopped" or "failed"."""
+    stored: int
+    duplicates: int
+    rejected: int
+    commits: int
+    commit_s: float
+    """How long a commit takes, on average; 0: there was none."""
+
+
+class Journal:
+    """Stores every event of a bus in a database, and settles it only when it is there.
+
+    One process at a time writes to a store; another journal of the same store stands by until that one is gone.
+
+    Args:
+        bus: The bus. Its handle may be used for other things as well.
+        url: Of the store: see `open_store`. None: `default_url`.
+        patterns: Of topics, as of `EventBus.subscribe`; by default all.
+        name: The subscriber's name, for `EventBus(require=[...])` as well. Two stores of one bus need two names.
+        keep: How long events stay, "30d" for example, or "forever".
+        keep_topics: The same for topics that a pattern matches: `{"debug_": "1h"}`; the first pattern that does.
+        own_ttl: Whether an event goes when its own ttl is over, if that is sooner.
+        batch_events: A batch is stored when it has so many events;
+        batch_bytes: or so many bytes of data;
+        batch_within_s: or so many seconds after its first event came.
+        on_outage: What becomes of events while the store is away. "block": they wait in the bus, and when that is full,
+            producers wait. "spool": they are stored in the `spool` and shipped later.
+        spool: The URL of the spool, a SQLite store on the local disk; None: beside the default store of the bus.
+
+    Raises:
+        UsageError: An argument is not valid.
+        InvalidPattern: A pattern is no regular expression.
+    """
+
+    def __init__(
+        self,
+        bus: EventBus,
+        url: str | None = None,
+        *,
+        patterns: Iterable[str] = ("",),
+        name: str = "journal",
+        keep: str | None = "30d",
+        keep_topics: Mapping[str, str | None] | None = None,
+        own_ttl: bool = True,
+        batch_events: int = 1_000,
+        batch_bytes: int = 4 << 20,
+        batch_within_s: float = 0.05,
+        on_outage: str = "block",
+        spool: str | None = None,
+    ) -> None:
+        self._bus = bus
+        self.url = url if url is not None else default_url(bus.name)
+        self._patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+        for pattern in self._patterns:
+            matching(pattern, ())
+        self._name = name
+        self._retention = Retention(keep, keep_topics or {}, own_ttl)
+        self._limits = _checked_limits(batch_events, batch_bytes, batch_within_s)
+        if on_outage not in ("block", "spool"):
+            raise UsageError(f"on_outage={on_outage!r} is neither 'block' nor 'spool'")
+        if spool is not None and on_outage != "spool":
+            raise UsageError(f"spool={spool!r} needs on_outage='spool'")
+        self._spool = None if on_outage == "block" else spool or default_url(f"{bus.name}-spool")
+        self._is_asked = threading.Event()
+        self._is_settled = threading.Event()
+        """Set when it writes, stands by, or has failed."""
+        self._state = "stopped"
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        self._counts = Counts()
+
+    def start(self, *, timeout_s: float = 30.0) -> Journal:
+        """Begin to write, or to stand by, on a thread. Blocks until either is the case.
+
+        Raises:
+            StoreError: The store cannot be opened. Once it is, a store that fails is tried again for ever.
+            UsageError: It is running; or another process is subscribed by this name, with another store.
+            WaitTimeout: It took longer than `timeout_s`; then it was stopped again.
+            EventBusError: The bus cannot be reached.
+        """
+        if self._thread is not None and self._thread.is_alive():
+            raise UsageError("this journal is running")
+        self._is_asked.clear()
+        self._is_settled.clear()
+        self._state, self._error = "starting", None
+        self._thread = threading.Thread(target=self._run, name="eventbus_mp journal", daemon=True)
+        self._thread.start()
+        if not self._is_settled.wait(timeout_s):
+            self.stop()
+            raise WaitTimeout(f"the journal {self.url} has not begun after {timeout_s:g} s")
+        if self._error is not None:
+            self.stop()
+            raise self._error
+        return self
+
+    def stop(self, *, timeout_s: float | None = None) -> None:
+        """Store what is in hand, leave the rest to the next writer, and end. Repeated, it does nothing.
+
+        Blocks until that is done. The subscriber stays for `orphan_grace_s` of the bus: a journal that is started
+        within this time misses nothing.
+
+        Raises:
+            WaitTimeout: It is not done after `timeout_s`; it still will be.
+        """
+        self._is_asked.set()
+        thread = self._thread
+        if thread is None or thread is threading.current_thread():
+            return
+        thread.join(timeout_s)
+        if thread.is_alive():
+            raise WaitTimeout(f"the journal {self.url} has not ended after {timeout_s:g} s")
+        self._thread = None
+
+    def ask_to_stop(self) -> None:
+        """As `stop`, without waiting until it is done; a signal handler may call it."""
+        self._is_asked.set()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Block until the journal has ended by itself or was stopped, or for `timeout_s`: whether it has.
+
+        Raises:
+            EventBusError: Why it ended by itself.
+        """
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+            if self._thread.is_alive():
+                return False
+        if self._error is not None:
+            raise self._error
+        return True
+
+    def status(self) -> JournalStatus:
+        """What it does and has done. Never blocks."""
+        counts = self._counts
+        commit_s = counts.commit_ns / counts.commits / 1e9 if counts.commits else 0.0
+        return JournalStatus(self._state, counts.stored, counts.duplicates, counts.rejected, counts.commits, commit_s)
+
+    def __enter__(self) -> Journal:
+        return self.start() if self._thread is None else self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # --- on the thread ---
+
+    def _run(self) -> None:
+        try:
+            while not self._is_asked.is_set():
+                try:
+                    self._write()
+                except StoreLocked as error:
+                    if not self._is_settled.is_set():
+                        raise
+                    log.error("another process writes now: %s", error)
+            self._state = "stopped"
+        except EventBusError as error:
+            self._error, self._state = error, "failed"
+            log.error("the journal %s has ended: %s", self.url, error)
+        except BaseException as error:
+            self._error, self._state = error, "failed"
+            raise
+        finally:
+            self._is_settled.set()
+
+    def _write(self) -> None:
+        """Be the one writer from the time when the lock is free, until it is lost or stop is asked for."""
+        with ExitStack() as stack:
+            store = stack.enter_context(open_store(self.url, writes=True))
+            if not self._await_lock(store):
+                return
+            outage = self._outage(store, stack)
+            writer = Writer(
+                self._bus,
+                store,
+                name=self._name,
+                patterns=self._patterns,
+                limits=self._limits,
+                pruning=Pruning(store, self._retention),
+                outage=outage,
+                is_asked=self._is_asked,
+                counts=self._counts,
+            )
+            writer.run(self._begun)
+
+    def _await_lock(self, store: Store) -> bool:
+        """Stand by until the lock is held; False: asked to stop before."""
+        while not store.take_lock():
+            if self._state != "standing by":
+                log.info("standing by: another process writes %s", store.url)
+                self._state = "standing by"
+                self._is_settled.set()
+            if self._is_asked.wait(STANDBY_S):
+                return False
+        return True
+
+    def _outage(self, store: Store, stack: ExitStack) -> Outage:
+        if self._spool is None:
+            return Blocking(store, self._is_asked, self._waiting())
+        spool = stack.enter_context(open_store(self._spool, writes=True))
+        if not spool.take_lock():
+            raise UsageError(f"the spool {spool.url} is used by another process; give each journal its own")
+        return Spooling(store, spool, self._is_asked, self._waiting())
+
+    def _begun(self) -> None:
+        log.info("bus %r is stored in %s", self._bus.name, self.url)
+        self._state = "writing"
+        self._is_settled.set()
+
+    def _waiting(self) -> _Waiting:
+        return _Waiting(self._bus, self._name)
+
+
+class _Waiting:
+    """Says how much waits in the bus, and how long there is room."""
+
+    def __init__(self, bus: EventBus, name: str) -> None:
+        self._bus = bus
+        self._name = name
+        self._last: tuple[float, int] | None = None
+
+    def __call__(self) -> str:
+        try:
+            snapshot = self._bus.snapshot()
+        except EventBusError as error:
+            return f"the bus does not answer: {error}"
+        now_s, used, limit = time.monotonic(), snapshot.memory.bytes_used, snapshot.memory.bytes_max
+        last, self._last = self._last, (now_s, used)
+        subscriber = subscriber_of(snapshot, self._name)
+        waits = subscriber.queued + subscriber.in_flight if subscriber is not None else 0
+        text = f"{waits:,} events wait; {used:,} of {limit:,} bytes of the bus are used"
+        if last is not None and used > last[1]:
+            left_s = (limit - used) * (now_s - last[0]) / (used - last[1])
+            return f"{text}; it is full in about {left_s:,.0f} s"
+        return text
+
+
+def _checked_limits(events: int, nbytes: int, within_s: float) -> BatchLimits:
+    if type(events) is not int or not 1 <= events <= CREDIT_MAX:
+        raise UsageError(f"batch_events={events!r} is not a number from 1 to {CREDIT_MAX:,}")
+    if type(nbytes) is not int or nbytes < 1:
+        raise UsageError(f"batch_bytes={nbytes!r} is not a number, 1 or more")
+    if not isinstance(within_s, (int, float)) or not 0 <= within_s <= 3_600:
+        raise UsageError(f"batch_within_s={within_s!r} is no time in seconds, from 0 to 3,600")
+    return BatchLimits(events, nbytes, within_s)

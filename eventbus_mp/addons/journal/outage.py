@@ -1,0 +1,161 @@
+"""What becomes of events while the store is away: they wait in the bus, or in a spool, a store on the local disk."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from eventbus_mp.addons.journal.row import Row
+from eventbus_mp.addons.journal.store import Rejected, Selection, Store, Stored, StoreError, StoreLocked
+
+__all__ = ["Blocking", "Outage", "Spooling"]
+
+log = logging.getLogger("eventbus_mp.journal")
+
+PAUSE_FIRST_S, PAUSE_MAX_S = 0.05, 5.0
+SAY_S = 60.0
+SHIPPED_ROWS = 1_000
+SHIPPED_PAGES = 5
+"""How many pages go from the spool to the store between two batches."""
+
+
+class Outage(Protocol):
+    """The way from a writer to its store."""
+
+    def append(self, rows: Sequence[Row], rejected: Sequence[Rejected], run: int | None) -> Stored | None:
+        """As `Store.append`; blocks as long as it takes. None: asked to stop before anything was stored.
+
+        Raises:
+            StoreLocked: Another process writes now.
+        """
+
+    def tend(self) -> None:
+        """Do what is due, between two batches; raises as `append`."""
+
+
+class Blocking:
+    """Tries again for ever. Meanwhile events wait in the bus, and when that is full, producers wait.
+
+    Args:
+        store: The store.
+        is_asked: Set: to stop.
+        waiting: What to say of what waits.
+    """
+
+    def __init__(self, store: Store, is_asked: threading.Event, waiting: Callable[[], str]) -> None:
+        self._store = store
+        self._is_asked = is_asked
+        self._waiting = waiting
+        self._began_s = 0.0
+        self._said_s = 0.0
+
+    def append(self, rows: Sequence[Row], rejected: Sequence[Rejected], run: int | None) -> Stored | None:
+        """See `Outage`."""
+        pause_s = PAUSE_FIRST_S
+        self._began_s = 0.0
+        while True:
+            try:
+                stored = self._store.append(rows, rejected, run=run)
+            except StoreLocked:
+                raise
+            except StoreError as error:
+                self._say(error)
+            else:
+                if self._began_s:
+                    away_s = time.monotonic() - self._began_s
+                    log.warning("%s is back after %.1f s", self._store.url, away_s)
+                return stored
+            if self._is_asked.wait(pause_s * random.uniform(0.5, 1.0)):
+                return None
+            pause_s = min(2 * pause_s, PAUSE_MAX_S)
+
+    def tend(self) -> None:
+        """Nothing is due."""
+
+    def _say(self, error: StoreError) -> None:
+        """One line at once, and then one a minute."""
+        now_s = time.monotonic()
+        if not self._began_s:
+            self._began_s = now_s
+            log.error("events cannot be stored, and are tried again: %s", error)
+        elif now_s - self._said_s >= SAY_S:
+            log.error("not stored since %.0f s (%s); %s", now_s - self._began_s, error, self._waiting())
+        else:
+            return
+        self._said_s = now_s
+
+
+class Spooling:
+    """Stores in a spool while the store is away, and ships from there, in order, when it is back.
+
+    Args:
+        store: The store.
+        spool: Another one, on the local disk, with its lock. What is in it already is shipped first.
+        is_asked: Set: to stop.
+        waiting: What to say of what waits in the bus while even the spool is away.
+    """
+
+    def __init__(self, store: Store, spool: Store, is_asked: threading.Event, waiting: Callable[[], str]) -> None:
+        self._store = store
+        self._spool = spool
+        self._to_spool = Blocking(spool, is_asked, waiting)
+        self._is_spooling = spool.last_position() > 0
+        self._run: int | None = None
+        self._pause_s = PAUSE_FIRST_S
+        self._next_try_s = 0.0
+        self._said_s = time.monotonic()
+
+    def append(self, rows: Sequence[Row], rejected: Sequence[Rejected], run: int | None) -> Stored | None:
+        """See `Outage`. What is in the spool counts as stored."""
+        self._run = run
+        if not self._is_spooling:
+            try:
+                return self._store.append(rows, rejected, run=run)
+            except StoreLocked:
+                raise
+            except StoreError as error:
+                log.error("events go to the spool %s: %s", self._spool.url, error)
+                self._is_spooling = True
+                self._put_off()
+        return self._to_spool.append(rows, rejected, None)
+
+    def tend(self) -> None:
+        """Ship some of what is in the spool, if the store is back."""
+        if not self._is_spooling or time.monotonic() < self._next_try_s:
+            return
+        try:
+            for _ in range(SHIPPED_PAGES):
+                if not self._ship():
+                    self._is_spooling = False
+                    log.warning("%s is back, and has what was in the spool", self._store.url)
+                    return
+        except StoreLocked:
+            raise
+        except StoreError as error:
+            self._put_off()
+            if time.monotonic() - self._said_s >= SAY_S:
+                self._said_s = time.monotonic()
+                log.error("%d events are in the spool: %s", self._spool.count(Selection()), error)
+        else:
+            self._pause_s = PAUSE_FIRST_S
+
+    def _ship(self) -> bool:
+        """One page; False: the spool is empty."""
+        page = self._spool.page(Selection(), SHIPPED_ROWS)
+        if not page:
+            # Those that were shipped before are there already, and change nothing.
+            self._store.append([], self._spool.rejected(SHIPPED_ROWS), run=self._run)
+            self._spool.reclaim()
+            return False
+        self._store.append([entry.row for entry in page], run=self._run)
+        topics = sorted({entry.row.topic for entry in page})
+        self._spool.delete_below(page[-1].position + 1, topics, len(page))
+        return True
+
+    def _put_off(self) -> None:
+        self._next_try_s = time.monotonic() + self._pause_s * random.uniform(0.5, 1.0)
+        self._pause_s = min(2 * self._pause_s, PAUSE_MAX_S)

@@ -1,0 +1,111 @@
+"""How long events stay in a journal: what is too old is deleted in bounded steps, beside the writing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from eventbus_mp import UsageError
+from eventbus_mp.addons.journal.selecting import matching
+from eventbus_mp.addons.journal.store import Store
+
+__all__ = ["Pruning", "Retention", "duration_ns"]
+
+UNITS_NS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
+STEP_ROWS = 10_000
+HOLD_NS = 7 * 86_400 * 1_000_000_000
+"""For so long a replay that does not go on keeps what it still needs; or one that was forgotten would keep it all."""
+
+
+def duration_ns(text: str | None) -> int | None:
+    """Nanoseconds of "90s", "15m", "1h", "30d" or "2w"; None, or of "forever": no end.
+
+    Raises:
+        UsageError: It is no such text.
+    """
+    if text is None or text == "forever":
+        return None
+    found = _DURATION.fullmatch(text) if isinstance(text, str) else None
+    if found is None:
+        raise UsageError(f"{text!r} is no time to keep events; give '90s', '15m', '1h', '30d', '2w' or 'forever'")
+    return int(float(found[1]) * UNITS_NS[found[2]] * 1_000_000_000)
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Args:
+        keep: How long events stay after they were recorded: "30d", or "forever".
+        topics: The same for topics that a pattern matches from the beginning of their names; the first that does.
+        own_ttl: Whether an event goes when its own `ttl` is over, if that is sooner.
+
+    Raises:
+        UsageError: A time or a pattern is not valid.
+    """
+
+    keep: str | None = "30d"
+    topics: Mapping[str, str | None] = field(default_factory=dict)
+    own_ttl: bool = True
+
+    def __post_init__(self) -> None:
+        for text in (self.keep, *self.topics.values()):
+            duration_ns(text)
+        for pattern in self.topics:
+            matching(pattern, ())
+
+    def kept_ns(self, names: list[str]) -> dict[int, list[str]]:
+        """Nanoseconds -> the topics that are kept for so long; those that are kept for ever are left out."""
+        kept: dict[int, list[str]] = {}
+        left = list(names)
+        for pattern, text in (*self.topics.items(), ("", self.keep)):
+            found = matching(pattern, left)
+            left = [name for name in left if name not in set(found)]
+            age_ns = duration_ns(text)
+            if age_ns is not None and found:
+                kept.setdefault(age_ns, []).extend(found)
+        return kept
+
+
+class Pruning:
+    """Deletes what a `Retention` does not keep, and never what an open replay still needs.
+
+    Args:
+        store: With its lock.
+        retention: What is kept.
+    """
+
+    def __init__(self, store: Store, retention: Retention) -> None:
+        self._store = store
+        self._retention = retention
+
+    def step(self, now_ns: int, limit: int = STEP_ROWS) -> int:
+        """Delete up to `limit` entries: how many; fewer than `limit`: for now there are no more.
+
+        Args:
+            now_ns: Nanoseconds since the epoch.
+            limit: How many at most.
+
+        Raises:
+            StoreError: As of `Store`.
+        """
+        store = self._store
+        floor = self._needed_from(now_ns)
+        deleted = store.delete_expired(now_ns, floor, limit) if self._retention.own_ttl else 0
+        for age_ns, topics in self._retention.kept_ns(store.topics()).items():
+            if deleted < limit:
+                position = store.position_at(now_ns - age_ns)
+                position = position if floor is None else min(position, floor)
+                deleted += store.delete_below(position, topics, limit - deleted)
+        if deleted:
+            store.reclaim()
+        return deleted
+
+    def _needed_from(self, now_ns: int) -> int | None:
+        """The first position that an open replay still needs; None: there is no open replay."""
+        needed = [
+            checkpoint.next_position
+            for checkpoint in self._store.checkpoints()
+            if not checkpoint.ended and now_ns - checkpoint.updated_ns < HOLD_NS
+        ]
+        return min(needed, default=None)
