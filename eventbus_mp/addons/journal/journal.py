@@ -64,7 +64,7 @@ class Journal:
 
     Raises:
         UsageError: An argument is not valid.
-        InvalidPattern: A pattern is no regular expression.
+        InvalidPattern: A pattern is not a regular expression.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Journal:
         return self
 
     def stop(self, *, timeout_s: float | None = None) -> None:
-        """Store what is in hand, leave the rest to the next writer, and end. Repeated, it does nothing.
+        """Store what was taken, leave the rest to the next writer, and end. Repeated, it does nothing.
 
         Blocks until that is done. The subscriber stays for `orphan_grace_s` of the bus: a journal that is started
         within this time misses nothing.
@@ -277,5 +277,5 @@ def _checked_limits(events: int, nbytes: int, within_s: float) -> BatchLimits:
     if type(nbytes) is not int or nbytes < 1:
         raise UsageError(f"batch_bytes={nbytes!r} is not a number, 1 or more")
     if not isinstance(within_s, (int, float)) or not 0 <= within_s <= 3_600:
-        raise UsageError(f"batch_within_s={within_s!r} is no time in seconds, from 0 to 3,600")
+        raise UsageError(f"batch_within_s={within_s!r} is not a time in seconds, from 0 to 3,600")
     return BatchLimits(events, nbytes, within_s)

@@ -105,7 +105,7 @@ class Writer:
         self._counts = counts
 
     def run(self, began: Callable[[], object]) -> None:
-        """Write until it is asked to stop; then store what is in hand, and leave the rest to the next writer.
+        """Write until it is asked to stop; then store what was taken, and leave the rest to the next writer.
 
         Args:
             began: Called once, when the journal is subscribed.

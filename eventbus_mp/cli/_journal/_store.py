@@ -26,7 +26,7 @@ def opened_store(options: argparse.Namespace) -> Store:
     """The journal that the options name, to be read and closed.
 
     Raises:
-        UsageError: It is no URL of a journal.
+        UsageError: It is not the URL of a journal.
         StoreError: It does not exist, or cannot be read.
     """
     return open_store(url_of(options))
