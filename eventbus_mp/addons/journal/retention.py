@@ -29,7 +29,7 @@ def duration_ns(text: str | None) -> int | None:
         return None
     found = _DURATION.fullmatch(text) if isinstance(text, str) else None
     if found is None:
-        raise UsageError(f"{text!r} does not say how long to keep events; give '90s', '15m', '1h', '30d', '2w' or 'forever'")
+        raise UsageError(f"{text!r} is not how long to keep events; give '90s', '15m', '1h', '30d', '2w' or 'forever'")
     return int(float(found[1]) * UNITS_NS[found[2]] * 1_000_000_000)
 
 
