@@ -105,6 +105,7 @@ class TopApp(App[str]):
     DataTable { height: 1fr; }
     #topics { height: 2fr; }
     """
+    TITLE = "eventbus-mp top"
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[Any]] = [
         ("q", "quit", "Quit"),
