@@ -37,6 +37,10 @@ class Deliveries(tuple[Event | EventShadow, ...]):
         made._reader = reader
         return made
 
+    def first(self, count: int) -> Deliveries:
+        """The first of them."""
+        return Deliveries.of(self[:count], self._reader)
+
     @property
     def events(self) -> tuple[Event | None, ...]:
         """The event of each; None for one that is settled here, or cannot be read. Nothing is decoded."""

@@ -51,6 +51,7 @@ ROWS = {
 IMPORTERS = {
     "eventbus_mp.console": ("cli", "demo"),
     "rich": ("console",),
+    "opentelemetry": ("addons.otel",),
     "textual": ("cli._screen",),
     "argcomplete": ("cli._completion",),
     "multiprocessing.shared_memory": ("memory.shm",),
@@ -273,6 +274,8 @@ ALLOWED = [
     ("addons.journal.row", "from eventbus_mp import EventBus"),
     ("addons.journal.row", "from eventbus_mp.addons.journal.store import Store"),
     ("addons.journal.sqlite.store", "import sqlite3"),
+    ("addons.otel.names", "from eventbus_mp import Event"),
+    ("addons.otel.propagate", "from opentelemetry import trace"),
 ]
 FORBIDDEN = [
     ("errors", "from eventbus_mp.events import Event"),
@@ -301,6 +304,8 @@ FORBIDDEN = [
     ("addons.journal.row", "import sqlite3"),
     ("addons.journal.row", "from eventbus_mp.events import Event"),
     ("worker.pool", "from eventbus_mp.addons.journal.store import Store"),
+    ("cli", "from opentelemetry import trace"),
+    ("client.bus", "from eventbus_mp.addons import otel"),
 ]
 OF_NO_PART = [("plugins", "import re")]
 OF_A_PART_TO_COME = [("client.protocol", f"import {name}") for name in ("threading", "time", "os", "select", "socket")]

@@ -25,6 +25,7 @@ class Asks(Instrument):
     def _ask(self, deliveries: Deliveries) -> None:
         events = tuple(event and (event.headers or {}).get("from") for event in deliveries.events)
         self.told.append((events, deliveries.attempts))
+        self.last = deliveries
 
     def after_receive(self, subscriber: SubscriberKey, shadows: Deliveries, error: BaseException | None) -> None:
         self._ask(shadows)
@@ -94,6 +95,7 @@ def test_events_of_what_was_taken(asked: EventBus, asks: Asks) -> None:
     inbox.complete(inbox.get(1))  # type: ignore[arg-type]
     asked.notify_many([event("2"), event("3")])
     assert len(inbox.events(5, 1)) == 2
+    assert [found.id for found in asks.last.first(1)] == ["2"]
     assert asks.told == [(("1",), (1,)), (("1",), (2,)), (("2", "3"), (1, 1))]
 
 

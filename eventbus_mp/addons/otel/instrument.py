@@ -1,0 +1,339 @@
+"""`instrument(bus)`: which spans there are, what is their parent, and which context events carry.
+
+The rules are those of OpenTelemetry's conventions for messaging; docs/how-to/opentelemetry.md has them as tables.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Sequence
+from contextvars import ContextVar, Token
+from functools import partial
+from typing import Any, NamedTuple
+
+from opentelemetry import propagate
+from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, Context, attach, detach, get_current
+from opentelemetry.trace import Link, Span, SpanKind, TracerProvider, get_current_span, set_span_in_context
+
+from eventbus_mp import Deliveries, Event, EventBus, EventShadow, Instrument, SubscriberKey, UsageError
+from eventbus_mp.addons.otel import names
+from eventbus_mp.addons.otel.propagate import carried_by, complain, extracted, with_carried
+from eventbus_mp.addons.otel.spans import LINKS_MAX, SpanMaker, link_to
+
+__all__ = ["SettleTracing", "Tracing", "instrument", "uninstrument"]
+
+WORST_FIRST = ("failed", "retried", "open", "skipped", "completed")
+
+
+class Options(NamedTuple):
+    """What `instrument` was given, but for what does not travel to another process."""
+
+    parent: str
+    create_spans: bool
+    exclude: tuple[str, ...]
+
+
+class _Call(NamedTuple):
+    """A handler's call that has begun, or one of an inbox."""
+
+    of: object
+    span: Span | None
+    token: Token[Context] | None
+    outer: Any
+    began_ns: int = 0
+
+
+_call: ContextVar[_Call | None] = ContextVar("eventbus_mp_otel_call", default=None)
+
+
+class Tracing(Instrument):
+    """The hooks of `instrument`. In another process it is made anew, for that process's tracer provider."""
+
+    def __init__(self, address: str, options: Options, provider: TracerProvider | None = None) -> None:
+        self._address = address
+        self._options = options
+        self._spans = SpanMaker(address, options.exclude, provider)
+        self._published: dict[tuple[str, Any], list[Span]] = {}
+        """(topic, id) of the first event -> the spans of publishing that have begun."""
+        self.is_off = False
+        """Nothing new begins; what has begun ends."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._address, self._options)
+
+    def _is_silent(self, current: Context) -> bool:
+        # An exporter that uses the bus is not traced, or each span would cause the next one.
+        return self.is_off or bool(current.get(_SUPPRESS_INSTRUMENTATION_KEY))
+
+    def before_connect(self, bus: str) -> None:
+        """See `Instrument`."""
+        self._spans.begin()
+        self._published.clear()  # A forked child does not end its parent's.
+
+    # --- publishing ---
+
+    def before_notify(self, events: Sequence[Event]) -> Sequence[Event] | None:
+        """See `Instrument`."""
+        current = get_current()
+        traced = [] if self._is_silent(current) else [event for event in events if self._spans.traces(event.topic)]
+        if not traced:
+            return None
+        if len(events) == 1:
+            span, made = self._publish_one(traced[0], current)
+        else:
+            span, made = self._publish_many(traced, current)
+        if span is None:
+            return None
+        self._published.setdefault((events[0].topic, events[0].id), []).append(span)
+        if len(made) == len(events):
+            return made
+        replaced = iter(made)
+        return [next(replaced) if self._spans.traces(event.topic) else event for event in events]
+
+    def _publish_one(self, event: Event, current: Context) -> tuple[Span | None, list[Event]]:
+        own = carried_by(event) if event.headers else None
+        kind, links = (SpanKind.PRODUCER, []) if own is None else (SpanKind.CLIENT, [Link(own)])
+        span = self._spans.start(names.PUBLISH, event.topic, kind, current, links, event=event)
+        return span, [event if own or span is None else with_carried(event, _carrier(span, current))]
+
+    def _publish_many(self, events: list[Event], current: Context) -> tuple[Span | None, list[Event]]:
+        """One span for all, whose context they carry; or one for each, to which it links."""
+        made_in = [carried_by(event) if event.headers else None for event in events]
+        if self._options.create_spans:
+            for at, event in enumerate(events):
+                if made_in[at] is None:
+                    events[at], made_in[at] = self._create(event, current)
+        links = [link for event, own in zip(events, made_in, strict=True) for link in link_to(own, event)][:LINKS_MAX]
+        kind = SpanKind.PRODUCER if None in made_in else SpanKind.CLIENT
+        count = {names.BATCH_MESSAGE_COUNT: len(events)}
+        span = self._spans.start(names.PUBLISH, _topic_of(events), kind, current, links, more=count)
+        if span is None:
+            return None, events
+        carrier = _carrier(span, current)
+        return span, [
+            event if own else with_carried(event, carrier) for event, own in zip(events, made_in, strict=True)
+        ]
+
+    def _create(self, event: Event, current: Context) -> tuple[Event, Any]:
+        span = self._spans.start(names.CREATE, event.topic, SpanKind.PRODUCER, current, event=event)
+        if span is None:
+            return event, None
+        self._spans.end(span)
+        return with_carried(event, _carrier(span, current)), span.get_span_context()
+
+    def after_notify(
+        self, events: Sequence[Event], shadows: Sequence[EventShadow], error: BaseException | None
+    ) -> None:
+        """See `Instrument`."""
+        key = events[0].topic, events[0].id
+        spans = self._published.get(key)
+        if spans:
+            self._spans.end(spans.pop(), error)
+            if not spans:
+                self._published.pop(key, None)
+
+    # --- handling ---
+
+    def before_handle(self, subscriber: SubscriberKey, items: Deliveries) -> None:
+        """See `Instrument`."""
+        current = get_current()
+        span = token = None
+        if not self._is_silent(current) and any(self._spans.traces(item.topic) for item in items):
+            span, context = self._process(subscriber, items, current)
+            token = attach(set_span_in_context(span, context)) if span is not None else None
+        _call.set(_Call(items, span, token, _call.get()))
+
+    def _process(self, subscriber: SubscriberKey, items: Deliveries, current: Context) -> tuple[Span | None, Context]:
+        """The span of a call, and the context in which the call is, but for the span."""
+        if len(items) > 1:
+            links = _links(items)
+            more = {names.BATCH_MESSAGE_COUNT: len(items)}
+            topic = _topic_of(items)
+            start = partial(self._spans.start, names.PROCESS, topic, SpanKind.CONSUMER, current, links)
+            return start(group=subscriber.name, more=more), current
+        (item,), (event,), (attempt,) = items, items.events, items.attempts
+        base = extracted(event, current)
+        ambient, made_in = get_current_span(current), get_current_span(base)
+        parent = current
+        if ambient.get_span_context().is_valid:
+            made_in = get_current_span(extracted(event, Context()))
+            base = current
+        elif self._options.parent == "auto":
+            parent = base
+        found = made_in.get_span_context()
+        span = self._spans.start(
+            names.PROCESS,
+            item.topic,
+            SpanKind.CONSUMER,
+            parent,
+            [Link(found)] if found.is_valid else (),
+            group=subscriber.name,
+            event=event if event is not None else item,
+            more={names.ATTEMPT: attempt},
+        )
+        return span, base
+
+    def after_handle(
+        self, subscriber: SubscriberKey, items: Deliveries, outcomes: Sequence[str], error: BaseException | None
+    ) -> None:
+        """See `Instrument`."""
+        call = _call.get()
+        if call is None or call.of is not items:
+            return  # It began when there was no hook.
+        _call.set(call.outer)
+        try:
+            if call.span is not None:
+                self._spans.end(call.span, error, next((each for each in WORST_FIRST if each in outcomes), "open"))
+        finally:
+            if call.token is not None:
+                detach(call.token)
+
+    # --- taking ---
+
+    def before_receive(self, subscriber: SubscriberKey, limit: int) -> None:
+        """See `Instrument`."""
+        _call.set(_Call(limit, None, None, _call.get(), time.time_ns()))
+
+    def after_receive(self, subscriber: SubscriberKey, shadows: Deliveries, error: BaseException | None) -> None:
+        """See `Instrument`."""
+        call = _call.get()
+        if call is None or not call.began_ns:
+            return
+        _call.set(call.outer)
+        current = get_current()
+        if self._is_silent(current) or not (shadows or error):
+            return
+        if shadows and not any(self._spans.traces(shadow.topic) for shadow in shadows):
+            return
+        start = partial(self._spans.start, group=subscriber.name, start_ns=call.began_ns)
+        topic, links = _topic_of(shadows), _links(shadows)
+        if call.of == 1 and shadows:
+            event = shadows.events[0]
+            more = {names.ATTEMPT: shadows.attempts[0]}
+            one = event if event is not None else shadows[0]
+            span = start(names.RECEIVE, topic, SpanKind.CLIENT, current, links, event=one, more=more)
+        else:
+            count = {names.BATCH_MESSAGE_COUNT: len(shadows)}
+            span = start(names.RECEIVE, topic, SpanKind.CLIENT, current, links, more=count)
+        if span is not None:
+            self._spans.end(span, error)
+
+
+class SettleTracing(Tracing):
+    """With spans for what a program settles by hand."""
+
+    def before_settle(self, subscriber: SubscriberKey, shadows: Sequence[EventShadow], outcome: str) -> None:
+        """See `Instrument`."""
+        current = get_current()
+        span = None
+        if not self._is_silent(current) and any(self._spans.traces(shadow.topic) for shadow in shadows):
+            operation = names.ACK if outcome == "completed" else names.SKIP
+            one = shadows[0] if len(shadows) == 1 else None
+            more: dict[str, Any] = {names.OUTCOME: outcome}
+            if one is None:
+                more[names.BATCH_MESSAGE_COUNT] = len(shadows)
+            start = partial(self._spans.start, group=subscriber.name, event=one, more=more)
+            span = start(operation, _topic_of(shadows), SpanKind.CLIENT, current)
+        _call.set(_Call(shadows, span, None, _call.get()))
+
+    def after_settle(
+        self, subscriber: SubscriberKey, shadows: Sequence[EventShadow], outcome: str, error: BaseException | None
+    ) -> None:
+        """See `Instrument`."""
+        call = _call.get()
+        if call is None or call.of is not shadows:
+            return
+        _call.set(call.outer)
+        if call.span is not None:
+            self._spans.end(call.span, error)
+
+
+def _carrier(span: Span, current: Context) -> dict[str, str]:
+    """What travels in headers of the context in which this span is."""
+    carrier: dict[str, str] = {}
+    try:
+        propagate.inject(carrier, set_span_in_context(span, current))
+    except Exception as error:
+        complain("the configured propagator raised, and events carry no context", error)
+    return carrier
+
+
+def _topic_of(items: Iterable[Event | EventShadow]) -> str | None:
+    """The topic of all of them; None: they have several."""
+    topics = {item.topic for item in items}
+    return topics.pop() if len(topics) == 1 else None
+
+
+def _links(items: Deliveries) -> list[Link]:
+    """To the spans in whose contexts the first of these were made."""
+    first = items.first(LINKS_MAX)
+    found = zip(first, first.events, first.attempts, strict=True)
+    return [
+        link
+        for item, event, attempt in found
+        if event is not None
+        for link in link_to(carried_by(event), item, attempt)
+    ]
+
+
+def instrument(
+    bus: EventBus,
+    *,
+    parent: str = "auto",
+    create_spans: bool = False,
+    settle_spans: bool = False,
+    exclude: Iterable[str] = (),
+    tracer_provider: TracerProvider | None = None,
+) -> None:
+    """Have spans for what this handle does, and contexts in the headers of its events. Never blocks.
+
+    Call it before the first use of the handle, which may be an `on`. The SDK may be set up later, in each process:
+    until then spans go nowhere, and contexts are passed on. A `WorkerPool` of this bus takes it along to its workers.
+    Repeated, it changes nothing. No error of the SDK, or of what is configured in it, makes an event fail; it is
+    logged.
+
+    Args:
+        bus: The handle.
+        parent: What is the parent of a handler's span. "auto": the span in whose context the event was made, unless
+            another one is current already; there is a link to it as well. "link": there is only the link, and each
+            handler's call begins a trace.
+        create_spans: Whether each event of `notify_many` has a span, and a context, of its own.
+        settle_spans: Whether settling by hand has spans.
+        exclude: Patterns of topics whose events have neither spans nor contexts, such as those that an exporter
+            publishes. As in `EventBus.on`, they match from the beginning.
+        tracer_provider: Where the spans of this process go; None, and in workers that are not forked: to the global
+            one.
+
+    Raises:
+        UsageError: The handle is connected, or an argument is not valid.
+    """
+    if not isinstance(bus, EventBus):
+        raise UsageError(f"instrument({bus!r:.80}): give an EventBus")
+    if parent not in ("auto", "link"):
+        raise UsageError(f"instrument(parent={parent!r}): give 'auto' or 'link'")
+    if isinstance(exclude, str):
+        raise UsageError(f"instrument(exclude={exclude!r:.80}): give a list of patterns")
+    patterns = tuple(exclude)
+    try:
+        for pattern in patterns:
+            re.compile(pattern)
+    except (re.error, TypeError) as cause:
+        raise UsageError(f"instrument(exclude={patterns!r:.80}): {cause}; give regular expressions") from cause
+    if not _tracings(bus):
+        kind = SettleTracing if settle_spans else Tracing
+        bus.add_instrument(kind(bus.address, Options(parent, create_spans, patterns), tracer_provider))
+
+
+def uninstrument(bus: EventBus) -> None:
+    """Have no spans any more: nothing new begins from now on, and spans that have begun end. Never blocks.
+
+    A handle that is connected stays as it is until it connects anew, with hooks that do nothing.
+    """
+    for tracing in _tracings(bus):
+        tracing.is_off = True
+        bus.remove_instrument(tracing)
+
+
+def _tracings(bus: EventBus) -> list[Tracing]:
+    return [found for found in bus.instruments if isinstance(found, Tracing)]

@@ -1,0 +1,88 @@
+"""The names of spans and attributes: OpenTelemetry's conventions for messaging, version 1.44, and a few of our own.
+
+They are written out here, because the module that has them (`opentelemetry.semconv._incubating`) is private and moves;
+a test compares the two.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = [
+    "ACK",
+    "ATTEMPT",
+    "BATCH_MESSAGE_COUNT",
+    "CLIENT_ID",
+    "CONSUMER_GROUP_NAME",
+    "CONVERSATION_ID",
+    "CREATE",
+    "DESTINATION_NAME",
+    "ERROR_TYPE",
+    "MESSAGE_ID",
+    "OPERATION_NAME",
+    "OPERATION_TYPE",
+    "OUTCOME",
+    "PROCESS",
+    "PUBLISH",
+    "RECEIVE",
+    "SCHEMA_URL",
+    "SERVER_ADDRESS",
+    "SKIP",
+    "SKIP_REASON",
+    "SYSTEM",
+    "SYSTEM_NAME",
+    "Operation",
+    "name_of_error",
+]
+
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
+
+SYSTEM = "messaging.system"
+SYSTEM_NAME = "eventbus_mp"
+OPERATION_NAME = "messaging.operation.name"
+OPERATION_TYPE = "messaging.operation.type"
+DESTINATION_NAME = "messaging.destination.name"
+"""The topic."""
+MESSAGE_ID = "messaging.message.id"
+"""The event's id; of a batch, each link has one."""
+CONVERSATION_ID = "messaging.message.conversation_id"
+"""The event's transaction id."""
+BATCH_MESSAGE_COUNT = "messaging.batch.message_count"
+CONSUMER_GROUP_NAME = "messaging.consumer.group.name"
+"""The subscriber, whose events several processes share."""
+CLIENT_ID = "messaging.client.id"
+"""pid@host"""
+SERVER_ADDRESS = "server.address"
+"""The bus's socket."""
+ERROR_TYPE = "error.type"
+
+ATTEMPT = "eventbus_mp.delivery.attempt"
+"""1: the first; of a batch, each link has it that is not the first."""
+OUTCOME = "eventbus_mp.outcome"
+"""As `after_handle` of an instrument gets it; of a batch, the worst."""
+SKIP_REASON = "eventbus_mp.skip.reason"
+
+
+class Operation(NamedTuple):
+    """What a span is about."""
+
+    name: str
+    type: str
+
+    def span_name(self, topic: str | None) -> str:
+        """The name of its span; None: of several topics."""
+        return f"{self.name} {topic}" if topic is not None else self.name
+
+
+PUBLISH = Operation("publish", "send")
+CREATE = Operation("create", "create")
+RECEIVE = Operation("receive", "receive")
+PROCESS = Operation("process", "process")
+ACK = Operation("ack", "settle")
+SKIP = Operation("skip", "settle")
+
+
+def name_of_error(error: BaseException) -> str:
+    """The value of `error.type`: the name of its class, with its module unless it is Python's own."""
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
