@@ -30,6 +30,9 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
     parser.add_argument("--kill", action="store_true", help="kill a worker in mid-run; the totals must not change")
     parser.add_argument("--check", action="store_true", help="compare with the loop, and exit 1 on any difference")
     parser.add_argument("--json", action="store_true", help="print the result as JSON and nothing else")
+    parser.add_argument(
+        "--trace", choices=["console"], help="print OpenTelemetry's spans of all processes on standard error"
+    )
     parser.add_argument("--no-baseline", action="store_true", help="do not run the loop to show the speed-up")
     return parser
 
@@ -47,6 +50,14 @@ def run(options: argparse.Namespace) -> int:
         complain(f"no .py file below {root}")
         return Exit.USAGE
     processes = len(os.sched_getaffinity(0)) if options.processes is None else options.processes
+    if options.trace:
+        try:
+            from eventbus_mp.addons.otel.console import show_spans
+
+            show_spans()
+        except ImportError as error:
+            complain(f"--trace: {error}")
+            return Exit.USAGE
     result = _measure(root, files, processes, options)
     differences: list[str] = []
     if processes and (options.check or not options.no_baseline):
@@ -70,11 +81,11 @@ def _measure(root: Path, files: list[Path], processes: int, options: argparse.Na
         if not processes:
             return pipeline.run_in_loop(root, files, progress.update)
         on_kill = (lambda pid: progress.note(f"killed worker {pid}")) if options.kill else None
-        return pipeline.run_on_bus(root, files, processes, progress.update, on_kill)
+        return pipeline.run_on_bus(root, files, processes, progress.update, on_kill, traced=bool(options.trace))
 
 
 def _progress(total: int, unit: str, options: argparse.Namespace) -> Any:
-    if options.json:
+    if options.json or options.trace:
         return _Silent()
     # It imports rich, which --json does without.
     from eventbus_mp.demo import report

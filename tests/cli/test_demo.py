@@ -60,3 +60,17 @@ def test_demo_of_an_empty_directory_says_so(run_dir: Path, tmp_path: Path) -> No
     done = run(run_dir, "demo", tmp_path)
     assert done.returncode == 2
     assert "no .py file" in done.stderr
+
+
+def test_demo_shows_the_spans_of_all_processes(tree: Path, run_dir: Path) -> None:
+    pytest.importorskip("opentelemetry.sdk")
+    done = run(run_dir, "demo", tree, "--processes", 2, "--json", "--no-baseline", "--trace", "console")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["totals"]["files"] == 2
+    spans = [line.split(" ", 5) for line in done.stderr.splitlines()]
+    assert {"'publish file_found'", "'process file_found'", "'publish file_measured'"} <= {span[5] for span in spans}
+    (found,) = [span for span in spans if span[5] == "'publish file_found'"]
+    handled = [span for span in spans if span[5] == "'process file_found'"]
+    assert len(handled) == 2 * len(TREE)
+    assert {(trace, parent) for trace, _, parent, *_ in handled} == {(found[0], found[1])}
+    assert found[3] not in {span[3] for span in handled}  # Other processes.

@@ -34,15 +34,15 @@ class Options(NamedTuple):
     exclude: tuple[str, ...]
 
 
-class _Call(NamedTuple):
-    """A handler's call that has begun, or one of an inbox."""
+class _Waiting(NamedTuple):
+    """A call that takes from an inbox."""
 
-    of: object
-    span: Span | None
-    token: Token[Context] | None
-    outer: Any
-    began_ns: int = 0
+    limit: int
+    began_ns: int
 
+
+_Call = tuple[object, Span | None, Token[Context] | None, Any]
+"""A call that has begun, of a handler or an inbox: what it is of, its span, what to detach, and the call around it."""
 
 _call: ContextVar[_Call | None] = ContextVar("eventbus_mp_otel_call", default=None)
 
@@ -139,83 +139,95 @@ class Tracing(Instrument):
         """See `Instrument`."""
         current = get_current()
         span = token = None
-        if not self._is_silent(current) and any(self._spans.traces(item.topic) for item in items):
-            span, context = self._process(subscriber, items, current)
-            token = attach(set_span_in_context(span, context)) if span is not None else None
-        _call.set(_Call(items, span, token, _call.get()))
+        if not self._is_silent(current):
+            if len(items) == 1:
+                span, context = self._process(subscriber, items, current)
+            else:
+                span, context = self._process_batch(subscriber, items, current), current
+            if span is not None:
+                token = attach(set_span_in_context(span, context))
+        _call.set((items, span, token, _call.get()))
 
     def _process(self, subscriber: SubscriberKey, items: Deliveries, current: Context) -> tuple[Span | None, Context]:
         """The span of a call, and the context in which the call is, but for the span."""
-        if len(items) > 1:
-            links = _links(items)
-            more = {names.BATCH_MESSAGE_COUNT: len(items)}
-            topic = _topic_of(items)
-            start = partial(self._spans.start, names.PROCESS, topic, SpanKind.CONSUMER, current, links)
-            return start(group=subscriber.name, more=more), current
-        (item,), (event,), (attempt,) = items, items.events, items.attempts
-        base = extracted(event, current)
-        ambient, made_in = get_current_span(current), get_current_span(base)
-        parent = current
-        if ambient.get_span_context().is_valid:
-            made_in = get_current_span(extracted(event, Context()))
+        # hot path: 2 us less of 30 (SDK and all) by what looks only where there is something.
+        item = items[0]
+        if not self._spans.traces(item.topic):
+            return None, current
+        event = item if isinstance(item, Event) else items.events[0]
+        parent, base = current, extracted(event, current)
+        found = get_current_span(base).get_span_context()
+        if current and get_current_span(current).get_span_context().is_valid:
+            found = get_current_span(extracted(event, Context())).get_span_context()
             base = current
         elif self._options.parent == "auto":
             parent = base
-        found = made_in.get_span_context()
+        attempt = items.attempts[0]
         span = self._spans.start(
             names.PROCESS,
             item.topic,
             SpanKind.CONSUMER,
             parent,
-            [Link(found)] if found.is_valid else (),
+            (Link(found),) if found.is_valid else (),
             group=subscriber.name,
             event=event if event is not None else item,
-            more={names.ATTEMPT: attempt},
+            more={names.ATTEMPT: attempt} if attempt > 1 else None,
         )
         return span, base
+
+    def _process_batch(self, subscriber: SubscriberKey, items: Deliveries, current: Context) -> Span | None:
+        if not any(self._spans.traces(item.topic) for item in items):
+            return None
+        more = {names.BATCH_MESSAGE_COUNT: len(items)}
+        topic, links = _topic_of(items), _links(items)
+        group = subscriber.name
+        return self._spans.start(names.PROCESS, topic, SpanKind.CONSUMER, current, links, group=group, more=more)
 
     def after_handle(
         self, subscriber: SubscriberKey, items: Deliveries, outcomes: Sequence[str], error: BaseException | None
     ) -> None:
         """See `Instrument`."""
         call = _call.get()
-        if call is None or call.of is not items:
+        if call is None or call[0] is not items:
             return  # It began when there was no hook.
-        _call.set(call.outer)
+        _, span, token, outer = call
+        _call.set(outer)
         try:
-            if call.span is not None:
-                self._spans.end(call.span, error, next((each for each in WORST_FIRST if each in outcomes), "open"))
+            if span is not None:
+                worst = outcomes[0] if len(outcomes) == 1 else next(each for each in WORST_FIRST if each in outcomes)
+                self._spans.end(span, error, worst)
         finally:
-            if call.token is not None:
-                detach(call.token)
+            if token is not None:
+                detach(token)
 
     # --- taking ---
 
     def before_receive(self, subscriber: SubscriberKey, limit: int) -> None:
         """See `Instrument`."""
-        _call.set(_Call(limit, None, None, _call.get(), time.time_ns()))
+        _call.set((_Waiting(limit, time.time_ns()), None, None, _call.get()))
 
     def after_receive(self, subscriber: SubscriberKey, shadows: Deliveries, error: BaseException | None) -> None:
         """See `Instrument`."""
         call = _call.get()
-        if call is None or not call.began_ns:
+        if call is None or not isinstance(call[0], _Waiting):
             return
-        _call.set(call.outer)
+        waiting = call[0]
+        _call.set(call[3])
         current = get_current()
         if self._is_silent(current) or not (shadows or error):
             return
         if shadows and not any(self._spans.traces(shadow.topic) for shadow in shadows):
             return
-        start = partial(self._spans.start, group=subscriber.name, start_ns=call.began_ns)
-        topic, links = _topic_of(shadows), _links(shadows)
-        if call.of == 1 and shadows:
-            event = shadows.events[0]
-            more = {names.ATTEMPT: shadows.attempts[0]}
-            one = event if event is not None else shadows[0]
-            span = start(names.RECEIVE, topic, SpanKind.CLIENT, current, links, event=one, more=more)
+        one: Event | EventShadow | None = None
+        more: dict[str, Any] = {}
+        if waiting.limit > 1 or not shadows:
+            more[names.BATCH_MESSAGE_COUNT] = len(shadows)
         else:
-            count = {names.BATCH_MESSAGE_COUNT: len(shadows)}
-            span = start(names.RECEIVE, topic, SpanKind.CLIENT, current, links, more=count)
+            one = shadows.events[0] or shadows[0]
+            if shadows.attempts[0] > 1:
+                more[names.ATTEMPT] = shadows.attempts[0]
+        start = partial(self._spans.start, group=subscriber.name, event=one, more=more, start_ns=waiting.began_ns)
+        span = start(names.RECEIVE, _topic_of(shadows), SpanKind.CLIENT, current, _links(shadows))
         if span is not None:
             self._spans.end(span, error)
 
@@ -235,18 +247,19 @@ class SettleTracing(Tracing):
                 more[names.BATCH_MESSAGE_COUNT] = len(shadows)
             start = partial(self._spans.start, group=subscriber.name, event=one, more=more)
             span = start(operation, _topic_of(shadows), SpanKind.CLIENT, current)
-        _call.set(_Call(shadows, span, None, _call.get()))
+        _call.set((shadows, span, None, _call.get()))
 
     def after_settle(
         self, subscriber: SubscriberKey, shadows: Sequence[EventShadow], outcome: str, error: BaseException | None
     ) -> None:
         """See `Instrument`."""
         call = _call.get()
-        if call is None or call.of is not shadows:
+        if call is None or call[0] is not shadows:
             return
-        _call.set(call.outer)
-        if call.span is not None:
-            self._spans.end(call.span, error)
+        _, span, _, outer = call
+        _call.set(outer)
+        if span is not None:
+            self._spans.end(span, error)
 
 
 def _carrier(span: Span, current: Context) -> dict[str, str]:

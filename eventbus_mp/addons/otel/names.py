@@ -57,7 +57,7 @@ SERVER_ADDRESS = "server.address"
 ERROR_TYPE = "error.type"
 
 ATTEMPT = "eventbus_mp.delivery.attempt"
-"""1: the first; of a batch, each link has it that is not the first."""
+"""Which one this is, from the second on; of a batch, links have it."""
 OUTCOME = "eventbus_mp.outcome"
 """As `after_handle` of an instrument gets it; of a batch, the worst."""
 SKIP_REASON = "eventbus_mp.skip.reason"

@@ -59,7 +59,7 @@ def extracted(event: Event | None, context: Context) -> Context:
     """`context` with what the event's headers carry; as it is if they carry nothing, or nothing that can be read."""
     try:
         headers = event.headers if event is not None else None
-        return propagate.extract(headers, context, _getter) if headers else context
+        return propagate.get_global_textmap().extract(headers, context, _getter) if headers else context
     except EventBusError as error:  # Somebody wrote over the event's memory: its reader will hear of it.
         complain("the headers of an event cannot be read", error)
     except Exception as error:

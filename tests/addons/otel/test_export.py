@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,6 +16,7 @@ pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
 
 from eventbus_mp import Event, EventBus, WorkerPool
 from eventbus_mp.addons.otel import instrument
+from tests.addons.otel.gunicorn import Gunicorn
 from tests.addons.otel.programs import configure, flush, go_on, last, provider_to
 from tests.addons.otel.receiver import Received, Receiver
 
@@ -76,9 +74,7 @@ def test_the_workers_of_a_pool(make_bus: Make, receiver: Receiver, method: str) 
     assert found[3].attributes["error.type"] == "ValueError"
 
 
-def test_a_trace_from_a_web_request_to_the_second_handler(
-    make_bus: Make, receiver: Receiver, run_dir: Path, tmp_path: Path
-) -> None:
+def test_a_trace_from_a_web_request_to_the_second_handler(make_bus: Make, receiver: Receiver, run_dir: Path) -> None:
     pytest.importorskip("gunicorn")
     bus = make_bus(topics=["order", "paid"])
     instrument(bus)
@@ -86,7 +82,14 @@ def test_a_trace_from_a_web_request_to_the_second_handler(
     pool.on("order", name="biller")(partial(go_on, bus))
     pool.on("paid", name="archive")(last)
     trace_id, caller = f"{0xABC:032x}", f"{0xDEF:016x}"
-    with pool, gunicorn(receiver, run_dir, tmp_path) as port:
+    variables = {
+        **os.environ,
+        "TEST_RUN_DIR": str(run_dir),
+        "TEST_OTLP_URL": receiver.url,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    }
+    settings = ["--preload", "--config", "python:tests.addons.otel.gunicorn_hooks", "tests.addons.otel.programs:app"]
+    with pool, Gunicorn(settings, ROOT, variables) as port:
         headers = {"traceparent": f"00-{trace_id}-{caller}-01"}
         request = urllib.request.Request(f"http://127.0.0.1:{port}/", headers=headers)
         with urllib.request.urlopen(request, timeout=60) as answer:
@@ -97,34 +100,3 @@ def test_a_trace_from_a_web_request_to_the_second_handler(
     assert (found[0].trace_id, found[0].parent_id) == (trace_id, caller)
     assert [span.service for span in found] == ["web", "web", "worker", "worker", "worker"]
     assert found[1].pid == web_pid != found[2].pid
-
-
-class gunicorn:
-    """A server with one worker, whose application was loaded before the fork; entering it gives its port."""
-
-    def __init__(self, receiver: Receiver, run_dir: Path, tmp_path: Path) -> None:
-        self._ready = tmp_path / "port"
-        self._environ = {
-            **os.environ,
-            "TEST_RUN_DIR": str(run_dir),
-            "TEST_OTLP_URL": receiver.url,
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-        }
-
-    def __enter__(self) -> int:
-        command = [sys.executable, "-m", "gunicorn", "--preload", "--workers", "1", "--bind", "127.0.0.1:0"]
-        command += ["--config", "python:tests.addons.otel.gunicorn_hooks", "tests.addons.otel.programs:app"]
-        self._process = subprocess.Popen(
-            command, env=self._environ, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-        )
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
-            if "Listening at" in line:
-                return int(line.partition("http://127.0.0.1:")[2].partition(" ")[0])
-        raise AssertionError("gunicorn does not listen")
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._process.send_signal(signal.SIGTERM)
-        _, said = self._process.communicate(timeout=60)
-        assert self._process.returncode == 0, said
-        assert "Traceback" not in said, said

@@ -4,6 +4,8 @@ from importlib import import_module
 
 import pytest
 
+pytest.importorskip("opentelemetry.semconv")
+
 from eventbus_mp.addons.otel import names
 
 

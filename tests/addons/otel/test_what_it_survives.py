@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+
+pytest.importorskip("opentelemetry.sdk")
+
 from opentelemetry import context, propagate, trace
 from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.sdk.trace import TracerProvider
@@ -19,7 +22,7 @@ from eventbus_mp import Event, EventBus, Instrument, UsageError, aio
 from eventbus_mp.addons.otel import context_of, instrument
 from eventbus_mp.addons.otel.propagate import _complained, _getter
 from eventbus_mp.testing.testbus import TestBus
-from tests.addons.otel.conftest import Spans
+from tests.addons.otel.memory import Spans
 
 Traced = Callable[..., EventBus]
 Make = Callable[..., EventBus]
