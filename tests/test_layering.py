@@ -274,7 +274,7 @@ ALLOWED = [
     ("addons.journal.row", "from eventbus_mp import EventBus"),
     ("addons.journal.row", "from eventbus_mp.addons.journal.store import Store"),
     ("addons.journal.sqlite.store", "import sqlite3"),
-    ("addons.otel.names", "from eventbus_mp import Event"),
+    ("addons.otel.names", "from eventbus_mp import EventBus"),
     ("addons.otel.propagate", "from opentelemetry import trace"),
 ]
 FORBIDDEN = [

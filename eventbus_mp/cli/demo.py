@@ -15,6 +15,9 @@ from eventbus_mp.cli._exits import Exit
 from eventbus_mp.cli._text import complain
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from eventbus_mp import EventBus
     from eventbus_mp.cli import Commands
     from eventbus_mp.demo.totals import DemoResult
 
@@ -51,13 +54,7 @@ def run(options: argparse.Namespace) -> int:
         return Exit.USAGE
     processes = len(os.sched_getaffinity(0)) if options.processes is None else options.processes
     if options.trace:
-        try:
-            from eventbus_mp.addons.otel.console import show_spans
-
-            show_spans()
-        except ImportError as error:
-            complain(f"--trace: {error}")
-            return Exit.USAGE
+        _show_spans()
     result = _measure(root, files, processes, options)
     differences: list[str] = []
     if processes and (options.check or not options.no_baseline):
@@ -81,7 +78,21 @@ def _measure(root: Path, files: list[Path], processes: int, options: argparse.Na
         if not processes:
             return pipeline.run_in_loop(root, files, progress.update)
         on_kill = (lambda pid: progress.note(f"killed worker {pid}")) if options.kill else None
-        return pipeline.run_on_bus(root, files, processes, progress.update, on_kill, traced=bool(options.trace))
+        return pipeline.run_on_bus(root, files, processes, progress.update, on_kill, _trace if options.trace else None)
+
+
+def _show_spans() -> None:
+    from eventbus_mp.addons.otel.console import show_spans
+
+    show_spans()
+
+
+def _trace(bus: EventBus) -> Callable[[], object]:
+    """Have spans for what this process does; what a worker calls to show its own."""
+    from eventbus_mp.addons.otel import instrument
+
+    instrument(bus)
+    return _show_spans
 
 
 def _progress(total: int, unit: str, options: argparse.Namespace) -> Any:

@@ -58,8 +58,7 @@ def run_on_bus(
     processes: int,
     on_progress: OnProgress,
     on_kill: Callable[[int], None] | None,
-    *,
-    traced: bool = False,
+    trace: Callable[[EventBus], Callable[[], object]] | None = None,
 ) -> DemoResult:
     """Run the pipeline on a bus of its own; blocks until every file has its results.
 
@@ -69,13 +68,14 @@ def run_on_bus(
         processes: How many workers.
         on_progress: Called with the number of results so far.
         on_kill: Kill one worker in mid-run and call this with its pid; None: kill no worker.
-        traced: Whether each process shows its spans.
+        trace: Has this process's part in the bus traced, and gives what each worker is to call for that; None: there
+            are no traces.
 
     Raises:
         EventBusError: There was no result for two minutes, or the bus ended.
     """
     with _own_bus() as bus:
-        pool = WorkerPool(bus, processes, initializer=_trace(bus) if traced else None)
+        pool = WorkerPool(bus, processes, initializer=trace(bus) if trace is not None else None)
         pool.on("file_found$", name=MEASURE)(partial(_measure_file, bus))
         pool.on("file_found$", name=TOKENS)(partial(_tokenize_file, bus))
         with bus.inbox("collector", ["file_(measured|tokenized|skipped)$"]) as inbox, pool:
@@ -109,15 +109,6 @@ def _own_bus() -> Iterator[EventBus]:
         yield bus
     finally:
         bus.shutdown()
-
-
-def _trace(bus: EventBus) -> Callable[[], None]:
-    """Have spans for what this process does; what sets that up in another one."""
-    from eventbus_mp.addons.otel import instrument
-    from eventbus_mp.addons.otel.console import show_spans
-
-    instrument(bus)
-    return show_spans
 
 
 def _collect(

@@ -6,10 +6,14 @@ program's business.
 
 from __future__ import annotations
 
+from eventbus_mp import UsageError
+
 try:
     import opentelemetry.trace as _needed
 except ImportError as cause:
-    raise ImportError("eventbus_mp.addons.otel needs OpenTelemetry: pip install 'eventbus-mp[otel]'") from cause
+    raise UsageError(
+        "tracing needs the package opentelemetry-api, which is not installed; type: pip install 'eventbus-mp[otel]'"
+    ) from cause
 
 from eventbus_mp.addons.otel.instrument import instrument, uninstrument
 from eventbus_mp.addons.otel.propagate import context_of

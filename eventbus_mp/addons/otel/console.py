@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 
+from eventbus_mp import UsageError
+
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
@@ -18,13 +20,16 @@ def show_spans() -> None:
     """Set the SDK up in this process, once: each span that ends is a line on standard error. Never blocks.
 
     Raises:
-        ImportError: There is no SDK.
+        UsageError: There is no SDK.
     """
     try:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
     except ImportError as cause:
-        raise ImportError("spans need the SDK of OpenTelemetry: pip install opentelemetry-sdk") from cause
+        raise UsageError(
+            "showing spans needs the package opentelemetry-sdk, which is not installed; "
+            "type: pip install opentelemetry-sdk"
+        ) from cause
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stderr, formatter=_line)))
     trace.set_tracer_provider(provider)

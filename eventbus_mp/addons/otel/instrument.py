@@ -16,14 +16,14 @@ from opentelemetry import propagate
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, Context, attach, detach, get_current
 from opentelemetry.trace import Link, Span, SpanKind, TracerProvider, get_current_span, set_span_in_context
 
-from eventbus_mp import Deliveries, Event, EventBus, EventShadow, Instrument, SubscriberKey, UsageError
+from eventbus_mp import Deliveries, Event, EventBus, EventShadow, Instrument, SubscriberKey, UsageError, aio
 from eventbus_mp.addons.otel import names
 from eventbus_mp.addons.otel.propagate import carried_by, complain, extracted, with_carried
 from eventbus_mp.addons.otel.spans import LINKS_MAX, SpanMaker, link_to
 
 __all__ = ["SettleTracing", "Tracing", "instrument", "uninstrument"]
 
-WORST_FIRST = ("failed", "retried", "open", "skipped", "completed")
+WORST_FIRST = ("failed", "retried", "returned", "open", "skipped", "completed")
 
 
 class Options(NamedTuple):
@@ -291,7 +291,7 @@ def _links(items: Deliveries) -> list[Link]:
 
 
 def instrument(
-    bus: EventBus,
+    bus: EventBus | aio.EventBus,
     *,
     parent: str = "auto",
     create_spans: bool = False,
@@ -321,7 +321,7 @@ def instrument(
     Raises:
         UsageError: The handle is connected, or an argument is not valid.
     """
-    if not isinstance(bus, EventBus):
+    if not isinstance(bus, (EventBus, aio.EventBus)):
         raise UsageError(f"instrument({bus!r:.80}): give an EventBus")
     if parent not in ("auto", "link"):
         raise UsageError(f"instrument(parent={parent!r}): give 'auto' or 'link'")
@@ -338,7 +338,7 @@ def instrument(
         bus.add_instrument(kind(bus.address, Options(parent, create_spans, patterns), tracer_provider))
 
 
-def uninstrument(bus: EventBus) -> None:
+def uninstrument(bus: EventBus | aio.EventBus) -> None:
     """Have no spans any more: nothing new begins from now on, and spans that have begun end. Never blocks.
 
     A handle that is connected stays as it is until it connects anew, with hooks that do nothing.
@@ -348,5 +348,5 @@ def uninstrument(bus: EventBus) -> None:
         bus.remove_instrument(tracing)
 
 
-def _tracings(bus: EventBus) -> list[Tracing]:
+def _tracings(bus: EventBus | aio.EventBus) -> list[Tracing]:
     return [found for found in bus.instruments if isinstance(found, Tracing)]
