@@ -21,7 +21,7 @@ from eventbus_mp.addons.otel import names
 from eventbus_mp.addons.otel.propagate import carried_by, complain, extracted, with_carried
 from eventbus_mp.addons.otel.spans import LINKS_MAX, SpanMaker, link_to
 
-__all__ = ["SettleTracing", "Tracing", "instrument", "uninstrument"]
+__all__ = ["Options", "SettleTracing", "Tracing", "instrument", "uninstrument"]
 
 WORST_FIRST = ("failed", "retried", "returned", "open", "skipped", "completed")
 
