@@ -22,7 +22,7 @@ from typing import Any
 
 from eventbus_mp.errors import UsageError
 
-__all__ = ["LeaderFollowers", "NonReentrantLock", "PerThread", "reentered"]
+__all__ = ["Follower", "LeaderFollowers", "NonReentrantLock", "PerThread", "reentered"]
 
 
 def reentered() -> UsageError:
@@ -105,21 +105,43 @@ class PerThread:
         return self._values
 
 
+class Follower:
+    """A thread that waits for its turn.
+
+    Args:
+        ready: What it waits for.
+        crew: As in `LeaderFollowers.take`.
+        lock: The one that guards all this.
+    """
+
+    __slots__ = ("condition", "crew", "ready")
+
+    def __init__(self, ready: Callable[[], Any], crew: object, lock: threading.RLock) -> None:
+        self.ready = ready
+        self.crew = crew
+        self.condition = threading.Condition(lock)
+
+
 class LeaderFollowers:
     """Of several threads that wait for one source, one (the leader) waits for it on behalf of all.
 
-    The pattern is Schmidt's Leader/Followers. A follower waits until the leader has looked once and hands over; then it
-    looks at its own condition, and may become the leader itself.
+    The pattern is Schmidt's Leader/Followers. A follower waits until it is woken; then it looks at its own condition,
+    and may become the leader itself.
+
+    The leader hands over after each look, and wakes those whose conditions are true by then: waking all of them costs
+    10 us for each. It mostly goes on as the leader. When it does not, it wakes one that goes on: `pass_on`. So a thread
+    is always awake that will lead, or pass on, as long as somebody waits and nobody leads. A thread that was woken
+    counts as one, and so does one whose time is over: whoever has come back from `take` calls `pass_on` at its end.
     """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._condition = threading.Condition(self._lock)
         self._inside = 0
         """The thread that is about to become the leader; 0: none."""
         self.leader = 0
         """The thread that waits for all; 0: none. To step down, store 0, which nothing interrupts; then `hand_over`."""
-        self._followers = 0
+        self.followers: dict[Follower, None] = {}
+        """Who waits, and was not woken."""
 
     @property
     def is_mine(self) -> bool:
@@ -127,23 +149,50 @@ class LeaderFollowers:
         me = threading.get_ident()
         return self.leader == me or self._inside == me
 
-    def take(self, ready: Callable[[], Any], timeout_s: float | None) -> None:
-        """Become the leader; or, if there is one and not `ready()`, wait up to `timeout_s` until it hands over."""
+    def take(self, ready: Callable[[], Any], timeout_s: float | None, crew: object = None) -> None:
+        """Become the leader; or, if there is one and not `ready()`, wait up to `timeout_s` until this thread is woken.
+
+        Args:
+            ready: Whether the thread need not wait. The leader asks it too, so any thread may.
+            timeout_s: None: for ever.
+            crew: Equal for threads that wait for the same. Then `ready()` is a number: how many of them it is
+                enough for.
+        """
         with self._lock:
             self._inside = threading.get_ident()
             try:
                 if not self.leader:
                     self.leader = threading.get_ident()
                 elif not ready():
-                    self._wait_turn(timeout_s)
+                    self._wait_turn(Follower(ready, crew, self._lock), timeout_s)
             finally:
                 self._inside = 0
 
-    def hand_over(self) -> None:
-        """The leader has stepped down: wake the followers."""
+    def hand_over(self, ready: Callable[[], Any] | None = None, crew: object = None) -> None:
+        """The leader, which waits for `ready` itself, has stepped down: wake those that need not wait any longer.
+
+        None: wake all.
+        """
         with self._lock:
-            if self._followers:
-                self._condition.notify_all()
+            if not self.followers:
+                return
+            if ready is None:
+                for follower in tuple(self.followers):
+                    self._wake(follower)
+                return
+            awake = {crew: min(1, _wanted(ready))}
+            for follower in tuple(self.followers):
+                if follower.crew is None:
+                    awake[None] = 0
+                if _wanted(follower.ready) > awake.setdefault(follower.crew, 0):
+                    awake[follower.crew] += 1
+                    self._wake(follower)
+
+    def pass_on(self) -> None:
+        """The calling thread waits no more: if nobody leads, wake one that does, the last that has come."""
+        with self._lock:
+            if self.followers and not self.leader:
+                self._wake(next(reversed(self.followers)))
 
     def close(self, end: Callable[[], None]) -> bool:
         """Call `end` when there is no leader; blocks until the present one steps down.
@@ -155,16 +204,31 @@ class LeaderFollowers:
             if self.leader == threading.get_ident():
                 return False
             while self.leader:
-                self._wait_turn(None)
+                self._wait_turn(Follower(lambda: not self.leader, None, self._lock), None)
             end()
+            self.pass_on()
             return True
 
-    def _wait_turn(self, timeout_s: float | None) -> None:
-        """With the lock held: wait until the leader hands over."""
+    def _wake(self, follower: Follower) -> None:
+        if follower in self.followers:  # else: a signal handler has woken it meanwhile
+            del self.followers[follower]
+            follower.condition.notify()
+
+    def _wait_turn(self, follower: Follower, timeout_s: float | None) -> None:
+        """With the lock held: wait until this thread is woken."""
         inside, self._inside = self._inside, 0  # The condition gives up the lock while it waits.
-        self._followers += 1
+        self.followers[follower] = None
         try:
-            self._condition.wait(timeout_s)
+            follower.condition.wait(timeout_s)
         finally:
-            self._followers -= 1
+            self.followers.pop(follower, None)
             self._inside = inside
+
+
+def _wanted(ready: Callable[[], Any]) -> int:
+    """How many threads the condition is true for. If it raises, the thread that waits for it has to see that."""
+    try:
+        found = ready()
+    except Exception:
+        return 1
+    return found if type(found) is int else bool(found)

@@ -4,12 +4,14 @@ import gc
 import signal
 import threading
 from collections.abc import Iterator
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
 
 from eventbus_mp import UsageError
 from eventbus_mp.locking import LeaderFollowers, NonReentrantLock
+from tests.helpers import until
 
 
 class Alarm(Exception):
@@ -119,7 +121,7 @@ def test_a_lock_that_is_reset_is_free() -> None:
 
 def follow_until_handed_over(turns: LeaderFollowers, thread: threading.Thread, done: threading.Event) -> None:
     """`thread` is a follower, and is done only when the leader has handed over."""
-    while not turns._followers:
+    while not turns.followers:
         thread.join(0.001)
     assert not done.is_set()
     turns.leader = 0
@@ -157,6 +159,104 @@ def test_a_follower_that_is_ready_does_not_wait() -> None:
     thread.join(20)
     assert not thread.is_alive()
     assert looked == [True]
+
+
+class Followers:
+    """Threads that follow the calling one, each until it is woken. `woken` has the names of those that were."""
+
+    def __init__(self) -> None:
+        self.turns = LeaderFollowers()
+        self.turns.take(lambda: False, 0)
+        self.woken: SimpleQueue[str] = SimpleQueue()
+        self._wanted: dict[str, int] = {}
+        self._threads: list[threading.Thread] = []
+
+    def add(self, name: str, crew: object = None) -> None:
+        def follow() -> None:
+            self.turns.take(lambda: self._wanted.get(name, 0), 60, crew)
+            self.woken.put(name)
+
+        count = len(self.turns.followers)
+        self._threads.append(threading.Thread(target=follow))
+        self._threads[-1].start()
+        until(lambda: len(self.turns.followers) > count)
+
+    def want(self, **wanted: int) -> None:
+        self._wanted = wanted
+
+    def end(self) -> None:
+        self.turns.hand_over()
+        for thread in self._threads:
+            thread.join(20)
+
+
+def test_only_those_that_are_ready_are_woken() -> None:
+    group = Followers()
+    for name in ("one", "two", "three"):
+        group.add(name)
+    group.want(two=1)
+    group.turns.leader = 0
+    group.turns.hand_over(lambda: False)
+    assert group.woken.get(timeout=20) == "two"
+    assert len(group.turns.followers) == 2
+    group.end()
+
+
+@pytest.mark.parametrize("wanted", range(5))
+@pytest.mark.parametrize("leads", [False, True])
+def test_of_a_crew_as_many_are_woken_as_there_is_work_for(wanted: int, leads: bool) -> None:
+    """The leader may be one of them, and takes a part of it."""
+    group = Followers()
+    for _ in range(3):
+        group.add("crew", "the crew")
+    group.add("another")
+    group.want(crew=wanted)
+    group.turns.leader = 0
+    group.turns.hand_over(lambda: wanted if leads else 0, "the crew" if leads else None)
+    left = max(0, min(wanted, 3 + leads) - leads) if wanted else 0
+    assert [group.woken.get(timeout=20) for _ in range(left)] == ["crew"] * left
+    assert len(group.turns.followers) == 4 - left
+    group.end()
+
+
+def test_one_goes_on_if_nobody_leads() -> None:
+    group = Followers()
+    group.add("one")
+    group.add("two")
+    group.turns.pass_on()
+    assert len(group.turns.followers) == 2, "there is a leader"
+    group.turns.leader = 0
+    group.turns.pass_on()
+    assert group.woken.get(timeout=20) == "two"
+    assert len(group.turns.followers) == 1
+    group.end()
+
+
+def test_a_condition_that_raises_does_so_in_its_own_thread() -> None:
+    turns, errors = LeaderFollowers(), SimpleQueue[Exception]()
+    turns.take(lambda: False, 0)
+    fails = threading.Event()
+
+    def ready() -> bool:
+        if fails.is_set():
+            raise ZeroDivisionError
+        return False
+
+    def follow() -> None:
+        turns.take(ready, 60)
+        try:
+            ready()
+        except ZeroDivisionError as error:
+            errors.put(error)
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    until(lambda: turns.followers)
+    fails.set()
+    turns.leader = 0
+    turns.hand_over(lambda: False)
+    assert isinstance(errors.get(timeout=20), ZeroDivisionError)
+    thread.join(20)
 
 
 def test_closing_waits_for_the_leader() -> None:

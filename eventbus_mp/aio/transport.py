@@ -132,7 +132,7 @@ class LoopTransport:
         """See `Transport.after_turn`."""
         self._after_turn.append(what)
 
-    def wait(self, ready: Callable[[], Any], timeout_s: float | None = None) -> bool:
+    def wait(self, ready: Callable[[], Any], timeout_s: float | None = None, crew: object = None) -> bool:
         """See `Transport.wait`. Tasks wait by `Link`; what is asked here must not wait.
 
         Raises:

@@ -50,6 +50,8 @@ class Crew:
     def __init__(self, label: Hashable, loops: tuple[HandlerLoop, ...]) -> None:
         self.label = label
         self.loops = loops
+        for loop in loops:
+            loop.crew = self
         self.threads: tuple[BackgroundThread, ...] = ()
         """One for each loop, or none."""
         self._endpoint: ClientEndpoint | None = None

@@ -29,6 +29,8 @@ CROWD = 64
 SLOW_NS = 500_000
 """From this cost of a delivery on, the loop looks at the pipe when it reports."""
 COMPLETED = int(Outcome.COMPLETED)
+ALL = 1 << 30
+"""More loops than any crew has."""
 UNREADABLE_PAUSE_S = 0.1
 """An event that cannot be read may come back at once, and nothing may have changed."""
 
@@ -74,6 +76,8 @@ class HandlerLoop:
         """Whose handler runs; None: no handler does."""
         self.is_stopping = False
         """Whether it ends after what it runs; see `stop`."""
+        self.crew: object = None
+        """The same for all loops that run the same handlers; None: no other one does."""
         self._flushed_ns = 0
         self.after_each = after_each
         self.events_handled = 0
@@ -117,7 +121,7 @@ class HandlerLoop:
                 if self._batching:
                     self._wait_for_batches()
                 else:
-                    self._connection.wait(self._is_wanted)
+                    self._connection.wait(self._wanted, None, self.crew)
                 self._run_all()
             self.flush()
         finally:
@@ -127,7 +131,7 @@ class HandlerLoop:
         """Wait until a handler has work. The first event of a batch ends the wait, which then begins anew with it."""
         self._until_ns = until_ns = self.due_ns
         left_s = None if until_ns == inf else max(0.0, (until_ns - self._now_ns()) / 1e9)
-        self._connection.wait(self._is_wanted, left_s)
+        self._connection.wait(self._wanted, left_s, self.crew)
 
     @property
     def due_ns(self) -> float:
@@ -162,15 +166,18 @@ class HandlerLoop:
                 if not self.is_stopping:
                     self._run_batch(batching)
 
-    def _is_wanted(self) -> bool:
-        """Whether to wait no longer. Unlike `has_work`, it reads no clock: `run` waits until a batch is due anyway."""
-        for handler in tuple(self._handlers.values()):
-            if handler.endpoint.pending:
-                return True
+    def _wanted(self) -> int:
+        """How many loops of the crew there is something for; 0: this one is to wait. Unlike `has_work`, it reads no
+        clock: `run` waits until a batch is due anyway."""
+        if self.is_stopping:
+            return ALL
         for batching in tuple(self._batching.values()):
             if batching.is_full or batching.due_ns < self._until_ns:
-                return True
-        return self.is_stopping
+                return ALL
+        count = 0
+        for handler in tuple(self._handlers.values()):
+            count += len(handler.endpoint.pending)
+        return count
 
     def _run_batch(self, handler: BatchingHandler) -> None:
         self.running = endpoint = handler.endpoint

@@ -89,8 +89,11 @@ class Transport(Protocol):
             EventBusError: The link has ended.
         """
 
-    def wait(self, ready: Callable[[], Any], timeout_s: float | None = None) -> bool:
+    def wait(self, ready: Callable[[], Any], timeout_s: float | None = None, crew: object = None) -> bool:
         """Block until `ready()`; False when `timeout_s` is over first. Reads meanwhile, in this thread or another.
+
+        Any thread that reads may ask `ready()`. Threads that wait for the same have one `crew`; then it is a number:
+        for how many of them there is something to do.
 
         Raises:
             EventBusError: The link has ended, and `ready()` is still false.
@@ -215,41 +218,47 @@ class PipeTransport:
 
     # --- waiting and reading ---
 
-    def wait(self, ready: Callable[[], Any], timeout_s: float | None = None) -> bool:
+    def wait(self, ready: Callable[[], Any], timeout_s: float | None = None, crew: object = None) -> bool:
         """See `Transport.wait`."""
         me = threading.get_ident()
         turns = self._turns
         deadline = None if timeout_s is None else monotonic() + timeout_s
         looked = False
-        while True:
-            if threading.get_ident is not self._get_ident:  # First: another thread, a real one, may make it ready.
-                raise UsageError(PATCHED_LATE)
-            if ready():
-                return True
-            if self._error is not None:
-                raise fresh(self._error)
-            if turns.is_mine or self.lock.owner == me:
-                raise reentered()
-            left_s = None if deadline is None else min(deadline - monotonic(), WAIT_S_MAX)
-            if left_s is not None and left_s <= 0:
-                if looked:
-                    return False
-                left_s = 0  # A wait of no time takes in what has arrived.
-            looked = True
-            try:
-                turns.take(ready, left_s)
-                if turns.leader == me and self._error is None and not ready():
-                    self._read_once(left_s)
-            finally:
-                if turns.leader == me:
-                    turns.leader = 0
-                    self._end_turn()
+        try:
+            while True:
+                if threading.get_ident is not self._get_ident:  # First: another thread, a real one, may make it ready.
+                    raise UsageError(PATCHED_LATE)
+                if ready():
+                    return True
+                if self._error is not None:
+                    raise fresh(self._error)
+                if turns.is_mine or self.lock.owner == me:
+                    raise reentered()
+                left_s = None if deadline is None else min(deadline - monotonic(), WAIT_S_MAX)
+                if left_s is not None and left_s <= 0:
+                    if looked:
+                        return False
+                    left_s = 0  # A wait of no time takes in what has arrived.
+                looked = True
+                try:
+                    turns.take(ready, left_s, crew)
+                    if turns.leader == me and self._error is None and not ready():
+                        self._read_once(left_s)
+                finally:
+                    if turns.leader == me:
+                        turns.leader = 0
+                        turns.hand_over(ready if self._error is None else None, crew)
+                        if self._after_turn or self._closes_late:
+                            self._end_turn()
+        finally:
+            if turns.followers and not turns.leader:
+                turns.pass_on()
 
     def _end_turn(self) -> None:
-        self._turns.hand_over()
         if self._closes_late:
             self._closes_late = False
             self._close_reading_side()
+        self._turns.pass_on()  # What follows may take long.
         while self._after_turn:
             self._after_turn.popleft()()
 

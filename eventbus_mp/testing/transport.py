@@ -54,7 +54,7 @@ class InProcessTransport:
             raise fresh(self._error)
         self._bus.outgoing.append((self.number, data))
 
-    def wait(self, ready: Callable[[], Any], timeout_s: float | None = None) -> bool:
+    def wait(self, ready: Callable[[], Any], timeout_s: float | None = None, crew: object = None) -> bool:
         """See `Transport.wait`. All other clients, the manager and the clock go on meanwhile."""
         self._check_owner()
         deadline_ns = None if timeout_s is None else self.monotonic_ns() + int(timeout_s * 1e9)

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from eventbus_mp import EventBus
+from eventbus_mp import BusClosed, EventBus
 from eventbus_mp.testing.inprocess import InProcessBus
 from tests.client.gates import Gate
+from tests.client.pipes import Peer
 
 Handle = Callable[..., EventBus]
 
@@ -39,3 +40,11 @@ def gate() -> Iterator[Gate]:
     made = Gate()
     yield made
     made.open()
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    peer = Peer()
+    yield peer
+    peer.transport.close(BusClosed("the test is over"), b"")
+    peer.leave()

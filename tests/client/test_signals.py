@@ -235,19 +235,19 @@ def test_a_handler_that_raises_just_as_a_turn_to_read_ends(bus: EventBus, fork: 
         turns, hand_over = transport_of(bus)._turns, LeaderFollowers.hand_over
         main = threading.get_ident()
 
-        def interrupted(self: LeaderFollowers) -> None:
-            if self._followers and threading.get_ident() == main:
+        def interrupted(self: LeaderFollowers, *arguments: Any) -> None:
+            if self.followers and threading.get_ident() == main:
                 LeaderFollowers.hand_over = hand_over  # type: ignore[method-assign]
                 raise Alarm
-            hand_over(self)
+            hand_over(self, *arguments)
 
         def listen() -> None:
             while turns.leader != main:
                 os.sched_yield()
             bus.on("b", name="listener")(print)
-            while not turns._followers:
+            while not turns.followers:
                 os.sched_yield()
-            LeaderFollowers.hand_over = interrupted  # type: ignore[method-assign]
+            LeaderFollowers.hand_over = interrupted  # type: ignore[method-assign, assignment]
             bus.notify(Event("1", "a", 1))
 
         threading.Thread(target=listen).start()

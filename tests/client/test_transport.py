@@ -11,52 +11,14 @@ import pytest
 
 from eventbus_mp import BusClosed, ManagerLost, UsageError
 from eventbus_mp.client.transport import PipeTransport
+from tests.client.pipes import Peer, in_thread
 
 PIPE_BYTES = 1 << 16
-
-
-class Peer:
-    """The other ends of the pipes."""
-
-    def __init__(self) -> None:
-        incoming, self.to_transport = os.pipe()
-        self.from_transport, outgoing = os.pipe()
-        self.transport = PipeTransport(incoming, outgoing)
-        self.received: list[bytes] = []
-        self.transport.on_data = self._on_data
-
-    def _on_data(self, data: bytes) -> None:
-        self.received.append(data)
-        if not data:
-            self.transport.end(ManagerLost("the peer is gone"))
-
-    def say(self, data: bytes) -> None:
-        os.write(self.to_transport, data)
-
-    def leave(self) -> None:
-        for fd in (self.to_transport, self.from_transport):
-            if fd >= 0:
-                os.close(fd)
-        self.to_transport = self.from_transport = -1
-
-
-@pytest.fixture
-def peer() -> Iterator[Peer]:
-    peer = Peer()
-    yield peer
-    peer.transport.close(BusClosed("the test is over"), b"")
-    peer.leave()
 
 
 def write(transport: PipeTransport, data: bytes) -> None:
     with transport.lock.held():
         transport.write(data)
-
-
-def in_thread(work: Callable[[], object]) -> threading.Thread:
-    thread = threading.Thread(target=work)
-    thread.start()
-    return thread
 
 
 def test_what_is_written_arrives_in_order(peer: Peer) -> None:
@@ -101,7 +63,7 @@ def test_one_thread_reads_for_all(peer: Peer) -> None:
     transport = peer.transport
     everything: Callable[[], bool] = lambda: b"".join(peer.received) == b"abc"  # noqa: E731
     threads = [in_thread(lambda: transport.wait(everything, 20)) for _ in range(5)]
-    while transport._turns._followers < 4:
+    while len(transport._turns.followers) < 4:
         threads[0].join(0.001)
     for piece in (b"a", b"b", b"c"):
         peer.say(piece)
@@ -160,7 +122,7 @@ def test_closing_says_farewell_and_ends_waits(peer: Peer) -> None:
             errors.append(error)
 
     threads = [in_thread(wait) for _ in range(3)]
-    while peer.transport._turns._followers < 2:
+    while len(peer.transport._turns.followers) < 2:
         threads[0].join(0.001)
     peer.transport.close(BusClosed("closed"), b"goodbye")
     for thread in threads:
