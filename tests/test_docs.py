@@ -5,6 +5,7 @@ import fnmatch
 import inspect
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -120,6 +121,19 @@ def test_what_is_not_released_has_one_heading() -> None:
     headings = re.findall(r"^## .*$", (ROOT / "CHANGELOG.md").read_text(), re.M)
     assert headings[0] == "## [Unreleased]"
     assert [heading for heading in headings[1:] if not re.search(r"\d{4}-\d\d-\d\d$", heading)] == []
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze here")
+def test_systemd_accepts_the_units_of_the_pages(tmp_path: Path) -> None:
+    units = []
+    for page in ("leave", "worker-service"):
+        for block in blocks((DOCS / "how-to" / f"{page}.md").read_text()):
+            if block.language == "ini":
+                [name] = re.findall(r"^# /etc/systemd/system/(\S+)$", block.text, re.M)
+                units.append(tmp_path / name)
+                units[-1].write_text(block.text.replace("/srv/shop/venv/bin/eventbus-mp", sys.executable))
+    done = subprocess.run(["systemd-analyze", "verify", *map(str, units)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr, len(units)) == (0, "", 2)
 
 
 # --- names ---
