@@ -151,10 +151,13 @@ class Snapshot:
     events: EventCounts
     memory: MemorySnapshot
     topics: tuple[TopicSnapshot, ...]
+    """In the order of their registration; with `topics_max` those with the most unsettled events, the most first."""
     subscribers: tuple[SubscriberSnapshot, ...]
     processes: tuple[ProcessSnapshot, ...]
     version: int = VERSION
     """Of the form of `as_dict`."""
+    topics_total: int = 0
+    """How many the bus has; `topics` may be a part of them."""
 
     def as_dict(self) -> dict[str, Any]:
         """The whole tree as values that JSON has."""

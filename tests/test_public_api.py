@@ -41,7 +41,7 @@ METHODS = {
         "attach": "name *config **settings",
         "explain": "shadow",
         "stuck": "older_than_s *limit *topic",
-        "snapshot": "",
+        "snapshot": "*topics_max",
         "statistics": "",
         "drain": "pattern *timeout_s",
         "on": "*patterns *retries *retry_delay_s *retry_delay_max_s *name *broadcast *credit *batch *within_s *threads",

@@ -78,9 +78,13 @@ class AskingHandle(LoopHandle):
         """The deliveries of events that have been unsettled for `older_than_s`, the oldest first."""
         return await self._run(lambda session: questions.stuck(session, older_than_s, limit, topic))
 
-    async def snapshot(self) -> Snapshot:
-        """All numbers of the bus at this moment: see `Snapshot`."""
-        return await self._run(questions.snapshot)
+    async def snapshot(self, *, topics_max: int | None = None) -> Snapshot:
+        """All numbers of the bus at this moment: see `Snapshot`.
+
+        Args:
+            topics_max: How many topics are listed, those with the most unsettled events; None: all.
+        """
+        return await self._run(lambda session: questions.snapshot(session, topics_max))
 
     async def statistics(self) -> BusStatistics:
         """The counts of `snapshot` in short."""

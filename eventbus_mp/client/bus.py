@@ -601,13 +601,20 @@ class EventBus(BusHandle):
         """
         return self._run(lambda session: questions.stuck(session, older_than_s, limit, topic))
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, *, topics_max: int | None = None) -> Snapshot:
         """All numbers of the bus at this moment, as one tree of values: see `Snapshot`.
 
         Its cost grows with topics, subscribers and processes, and not with events. Includes what this process has
         settled until now. Blocks for one round trip.
+
+        Args:
+            topics_max: How many topics are listed, those with the most unsettled events; None: all. A bus of thousands
+                of topics that is looked at every second should list some.
+
+        Raises:
+            UsageError: `topics_max` is not a whole number, or less than 0.
         """
-        return self._run(questions.snapshot)
+        return self._run(lambda session: questions.snapshot(session, topics_max))
 
     def statistics(self) -> BusStatistics:
         """The counts of `snapshot` in short. Blocks for one round trip."""

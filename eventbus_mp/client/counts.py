@@ -23,7 +23,7 @@ def bus_statistics(answer: dict[str, Any], manager_pid: int) -> BusStatistics:
     for row in processes:
         holders[row["pid"]] = holders.get(row["pid"], 0) + row["bytes_written"]
     return BusStatistics(
-        topics=len(answer["topics"]),
+        topics=answer["topics_total"],
         subscribers=tuple(_subscriber_statistics(row) for row in answer["subscribers"]),
         links=len(processes),
         manager_pid=manager_pid,

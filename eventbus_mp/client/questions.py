@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any
 
-from eventbus_mp.arguments import as_list, as_number
+from eventbus_mp.arguments import as_int, as_list, as_number
 from eventbus_mp.client.listeners import unpack_config, watcher_of
 from eventbus_mp.client.session import Session
 from eventbus_mp.client.steps import Steps, apart, ask
@@ -36,6 +36,8 @@ from eventbus_mp.statistics import Subscriber, SubscriberKey, Watcher, WatcherPa
 __all__ = ["explain", "history", "snapshot", "story", "stuck", "subscribers", "watcher", "watchers"]
 
 LIMIT_MAX = 1_000
+ALL_TOPICS = -1
+LISTED_TOPICS_MAX = 1 << 31
 _KINDS = {kind.name.lower(): kind for kind in HistoryKind}
 _NAMES = {int(kind): name for name, kind in _KINDS.items()}
 
@@ -123,10 +125,13 @@ def history(
     )
 
 
-def snapshot(session: Session) -> Steps[Snapshot]:
+def snapshot(session: Session, topics_max: int | None) -> Steps[Snapshot]:
     """As `EventBus.snapshot`."""
+    wanted = as_int(topics_max) if topics_max is not None else ALL_TOPICS
+    if wanted is None or (topics_max is not None and wanted < 0):
+        raise UsageError(f"snapshot(topics_max={topics_max!r}): give a whole number, 0 or more, or None for all")
     session.reporter.flush_all()
-    answer = yield from session.numbers()
+    answer = yield from session.numbers(min(wanted, LISTED_TOPICS_MAX))
     facts, memory = answer["facts"], answer["memory"]
     # Where this process has another pid than the manager knows, /proc is about others.
     commands = command_of if answer["asking_pid"] == os.getpid() else lambda pid: ""
@@ -149,6 +154,7 @@ def snapshot(session: Session) -> Steps[Snapshot]:
         events=EventCounts(**answer["events"]),
         memory=MemorySnapshot(**memory),
         topics=tuple(_topic_snapshot(row) for row in answer["topics"]),
+        topics_total=answer["topics_total"],
         subscribers=tuple(_subscriber_snapshot(row) for row in answer["subscribers"]),
         processes=(
             *(ProcessSnapshot(pid, role, commands(pid)) for role, pid in ours if pid),

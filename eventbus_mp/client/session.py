@@ -373,12 +373,12 @@ class Session:
 
     def statistics(self) -> Steps[BusStatistics]:
         """The counts of the bus; one round trip."""
-        return bus_statistics((yield from self.numbers()), self.connection.manager_pid)
+        return bus_statistics((yield from self.numbers(topics_max=0)), self.connection.manager_pid)
 
-    def numbers(self) -> Steps[dict[str, Any]]:
+    def numbers(self, topics_max: int) -> Steps[dict[str, Any]]:
         """The manager's answer to `GetSnapshot`, with what this process has dropped until now; one round trip."""
         self.publisher.report_dropped()
-        answer: dict[str, Any] = yield ask(GetSnapshot)
+        answer: dict[str, Any] = yield ask(GetSnapshot, topics_max)
         return answer
 
     def drain(self, pattern: str, timeout_s: float | None) -> Steps[None]:

@@ -1,4 +1,4 @@
-"""The table of all batches: by the bucket of their sequence numbers, and in the order of their events."""
+"""The table of all batches: by the bucket of their sequence numbers, and in the order in which they began."""
 
 from __future__ import annotations
 
@@ -11,25 +11,21 @@ __all__ = ["BatchTable"]
 
 
 class BatchTable:
-    """All batches that have an unsettled event or a late reader, by bucket, the oldest first."""
+    """All batches that have an unsettled event or a late reader, by bucket, and the oldest first."""
 
     def __init__(self) -> None:
         self._by_bucket: dict[int, list[EventBatch]] = {}
+        self._in_order: dict[EventBatch, None] = {}
         self.newest: EventBatch | None = None
         """The only one that may grow: so the order of batches is the order of events."""
 
     def __iter__(self) -> Iterator[EventBatch]:
-        for batches in self._by_bucket.values():
-            yield from batches
-
-    def __reversed__(self) -> Iterator[EventBatch]:
-        """The newest first."""
-        for batches in reversed(self._by_bucket.values()):
-            yield from reversed(batches)
+        return iter(self._in_order)
 
     def add(self, batch: EventBatch) -> None:
         """Add a batch, which is the newest from now on."""
         self._by_bucket.setdefault(batch.first >> SEQUENCE_BUCKET_SHIFT, []).append(batch)
+        self._in_order[batch] = None
         self.newest = batch
 
     def remove(self, batch: EventBatch) -> None:
@@ -39,12 +35,9 @@ class BatchTable:
         batches.remove(batch)
         if not batches:
             del self._by_bucket[bucket]
+        del self._in_order[batch]
         if self.newest is batch:
             self.newest = None
-
-    def buckets(self, first: int) -> list[int]:
-        """The buckets that have batches, from `first` on, in the order of their sequence numbers."""
-        return sorted(bucket for bucket in self._by_bucket if bucket >= first)
 
     def in_bucket(self, bucket: int) -> tuple[EventBatch, ...] | list[EventBatch]:
         """The batches with sequence numbers of this bucket; dead letters have those of their events."""

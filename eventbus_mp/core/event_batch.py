@@ -72,11 +72,22 @@ class Topic:
         self.dropped = 0
         """Events that nobody was subscribed to."""
 
-    def oldest_ns(self) -> int | None:
-        """When the oldest batch with an unsettled event of this topic began; None: there is none."""
+    def oldest_ns(self, masks: dict[EventBatch, dict[Topic, int]]) -> int | None:
+        """When the oldest batch with an unsettled event of this topic began; None: there is none.
+
+        Args:
+            masks: What the question for one topic finds out for that for the next: batches of many topics.
+        """
         if self.unsettled:
             for batch in self.batches:
-                if batch.of_topic(self) & batch.any_unsettled():
+                if len(batch.topics) == 1:
+                    mask = -1
+                else:
+                    by_topic = masks.get(batch)
+                    if by_topic is None:
+                        by_topic = masks[batch] = batch.by_topic()
+                    mask = by_topic[self]
+                if mask & batch.any_unsettled():
                     return batch.since_ns
         return None
 
@@ -211,6 +222,13 @@ class EventBatch:
         if len(self.topics) == 1:
             return (1 << self.count) - 1 if self.topics[0] is topic else 0
         return sum(1 << index for index, found in enumerate(self.topics) if found is topic)
+
+    def by_topic(self) -> dict[Topic, int]:
+        """Topic -> the mask of its events, in a batch that has one for each."""
+        masks: dict[Topic, int] = {}
+        for index, topic in enumerate(self.topics):
+            masks[topic] = masks.get(topic, 0) | 1 << index
+        return masks
 
     def without_topic(self) -> int:
         """The mask of the events whose topic was unregistered."""

@@ -121,7 +121,7 @@ def _check_topics(state: BusState) -> None:
         mine = [batch for batch in state.batches if topic in batch.topics]
         assert set(topic.batches) == set(mine), f"topic {topic.name} has other batches"
         oldest = min((batch.since_ns for batch in mine if batch.of_topic(topic) & batch.any_unsettled()), default=None)
-        assert topic.oldest_ns() == oldest, f"topic {topic.name}: {topic.oldest_ns()} is not its oldest batch"
+        assert topic.oldest_ns({}) == oldest, f"topic {topic.name}: {topic.oldest_ns({})} is not its oldest batch"
 
 
 def _check_spans(state: BusState) -> None:

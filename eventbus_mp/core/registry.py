@@ -30,8 +30,6 @@ class Registry:
         self._gone: dict[str, int] = {}
         """Numbers of the topics that were unregistered last, by name. A producer may not know of it yet; once there is
         a topic of this name again, what it notifies is meant for that."""
-        self._leaving: list[Topic] = []
-        """Topics that were unregistered while processes held events of them."""
         self._subscriber_serial = 0
         self.version = 0
         """Counts the changes of topics and of their routes."""
@@ -67,10 +65,6 @@ class Registry:
         self._reroute(topic)
         return topic
 
-    def with_events(self) -> list[Topic]:
-        """Every topic that may have an unsettled event, unregistered or not."""
-        return [*self.topics.values(), *self._leaving]
-
     def number_of(self, name: str) -> int:
         """The number of the topic of this name, also of one that was unregistered lately; 0: none had it."""
         topic = self.topics.get(name)
@@ -87,7 +81,6 @@ class Registry:
             self.version += 1
             del self.topic_by_number[topic.number]
             topic.is_gone = True
-            self._leaving = [item for item in (*self._leaving, topic) if item.unsettled]
             self._gone[name] = topic.number
             if len(self._gone) > TOPICS_MAX:
                 del self._gone[next(iter(self._gone))]

@@ -291,6 +291,9 @@ class GetSnapshot(Request):
     """-> a dictionary of dictionaries with about the names of `snapshot.Snapshot`; `facts` is what the manager knows of
     itself"""
 
+    topics_max: int
+    """How many topics are listed, those with the most unsettled events; -1: all, in the order of registration."""
+
 
 @numbered(26)
 @dataclass(slots=True)

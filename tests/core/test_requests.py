@@ -11,6 +11,7 @@ from eventbus_mp import BusConfig
 from eventbus_mp.core.allocator.spans import SpanTable
 from eventbus_mp.core.batches import BatchTable
 from eventbus_mp.core.bus import BusCore
+from eventbus_mp.core.event_batch import EventBatch
 from eventbus_mp.core.failures import NO_REASON, OTHER_REASONS, REASONS_MAX, SkipReasons
 from eventbus_mp.core.requests import REQUEST_HANDLERS
 from eventbus_mp.errors import UsageError
@@ -54,15 +55,15 @@ def answer(core, kind, *fields):
     return msgpack.unpackb(msgpack.packb(reply.value))
 
 
-def notified(core, *names):
+def notified(core, *names, first=1, now_ns=0):
     """Topics with these names, and one event of each."""
-    [_, grant] = core.handle(SpanWanted(LINK, 1, SPAN_NEEDED), 0)
-    for serial, name in enumerate(names, 1):
+    [*_, grant] = core.handle(SpanWanted(LINK, 1, SPAN_NEEDED), now_ns)
+    for serial, name in enumerate(names, first):
         topic = core.state.registry.register(name)
         place = grant.segment, grant.offset + serial * EVENT_BYTES, EVENT_BYTES
         packed = pack_notified(topic.number, *place, 0, (LINK << 40) + serial, False)
         for message in ManagerDecoder(LINK).feed(packed):
-            core.handle(message, 0)
+            core.handle(message, now_ns)
 
 
 # --- contracts ---
@@ -205,7 +206,7 @@ def test_skips_are_counted_by_their_reasons(core):
         effects = core.handle(DeliveriesSettled(LINK, number, Outcome.SKIPPED, [(first + serial, 1)], reason=reason), 0)
         named += [effect.reason for effect in effects if isinstance(effect, NameSkip)]
     assert named == ["x" * REASON_LENGTH_MAX] * 2 + ["expired"], "what has no reason is not among the latest skips"
-    [subscriber] = answer(core, requests.GetSnapshot)["subscribers"]
+    [subscriber] = answer(core, requests.GetSnapshot, -1)["subscribers"]
     assert subscriber["skip_reasons"] == {"x" * REASON_LENGTH_MAX: 2, "expired": 1, NO_REASON: 2}
     assert subscriber["skipped"] == 5
 
@@ -229,7 +230,7 @@ def test_statistics_name_what_they_count(core):
     number = answer(core, requests.Subscribe, "s", b"config", ["a"], 2, False, 1)
     notified(core, "a", "ab", "ac", "b")
     core.handle(DeliveriesSettled(LINK, number, Outcome.COMPLETED, [((LINK << 40) + 1, 1)]), 0)
-    statistics = answer(core, requests.GetSnapshot)
+    statistics = answer(core, requests.GetSnapshot, -1)
     [subscriber] = statistics["subscribers"]
     assert subscriber == {
         "name": "s",
@@ -260,8 +261,46 @@ def test_a_snapshot_looks_at_no_event(core, monkeypatch):
     monkeypatch.setattr(BatchTable, "__iter__", must_not)
     monkeypatch.setattr(BatchTable, "in_bucket", must_not)
     monkeypatch.setattr(SpanTable, "in_use", must_not)
-    assert answer(core, requests.GetSnapshot)["events"]["unsettled"] == 5
+    assert answer(core, requests.GetSnapshot, -1)["events"]["unsettled"] == 5
+
+
+def test_what_is_stuck_is_found_without_a_look_at_what_came_later(core, monkeypatch):
+    answer(core, requests.Subscribe, "s", b"", ["a"], 2, False, 1)
+    answer(core, requests.Subscribe, "t", b"", ["b"], 2, False, 1)
+    notified(core, *"abababab")  # Of two routes, so each is a batch of its own.
+    looked_at = []
+    any_unsettled = EventBatch.any_unsettled
+
+    def look(batch):
+        looked_at.append(batch)
+        return any_unsettled(batch)
+
+    core._checks = False
+    monkeypatch.setattr(EventBatch, "any_unsettled", look)
     assert len(answer(core, requests.ListStuck, 0, 3, None)["deliveries"]) == 3
+    assert len(looked_at) == 3
+
+
+def test_a_snapshot_of_some_topics_has_those_with_the_most_unsettled_events(core):
+    answer(core, requests.Subscribe, "s", b"", ["a"], 2, False, 1)
+    notified(core, "ab", "ac", "ac", "b", "ac", "ab")
+    assert [row["name"] for row in answer(core, requests.GetSnapshot, 2)["topics"]] == ["ac", "ab"]
+    assert answer(core, requests.GetSnapshot, 2)["topics_total"] == 3
+    assert answer(core, requests.GetSnapshot, 0)["topics"] == []
+    assert [row["unsettled"] for row in answer(core, requests.GetSnapshot, 9)["topics"]] == [2, 3, 0]
+
+
+def test_the_oldest_events_of_topics_that_share_their_batches(core):
+    answer(core, requests.Subscribe, "s", b"", ["a"], 9, False, 1)
+    notified(core, "a", "ab", now_ns=1_000)
+    notified(core, "ab", "ac", first=257, now_ns=3_000)  # In another bucket, so they are another batch.
+    core.handle(DeliveriesSettled(LINK, 1, Outcome.COMPLETED, [((LINK << 40) + 2, 1)]), 4_000)
+    reply = core.handle(requests.GetSnapshot(LINK, 77, -1), 5_000)[-1]
+    assert {row["name"]: row["oldest_age_ns"] for row in reply.value["topics"]} == {
+        "a": 4_000,
+        "ab": 2_000,
+        "ac": 2_000,
+    }
 
 
 @pytest.mark.parametrize(("topics", "counts"), [(["a"], []), (["a"], [0]), (["a"], [-1]), (["a"], [1 << 63])])

@@ -78,7 +78,7 @@ def test_bytes_of_one_process_become_frames_for_another(manager: Manager) -> Non
     subscriber = unpack(subscribed.body)
     assert consumer.hear() == [Delivered(subscriber, 1, b"".join(found))]
     consumer.write(records.pack_settled(subscriber, Outcome.COMPLETED, (1 << 40) + 1, 2))
-    consumer.ask(requests.GetSnapshot(0, 2))
+    consumer.ask(requests.GetSnapshot(0, 2, -1))
     manager.turn()
     (statistics,) = consumer.hear()
     assert isinstance(statistics, Replied)

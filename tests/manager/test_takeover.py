@@ -72,7 +72,7 @@ def die(manager: Manager) -> None:
 
 
 def statistics(manager: Manager, client: Client, request: int) -> dict[str, Any]:
-    client.ask(requests.GetSnapshot(0, request))
+    client.ask(requests.GetSnapshot(0, request, -1))
     manager.turn()
     reply = client.hear()[-1]
     assert isinstance(reply, Replied)

@@ -59,7 +59,7 @@ class Answers(CoreHarness):
     def a_snapshot_counts_what_the_model_has(self):
         if self.calls % 4:
             return  # Each question has the core check all its invariants.
-        (reply,) = self.core.handle(GetSnapshot(self.links[0], next(self.requests)), self.now_ns)
+        (reply,) = self.core.handle(GetSnapshot(self.links[0], next(self.requests), -1), self.now_ns)
         assert isinstance(reply, ReplyWithFacts)
         topics = {row["name"]: row["unsettled"] for row in reply.value["topics"]}
         assert topics == {topic.name: len(self.model.unsettled(topic)) for topic in self.model.topics.values()}

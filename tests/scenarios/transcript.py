@@ -252,7 +252,7 @@ class Play:
         return self.ask(requests.Drain, link, pattern)
 
     def do_snapshot(self, link):
-        return self.ask(requests.GetSnapshot, link)
+        return self.ask(requests.GetSnapshot, link, -1)
 
     def do_dropped(self, link, topic, count):
         return self.ask(requests.ReportDropped, link, [topic], [int(count)])

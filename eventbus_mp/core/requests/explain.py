@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from heapq import merge
-from operator import attrgetter
+from collections.abc import Iterable
 from typing import Any
 
 from eventbus_mp.core.entities import Endpoint, SubscriberState
-from eventbus_mp.core.event_batch import EventBatch, Topic
+from eventbus_mp.core.event_batch import EventBatch
 from eventbus_mp.core.event_log import EventLog
 from eventbus_mp.core.failures import PROCESS_CRASHED, Failure
 from eventbus_mp.core.hosting import holder_of
@@ -54,10 +52,9 @@ def explain_event(step: Step, link: LinkState, message: requests.ExplainEvent) -
 def list_stuck(step: Step, link: LinkState, message: requests.ListStuck) -> dict[str, Any]:
     listed: list[dict[str, Any]] = []
     limit = min(max(message.limit, 1), LISTED_MAX)
-    registry = step.state.registry
-    wanted = registry.topics.get(message.topic) if message.topic is not None else None
-    topics = registry.with_events() if message.topic is None else [wanted] if wanted is not None else []
-    for batch in _oldest_first(topics):
+    wanted = step.state.registry.topics.get(message.topic) if message.topic is not None else None
+    batches: Iterable[EventBatch] = wanted.batches if wanted is not None else ()
+    for batch in step.state.batches if message.topic is None else batches:
         age_ns = step.now_ns - batch.since_ns
         if age_ns < message.older_ns or len(listed) >= limit:
             break
@@ -68,19 +65,6 @@ def list_stuck(step: Step, link: LinkState, message: requests.ListStuck) -> dict
             if len(listed) >= limit:
                 break
     return {"asking_pid": link.pid, "deliveries": listed[:limit]}
-
-
-def _oldest_first(topics: Iterable[Topic]) -> Iterator[EventBatch]:
-    """The batches of these topics in the order in which they began. Each topic has its own in order, so none is looked
-    at in vain."""
-    before = None
-    for batch in merge(*(topic.batches for topic in topics), key=_since_and_first):
-        if batch is not before:  # One of several topics comes once for each, and at once.
-            yield batch
-        before = batch
-
-
-_since_and_first = attrgetter("since_ns", "first", "is_dead_letter")
 
 
 def _waited_for(batch: EventBatch, bit: int) -> list[SubscriberState]:

@@ -29,9 +29,7 @@ def find_events(step: Step, link: LinkState, message: requests.FindEvents) -> by
         raise ProtocolError(f"it looked for an id with CRC {message.id_crc}")
     topic = state.registry.topics.get(message.topic)
     found = []
-    for batch in reversed(state.batches) if topic is not None else ():
-        if len(batch.topics) == 1 and batch.topics[0] is not topic:
-            continue
+    for batch in reversed(topic.batches) if topic is not None else ():
         wanted = -1 if message.settled else batch.any_unsettled()
         for at in places_of_id(batch.packed, 0, len(batch.packed), message.id_crc):
             index = at // RECORD_BYTES

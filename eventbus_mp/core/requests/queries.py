@@ -5,7 +5,6 @@ from __future__ import annotations
 from operator import itemgetter
 from typing import Any
 
-from eventbus_mp.core.batches import BatchTable
 from eventbus_mp.core.event_batch import EventBatch, Topic
 from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.masks import SEQUENCE_BUCKET_SHIFT, bits
@@ -48,17 +47,23 @@ def list_events(step: Step, link: LinkState, message: requests.ListEvents) -> li
     if not 0 <= message.limit <= EVENTS_PAGE_MAX or message.after < 0:
         raise ProtocolError(f"it asked for {message.limit} events after {message.after}")
     topic = step.state.registry.topics.get(message.topic)
-    found = _page(step.state.batches, topic, message.after, message.limit) if topic and topic.unsettled else []
+    found = _page(topic, message.after, message.limit) if topic and topic.unsettled else []
     return [{"record": batch.cut(bit), "watcher": describe(batch, bit)} for _, batch, bit in found]
 
 
-def _page(table: BatchTable, topic: Topic, after: int, limit: int) -> list[tuple[int, EventBatch, int]]:
-    """(sequence, batch, bit) of the next unsettled events of the topic; what is behind them is not looked at."""
+def _page(topic: Topic, after: int, limit: int) -> list[tuple[int, EventBatch, int]]:
+    """(sequence, batch, bit) of the next unsettled events of the topic; no other topic's batches are looked at."""
+    by_bucket: dict[int, list[EventBatch]] = {}
+    first = after >> SEQUENCE_BUCKET_SHIFT
+    for batch in topic.batches:
+        bucket = batch.first >> SEQUENCE_BUCKET_SHIFT
+        if bucket >= first:
+            by_bucket.setdefault(bucket, []).append(batch)
     found: list[tuple[int, EventBatch, int]] = []
-    for bucket in table.buckets(after >> SEQUENCE_BUCKET_SHIFT):
+    for bucket in sorted(by_bucket):
         here = [
             (batch.first + index, batch, 1 << index)
-            for batch in table.in_bucket(bucket)
+            for batch in by_bucket[bucket]
             for index in bits(batch.of_topic(topic) & batch.any_unsettled() & batch.after(after))
         ]
         here.sort(key=itemgetter(0))

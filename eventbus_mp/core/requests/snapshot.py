@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from heapq import nlargest
+from operator import attrgetter
 from typing import Any
 
 from eventbus_mp.core.entities import SubscriberState
-from eventbus_mp.core.event_batch import Topic
+from eventbus_mp.core.event_batch import EventBatch, Topic
 from eventbus_mp.core.leaving import leave_due_ns
 from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.requests.handling import ANSWERED_LATER, handles
@@ -22,6 +24,8 @@ DROPPED_MAX = 1 << 40
 def get_snapshot(step: Step, link: LinkState, message: requests.GetSnapshot) -> Any:
     state, now_ns = step.state, step.now_ns
     topics = state.registry.topics.values()
+    listed = nlargest(message.topics_max, topics, key=_backlog) if 0 <= message.topics_max < len(topics) else topics
+    masks: dict[EventBatch, dict[Topic, int]] = {}
     writers = state.spans.written()
     value = {
         "uptime_ns": now_ns - state.started_ns,
@@ -42,7 +46,8 @@ def get_snapshot(step: Step, link: LinkState, message: requests.GetSnapshot) -> 
             "bytes_of_the_gone": sum(nbytes for number, nbytes in writers.items() if number not in state.links),
             "segments": state.spans.segment_count,
         },
-        "topics": [_topic(topic, now_ns) for topic in topics],
+        "topics_total": len(topics),
+        "topics": [_topic(topic, masks, now_ns) for topic in listed],
         "subscribers": [_subscriber(state, item, now_ns) for item in state.registry.subscribers.values()],
         "processes": [_process(item, writers.get(item.number, 0), now_ns) for item in state.links.values()],
     }
@@ -50,8 +55,11 @@ def get_snapshot(step: Step, link: LinkState, message: requests.GetSnapshot) -> 
     return ANSWERED_LATER
 
 
-def _topic(topic: Topic, now_ns: int) -> dict[str, Any]:
-    since_ns = topic.oldest_ns()
+_backlog = attrgetter("unsettled", "notified")
+
+
+def _topic(topic: Topic, masks: dict[EventBatch, dict[Topic, int]], now_ns: int) -> dict[str, Any]:
+    since_ns = topic.oldest_ns(masks)
     return {
         "name": topic.name,
         "notified": topic.notified,
