@@ -63,6 +63,9 @@ IMPORTERS = {
     "watchfiles": ("worker.source_changes",),
     "sqlite3": ("addons.journal.sqlite",),
     "trio": ("aio.trio_loop",),
+    "prometheus_client": ("addons.metrics",),
+    "starlette": ("addons.web.app",),
+    "uvicorn": ("addons.web.server",),
 }
 
 # These are users of the package: they import its public names, and their own modules.
