@@ -63,6 +63,8 @@ _FETCHER = "eventbus_mp.client.fetcher:EventFetcher"
 _HANDSHAKE = "eventbus_mp.runtime.handshake"
 _PUBLISHER = "eventbus_mp.client.publisher"
 _CONNECT = "eventbus_mp.client.connect"
+_WRITER = "eventbus_mp.addons.journal.writer:Writer"
+_SQLITE = "eventbus_mp.addons.journal.sqlite"
 
 _POINTS = {
     # A producer.
@@ -91,6 +93,15 @@ _POINTS = {
     "before the manager is started": _Point(f"{_CONNECT}:start_manager", False),
     "while the manager starts": _Point("eventbus_mp.runtime.launch:_await_ready", False),
     "after the manager is started": _Point(f"{_CONNECT}:start_manager", True),
+    # The writer of a journal.
+    "journal: before taking": _Point(f"{_WRITER}._take", False),
+    "journal: between take and store": _Point(f"{_WRITER}._take", True, _result_is_something),
+    "journal: inside a transaction": _Point(f"{_SQLITE}.store:SqliteStore._insert", True, _result_is_something),
+    "journal: before COMMIT": _Point(f"{_SQLITE}.store:SqliteStore._finish", True),
+    "journal: between COMMIT and settle": _Point(f"{_SQLITE}.store:SqliteStore.append", True),
+    "journal: after settle": _Point(f"{_WRITER}._settle", True),
+    "journal: between subscribing and its note": _Point(f"{_SQLITE}.store:SqliteStore.begin_run", False),
+    "journal: after the note of a run": _Point(f"{_SQLITE}.store:SqliteStore.begin_run", True),
     # The manager; `die_at` is to be called in its process.
     "manager: between read and decide": _Point("eventbus_mp.manager.journal:Journal.read", True, _result_is_something),
     "manager: between decide and perform": _Point("eventbus_mp.core.bus:BusCore.handle", True),

@@ -52,6 +52,8 @@ class Database:
         self._pid = os.getpid()
         self._lock = WriterLock(Path(f"{self.path}.lock"))
         self._identity: tuple[int, int] | None = None
+        self._log_identity: tuple[int, int] | None = None
+        """Of the write-ahead log."""
         self._connection: sqlite3.Connection | None = None
         self._numbers: dict[str, int] = {}
         """Topic -> its number."""
@@ -103,16 +105,34 @@ class Database:
             self._numbers = dict(db.execute("SELECT name, number FROM topics"))
             last = db.execute("SELECT recorded_ns FROM events ORDER BY position DESC LIMIT 1").fetchone()
             self._recorded_ns = last[0] if last is not None else 0
+            self._log_identity = identity_of(Path(f"{self.path}-wal"))
         except BaseException:
             self._let_go()
             raise
 
     def _open_again(self) -> None:
         """The file was deleted or replaced, or could not be opened the last time."""
+        self._leave_log_behind()
         prepare(self.path)
         if not self._lock.is_current and not self._lock.take():
             raise StoreLocked(f"{self.path} was replaced, and another process writes the new one")
         self._open_for_writing()
+
+    def _leave_log_behind(self) -> None:
+        """Have the file that was there take in its write-ahead log, which would be read as that of the new one.
+
+        Raises:
+            StoreUnavailable: A reader is in the middle of the log.
+        """
+        if self._connection is not None:
+            (is_busy, _, _) = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if is_busy:
+                raise StoreUnavailable(f"{self.path} was deleted or replaced, and a reader still reads what was there")
+        self._let_go()
+        log = Path(f"{self.path}-wal")
+        if identity_of(log) == self._log_identity:
+            log.unlink(missing_ok=True)
+            Path(f"{self.path}-shm").unlink(missing_ok=True)
 
     def _connect(self, mode: str) -> None:
         self._identity = identity_of(self.path)
@@ -138,6 +158,7 @@ class Database:
         Raises:
             StoreUnavailable: Not now, or the file was deleted or replaced since it was opened.
         """
+        self._check_pid()
         if not self._writes or not self._lock.is_held:
             raise UsageError(f"{self.url}: only who holds its lock may write; see Store.take_lock")
         with told(self.path):

@@ -23,7 +23,8 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 def prepare(path: Path) -> None:
     """Have a file there that only its user can read, and its directory.
 
-    SQLite gives its other files the mode of this one, so the mode has to be right before it first opens it.
+    SQLite gives its other files the mode of this one, so the mode has to be right before it first opens it. A write-ahead
+    log that is there already, beside a file that is new, would be read as that of the new one: it is renamed.
 
     Raises:
         StoreUnavailable: It cannot be made.
@@ -34,10 +35,21 @@ def prepare(path: Path) -> None:
         check_file_system(path)
         try:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            _put_log_aside(path)
         except FileExistsError:
             _check_is_file(path)
+            # SQLite would open it for reading, and say so only when something is written.
+            if not os.access(path, os.W_OK):
+                raise StoreUnavailable(f"{path} is read-only") from None
     except OSError as cause:
         raise StoreUnavailable(f"{path} cannot be made: {cause.strerror or cause}") from cause
+
+
+def _put_log_aside(path: Path) -> None:
+    log = Path(f"{path}-wal")
+    if log.exists():
+        log.replace(f"{log}.left")
+    Path(f"{path}-shm").unlink(missing_ok=True)
 
 
 def _check_is_file(path: Path) -> None:

@@ -1,0 +1,79 @@
+"""`python -m tests.addons.journal.kills`: kill the writer of a journal again and again, at each step of its loop.
+
+A producer publishes all the time. Each writer is killed at a step of its loop, chosen at random, and the next one goes
+on. At the end the store must have each event, once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import tempfile
+import time
+from pathlib import Path
+
+from eventbus_mp.addons.journal import Journal
+from tests.addons.journal.mortal import (
+    KILLED,
+    POINTS,
+    check_store,
+    forked,
+    joined,
+    mortal_bus,
+    publish,
+    write_until_killed,
+)
+
+EVENTS_AT_ONCE = 300
+"""About as many as a writer stores before it is killed, or the bus would be full in the end."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=200, metavar="N")
+    parser.add_argument("--seed", type=int, default=time.time_ns(), metavar="N")
+    options = parser.parse_args()
+    chance = random.Random(options.seed)
+    print(f"seed {options.seed}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        published = _kill(Path(folder), options.kills, chance)
+        check_store(f"sqlite:///{folder}/test.db", published)
+    print(f"{options.kills} kills, {published:,} events: 0 lost, 0 twice")
+
+
+def _kill(folder: Path, kills: int, chance: random.Random) -> int:
+    """Kill so many writers: how many events were published."""
+    run_dir, url = folder / "run", f"sqlite:///{folder}/test.db"
+    published, began_s = 0, time.monotonic()
+    joined(forked(_begin, run_dir, url))
+    for kill in range(kills):
+        point, nth = POINTS[kill % len(POINTS)], chance.randint(1, 5)
+        once = "note" in point
+        writer = forked(write_until_killed, run_dir, url, point, 1 if once else nth)
+        producer = forked(publish, run_dir, published, EVENTS_AT_ONCE, chance.choice((1, 50, 500)))
+        published += EVENTS_AT_ONCE
+        ended = joined(writer)
+        assert ended == KILLED, f"the writer ended with {ended} at {point!r}, {nth}"
+        assert joined(producer) == 0
+        if kill % 20 == 19:
+            print(f"{kill + 1} kills after {time.monotonic() - began_s:.0f} s", flush=True)
+    joined(forked(_end, run_dir, url))
+    return published
+
+
+def _begin(run_dir: Path, url: str) -> None:
+    """Be subscribed once, so that no event comes before the first journal."""
+    with mortal_bus(run_dir) as bus:
+        Journal(bus, url).start().stop()
+
+
+def _end(run_dir: Path, url: str) -> None:
+    """Store what is left."""
+    with mortal_bus(run_dir) as bus:
+        with Journal(bus, url, batch_within_s=0.005):
+            bus.drain(timeout_s=600)
+        bus.shutdown()
+
+
+if __name__ == "__main__":
+    main()
