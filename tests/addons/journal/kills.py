@@ -25,7 +25,8 @@ from tests.addons.journal.mortal import (
 )
 
 EVENTS_AT_ONCE = 300
-"""About as many as a writer stores before it is killed, or the bus would be full in the end."""
+ROUND = 20
+"""After so many kills a writer lives until everything is stored, or the bus would be full in the end."""
 
 
 def main() -> None:
@@ -36,7 +37,10 @@ def main() -> None:
     chance = random.Random(options.seed)
     print(f"seed {options.seed}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        published = _kill(Path(folder), options.kills, chance)
+        try:
+            published = _kill(Path(folder), options.kills, chance)
+        finally:
+            joined(forked(_shut_down, Path(folder) / "run"))
         check_store(f"sqlite:///{folder}/test.db", published)
     print(f"{options.kills} kills, {published:,} events: 0 lost, 0 twice")
 
@@ -55,9 +59,10 @@ def _kill(folder: Path, kills: int, chance: random.Random) -> int:
         ended = joined(writer)
         assert ended == KILLED, f"the writer ended with {ended} at {point!r}, {nth}"
         assert joined(producer) == 0
-        if kill % 20 == 19:
+        if kill % ROUND == ROUND - 1:
+            assert joined(forked(_catch_up, run_dir, url)) == 0
             print(f"{kill + 1} kills after {time.monotonic() - began_s:.0f} s", flush=True)
-    joined(forked(_end, run_dir, url))
+    assert joined(forked(_catch_up, run_dir, url)) == 0
     return published
 
 
@@ -67,12 +72,14 @@ def _begin(run_dir: Path, url: str) -> None:
         Journal(bus, url).start().stop()
 
 
-def _end(run_dir: Path, url: str) -> None:
-    """Store what is left."""
-    with mortal_bus(run_dir) as bus:
-        with Journal(bus, url, batch_within_s=0.005):
-            bus.drain(timeout_s=600)
-        bus.shutdown()
+def _catch_up(run_dir: Path, url: str) -> None:
+    """Store what waits."""
+    with mortal_bus(run_dir) as bus, Journal(bus, url, batch_within_s=0.005):
+        bus.drain(timeout_s=600)
+
+
+def _shut_down(run_dir: Path) -> None:
+    mortal_bus(run_dir).shutdown()
 
 
 if __name__ == "__main__":

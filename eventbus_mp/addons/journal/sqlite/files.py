@@ -23,8 +23,8 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 def prepare(path: Path) -> None:
     """Have a file there that only its user can read, and its directory.
 
-    SQLite gives its other files the mode of this one, so the mode has to be right before it first opens it. A write-ahead
-    log that is there already, beside a file that is new, would be read as that of the new one: it is renamed.
+    SQLite gives its other files the mode of this one, so the mode has to be right before it first opens it. A log that
+    is there already, beside a file that is new, would be read as that of the new one: it is renamed.
 
     Raises:
         StoreUnavailable: It cannot be made.
