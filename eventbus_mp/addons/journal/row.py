@@ -22,6 +22,7 @@ PAYLOAD_BYTES_MAX = 1_000_000_000 - (64 << 10)
 """SQLite takes 1,000,000,000 bytes for a whole row, PostgreSQL a little more for a value."""
 ALIGNMENT = 64
 """The data of an event counts on each buffer to begin at a multiple of this."""
+new_tuple = tuple.__new__
 KEPT: Any = object()
 """Stands for what an event has in its row."""
 
@@ -97,7 +98,7 @@ def row_of(event: Event, recorded_ns: int, unit_ns: int) -> Row:
     nbytes = len(data) + (len(joined) if joined is not None else 0)
     if nbytes > PAYLOAD_BYTES_MAX:
         raise RefusedRow(f"a payload of {nbytes:,} bytes; a store takes {PAYLOAD_BYTES_MAX:,}")
-    return Row(
+    fields = (
         event.topic,
         id,
         transaction_id,
@@ -112,6 +113,7 @@ def row_of(event: Event, recorded_ns: int, unit_ns: int) -> Row:
         recorded_ns,
         expires_ns,
     )
+    return new_tuple(Row, fields)  # A third of the time of calling the class.
 
 
 def event_of(row: Row, *, headers: Mapping[str, str] | None = KEPT, **fields: Any) -> Event:
