@@ -17,6 +17,7 @@ from tests.addons.journal.mortal import (
     KILLED,
     POINTS,
     check_store,
+    exit_code,
     forked,
     joined,
     mortal_bus,
@@ -54,11 +55,13 @@ def _kill(folder: Path, kills: int, chance: random.Random) -> int:
         point, nth = POINTS[kill % len(POINTS)], chance.randint(1, 5)
         once = "note" in point
         writer = forked(write_until_killed, run_dir, url, point, 1 if once else nth)
-        producer = forked(publish, run_dir, published, EVENTS_AT_ONCE, chance.choice((1, 50, 500)))
-        published += EVENTS_AT_ONCE
-        ended = joined(writer)
+        ended = None
+        while ended is None:
+            producer = forked(publish, run_dir, published, EVENTS_AT_ONCE, chance.choice((1, 50, 500)))
+            published += EVENTS_AT_ONCE
+            assert joined(producer) == 0
+            ended = exit_code(writer)
         assert ended == KILLED, f"the writer ended with {ended} at {point!r}, {nth}"
-        assert joined(producer) == 0
         if kill % ROUND == ROUND - 1:
             assert joined(forked(_catch_up, run_dir, url)) == 0
             print(f"{kill + 1} kills after {time.monotonic() - began_s:.0f} s", flush=True)

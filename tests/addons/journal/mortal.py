@@ -11,7 +11,19 @@ from eventbus_mp import Event, EventBus
 from eventbus_mp._crashpoints import CRASH_POINTS, die_at
 from eventbus_mp.addons.journal import Journal, Selection, open_store
 
-__all__ = ["POINTS", "TOPICS", "check_store", "forked", "joined", "mortal_bus", "publish", "write_until_killed"]
+__all__ = [
+    "KILLED",
+    "POINTS",
+    "TOPICS",
+    "check_store",
+    "exit_code",
+    "forked",
+    "id_of",
+    "joined",
+    "mortal_bus",
+    "publish",
+    "write_until_killed",
+]
 
 POINTS = [point for point in CRASH_POINTS if point.startswith("journal: ")]
 TOPICS = ("a", "b")
@@ -41,6 +53,12 @@ def forked(work: object, *arguments: object) -> int:
 def joined(pid: int) -> int:
     """The exit code of a child, when it has ended; negative: the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def exit_code(pid: int) -> int | None:
+    """The exit code of a child, as of `joined`; None: it runs."""
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if ended else None
 
 
 def publish(run_dir: Path, first: int, count: int, at_once: int = 50) -> None:

@@ -6,6 +6,7 @@ import logging
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -31,16 +32,15 @@ class Said(logging.Handler):
 @pytest.fixture
 def heard(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[str], None]]:
     """Waits until the journal of this process has logged a line with this text."""
-    from queue import SimpleQueue
-
     lines: SimpleQueue[str] = SimpleQueue()
     handler = Said(lines.put)
     logger = logging.getLogger("eventbus_mp.journal")
     logger.addHandler(handler)
 
     def wait(text: str) -> None:
-        while text not in lines.get(timeout=60):
-            continue
+        line = ""
+        while text not in line:
+            line = lines.get(timeout=60)
 
     yield wait
     logger.removeHandler(handler)
@@ -65,8 +65,9 @@ def test_the_disk_is_full_and_has_room_again(
             say.recv()
 
     child = fork(journal)
-    while child.hear() != "limited":
-        continue
+    said = ""
+    while said != "limited":
+        said = child.hear()
     bus.notify_many(Event(number, "a", PAYLOAD) for number in range(2_000))
     assert "events cannot be stored, and are tried again" in child.hear(60)
     stored = len(stored_ids(url))
