@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -36,11 +37,11 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Show it until the user leaves; `--json` is one screen as well."""
+    """Show it until the user leaves; `--json` is one screen as well, and so is all that goes to no terminal."""
     interval_s = max(options.interval, INTERVAL_MIN_S)
     wanted = _compiled(options.filter)
     with running_bus(options) as bus:
-        if options.once or options.json:
+        if options.once or options.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
             _print(_numbers(bus, interval_s), wanted, options)
             return Exit.DONE
         from eventbus_mp.cli._screen import watch

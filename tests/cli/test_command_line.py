@@ -100,7 +100,6 @@ def test_the_command_line_is_there_before_any_worker_is_needed() -> None:
     [
         ("rich", "cli", ["status", "test"]),
         ("argcomplete", "cli", ["completion", "bash"]),
-        ("textual", "top", ["top", "test"]),
     ],
 )
 def test_a_package_that_is_missing_is_named(

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -40,12 +41,29 @@ def test_one_screen_as_json(bus: EventBus, run_dir: Path) -> None:
     assert whole["completed_per_s"] == [{"name": "audit", "rate": 0.0}]
 
 
+def test_without_a_terminal_it_is_one_screen(bus: EventBus, run_dir: Path) -> None:
+    bus.topics()
+    assert output(run_dir, "top", "test", "--interval", "0.1").startswith("bus test, ")
+
+
 def test_without_textual_it_says_what_to_install(bus: EventBus, run_dir: Path) -> None:
     bus.topics()
     code = "import sys; sys.modules['textual'] = None; from eventbus_mp.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "top", "test"]
     variables = environment(run_dir)
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60, check=False)
+    ours, terminal = pty.openpty()
+    done = subprocess.run(
+        command,
+        env=variables,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    os.close(terminal)
+    os.close(ours)
     assert done.returncode == 2
     assert done.stderr.startswith("eventbus-mp: top needs the package textual, which is not installed; type: pip ")
     done = subprocess.run(
