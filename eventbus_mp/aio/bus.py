@@ -12,6 +12,7 @@ from eventbus_mp.aio.instrumented import make_loop_inbox
 from eventbus_mp.aio.loan import Loan
 from eventbus_mp.aio.running import running_loop
 from eventbus_mp.aio.session import LoopSession
+from eventbus_mp.client import sessions
 from eventbus_mp.client.connection import only_looks
 from eventbus_mp.client.handler_spec import HandlerSpec, handler_decorator
 from eventbus_mp.client.hooks import InstrumentSource, check_instruments
@@ -365,13 +366,13 @@ class EventBus(AskingHandle):
         Raises:
             WaitTimeout: The manager did not end within `request_timeout_s`.
         """
+        if sessions.is_in_process(self.name):
+            await self._end_bus()
+            return
         try:
             pid = (await self.statistics()).manager_pid  # Asked for: the one that this handle knows may have died.
             with manager_end(pid) as has_ended:
-                session = await self._live()
-                await session.tasks.finish()
-                await self._ask(requests.ShutDown)
-                await self.close()
+                await self._end_bus()
                 await self._check_ended(pid, has_ended)
         except ManagerLost:
             lost = self._session
@@ -380,6 +381,11 @@ class EventBus(AskingHandle):
             await self.close()
             with manager_end(lost.connection.manager_pid) as has_ended:
                 await self._check_ended(lost.connection.manager_pid, has_ended)
+
+    async def _end_bus(self) -> None:
+        await (await self._live()).tasks.finish()
+        await self._ask(requests.ShutDown)
+        await self.close()
 
     async def _check_ended(self, pid: int, has_ended: Callable[[float], bool]) -> None:
         patience_s = self.config.request_timeout_s

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -172,18 +173,28 @@ class LoopHandle(HandleState[LoopSession]):
     async def _connect(self, lost: LoopSession | None, hooks: Hooks | None) -> LoopSession:
         starts = self._starts and (lost is None or not lost.connection.was_shut_down())
         loop = self._loop_here()
+        if sessions.is_in_process(self.name):
+            open_it = sessions.opener_of(self.name)
+            session = open_it(self.name, self.config, hooks, observes=self._observes, starts=starts, loop=loop)
+            assert isinstance(session, LoopSession)
+            self._clock_ns = session.connection.transport.time_ns
+        else:
+            session = await self._connect_apart(loop, hooks, starts=starts)
+        if lost is not None:
+            session.identity = lost.identity
+        session.connection.on_lost = partial(_note_lost, weakref.ref(self), session)
+        sessions.keep_session(self, session)
+        return session
+
+    async def _connect_apart(self, loop: Loop, hooks: Hooks | None, *, starts: bool) -> LoopSession:
         link = await _apart(loop, partial(open_link, self.name, self.config, starts=starts), _drop)
         transport = LoopTransport(loop, link.incoming, link.outgoing)
         connection = connection_over(link, self.name, self.config, transport)
         session = make_loop_session(connection, SHARED_MEMORY, transport, hooks)
-        if lost is not None:
-            session.identity = lost.identity
         if self.config.show_stacks:
             session.answer_for_stacks()
         if self._observes:
             session.observe()
-        session.connection.on_lost = partial(_note_lost, weakref.ref(self), session)
-        sessions.keep_session(self, session)
         return session
 
     async def _set_up(self, session: LoopSession, lost: LoopSession | None) -> None:
@@ -257,11 +268,28 @@ class LoopHandle(HandleState[LoopSession]):
         self._closed = True
 
     def _set_aside(self, changes: dict[str, Any]) -> Callable[[], None]:
-        """A bus of a test stands in for threaded handles only; this one stays where it is."""
-        return lambda: None
+        """Leave the session as it is, and connect elsewhere in the next loop; what goes back to the first."""
+        state = self._session, self._hooks, self._loop, dict(self._specs), list(self._unhosted), self.config
+        self._session = self._hooks = self._loop = None
+        self.config = replace(self.config, **changes)
+
+        def go_back() -> None:
+            self._let_go()
+            self._session, self._hooks, self._loop, self._specs, self._unhosted, self.config = state
+
+        return go_back
 
     def _let_go(self) -> None:
-        """See `_set_aside`."""
+        """Be as if never used; what was subscribed is forgotten."""
+        self._leave_loop()
+        self._specs, self._unhosted = {}, []
+
+    def _leave_loop(self) -> None:
+        """The loop of a test has ended: subscribe the same in the next one."""
+        session, self._session, self._hooks, self._loop = self._session, None, None, None
+        self._clock_ns, self._unhosted = None, list(self._specs.values())
+        if session is not None:
+            sessions.close_session(session)
 
 
 def _note_lost(handle: Callable[[], LoopHandle | None], lost: LoopSession) -> None:

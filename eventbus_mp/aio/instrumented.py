@@ -13,7 +13,7 @@ from eventbus_mp.aio.handlers import finished
 from eventbus_mp.aio.inbox import Inbox
 from eventbus_mp.aio.loops import Loop
 from eventbus_mp.aio.session import LoopSession
-from eventbus_mp.aio.transport import LoopTransport
+from eventbus_mp.aio.transport import LoopTransportLike
 from eventbus_mp.client.connection import Connection
 from eventbus_mp.client.endpoint import ClientEndpoint
 from eventbus_mp.client.hooks import Hooks
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 def make_loop_session(
-    connection: Connection, store: SegmentStore, transport: LoopTransport, hooks: Hooks | None
+    connection: Connection, store: SegmentStore, transport: LoopTransportLike, hooks: Hooks | None
 ) -> LoopSession:
     """The session of a new connection, with hooks if there are any."""
     if hooks is None:

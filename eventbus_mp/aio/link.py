@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from eventbus_mp.aio.loops import Future
-from eventbus_mp.aio.transport import LoopTransport
+from eventbus_mp.aio.transport import LoopTransportLike
 from eventbus_mp.client.connection import Connection
 from eventbus_mp.client.steps import Steps
 from eventbus_mp.errors import EventBusError, UsageError
@@ -33,7 +33,7 @@ class Link:
     transport: Whose loop is that of all tasks that call this link.
     """
 
-    def __init__(self, connection: Connection, transport: LoopTransport) -> None:
+    def __init__(self, connection: Connection, transport: LoopTransportLike) -> None:
         self.connection = connection
         self.transport = transport
         self.loop = transport.loop

@@ -13,7 +13,7 @@ from eventbus_mp.aio.handlers import (
 )
 from eventbus_mp.aio.link import Link
 from eventbus_mp.aio.tasks import HandlerTasks, running_endpoint
-from eventbus_mp.aio.transport import LoopTransport
+from eventbus_mp.aio.transport import LoopTransportLike
 from eventbus_mp.client.connection import Connection
 from eventbus_mp.client.crews import Threads
 from eventbus_mp.client.endpoint import ClientEndpoint
@@ -39,7 +39,7 @@ class LoopSession(Session):
 
     running_endpoint = staticmethod(running_endpoint)
 
-    def __init__(self, connection: Connection, store: SegmentStore, *, transport: LoopTransport) -> None:
+    def __init__(self, connection: Connection, store: SegmentStore, *, transport: LoopTransportLike) -> None:
         self.transport = transport
         self.link = Link(connection, transport)
         super().__init__(connection, store, threads=Threads.NONE)

@@ -13,15 +13,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from time import monotonic_ns, time_ns
-from typing import Any
+from typing import Any, Protocol
 
 from eventbus_mp.aio.loops import Loop, Timer
-from eventbus_mp.client.transport import fresh, read_to_end
+from eventbus_mp.client.transport import Transport, fresh, read_to_end
 from eventbus_mp.errors import EventBusError, InternalError
 from eventbus_mp.locking import NonReentrantLock
 from eventbus_mp.runtime.pipe import READ_BYTES
 
-__all__ = ["LaterInLoop", "LoopTransport"]
+__all__ = ["LaterInLoop", "LoopTransport", "LoopTransportLike"]
 
 log = logging.getLogger("eventbus_mp")
 
@@ -67,6 +67,25 @@ class LaterInLoop:
         """See `LateCallLike.abandon`. The loop, and its timer, are the parent's."""
         self._is_over = True
         self._handle = None
+
+
+class LoopTransportLike(Transport, Protocol):
+    """A `Transport` for the tasks of one loop: nothing of it blocks."""
+
+    loop: Loop
+    after_reading: Callable[[], None]
+    """Called when something may have become true that a task waits for."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the pipe was full, and something waits to be written."""
+
+    @property
+    def is_deserted(self) -> bool:
+        """Whether the loop does not run, as after the end of the `asyncio.run` that it was made by."""
+
+    def check(self) -> None:
+        """Raise the error that the link has ended with, if it has."""
 
 
 class LoopTransport:

@@ -39,6 +39,7 @@ __all__ = [
     "become_worker",
     "close_session",
     "disregard",
+    "handles_of",
     "is_in_process",
     "is_workers",
     "keep_session",
@@ -154,7 +155,7 @@ def standing_in(bus: str, opener: Opener = open_session, **changes: Any) -> Iter
     stack.append(opener)
     with ExitStack() as end, ExitStack() as undo:
         end.callback(stack.remove, opener)
-        before = [handle for handle in tuple(_handles) if handle.name == bus and not handle._closed]
+        before = handles_of(bus)
         for handle in before:
             undo.callback(handle._set_aside(changes))
         try:
@@ -163,6 +164,11 @@ def standing_in(bus: str, opener: Opener = open_session, **changes: Any) -> Iter
             for handle in tuple(_handles):
                 if handle.name == bus and handle not in before:
                     handle._let_go()
+
+
+def handles_of(bus: str) -> list[Handle]:
+    """The handles of the bus in this process that are not closed."""
+    return [handle for handle in tuple(_handles) if handle.name == bus and not handle._closed]
 
 
 def note_handle(handle: Handle) -> None:

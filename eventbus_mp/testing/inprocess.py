@@ -11,6 +11,7 @@ minute takes no time. A wait that nothing can end is an error, and not a test th
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections import deque
@@ -21,6 +22,8 @@ from math import inf
 from threading import get_ident
 from typing import Any
 
+from eventbus_mp.aio.instrumented import make_loop_session
+from eventbus_mp.aio.loops import Loop
 from eventbus_mp.client import sessions
 from eventbus_mp.client.bus import EventBus
 from eventbus_mp.client.connection import Connection
@@ -31,7 +34,7 @@ from eventbus_mp.client.instrumented import make_session
 from eventbus_mp.client.session import Session
 from eventbus_mp.config import BusConfig
 from eventbus_mp.core.bus import BusCore
-from eventbus_mp.errors import EventBusError, NoSuchBus, ProtocolError
+from eventbus_mp.errors import EventBusError, NoSuchBus, ProtocolError, UsageError
 from eventbus_mp.geometry import shared_span_bytes
 from eventbus_mp.instrument import Instrument
 from eventbus_mp.manager.executor import EffectExecutor
@@ -49,7 +52,8 @@ from eventbus_mp.protocol.messages import (
 )
 from eventbus_mp.runtime.handshake import Welcome
 from eventbus_mp.testing.clock import ManualClock
-from eventbus_mp.testing.transport import InProcessTransport, LaterInProcess
+from eventbus_mp.testing.loop import TestLoop
+from eventbus_mp.testing.transport import InLoopTransport, InProcessTransport, LaterInProcess
 
 __all__ = ["SETTINGS", "InProcessBus"]
 
@@ -121,15 +125,25 @@ class InProcessBus:
         threads: Threads = Threads.ALL,
         observes: bool = False,
         starts: bool = True,
+        loop: Loop | None = None,
     ) -> Session:
         """What `open_session` does, for handles of this bus; its listeners run in `step`, whatever `threads` says.
 
+        With `loop`, it is a `LoopSession` of that loop, whose tasks run them.
+
         Raises:
             NoSuchBus: It was shut down.
+            UsageError: The loop is none that drives this bus.
         """
+        if loop is not None:
+            running = asyncio.get_running_loop()
+            if not isinstance(running, TestLoop) or running.world is not self:
+                raise UsageError(
+                    f"bus {bus!r} is a TestBus: an aio.EventBus uses it in the coroutine that TestBus.run is given"
+                )
         if self.is_shut_down:
             raise NoSuchBus(f"bus {bus!r}, a TestBus, was shut down")
-        session = self._connect(config, hooks)
+        session = self._connect(config, hooks, loop)
         if observes:
             session.observe()
         return session
@@ -148,19 +162,26 @@ class InProcessBus:
         """Whether one of this client's handlers is being run."""
         return not self._running.isdisjoint(session.crews.loops)
 
-    def _connect(self, config: BusConfig, hooks: Hooks | None) -> Session:
+    def _connect(self, config: BusConfig, hooks: Hooks | None, loop: Loop | None = None) -> Session:
         self._link_serial = number = self._link_serial + 1
-        transport = InProcessTransport(self, number)
+        if loop is None:
+            connection = self._link(config, InProcessTransport(self, number))
+            session = make_session(connection, self.store, hooks, threads=Threads.NONE)
+        else:
+            transport = InLoopTransport(self, number, loop)
+            session = make_loop_session(self._link(config, transport), self.store, transport, hooks)
+        self._sessions[number] = session
+        return session
+
+    def _link(self, config: BusConfig, transport: InProcessTransport) -> Connection:
+        number = transport.number
         self._transports[number], self._decoders[number] = transport, ManagerDecoder(number)
         memory_bytes_max = self.config.memory_bytes_max
         assert memory_bytes_max is not None
         span_bytes = shared_span_bytes(memory_bytes_max)
         welcome = Welcome(number, PREFIX, span_bytes, memory_bytes_max, 0, self.manager_pid)
         self._perform(LinkOpened(number, 1000 + number))
-        connection = Connection(self.name, config, welcome, transport, lambda: "")
-        session = make_session(connection, self.store, hooks, threads=Threads.NONE)
-        self._sessions[number] = session
-        return session
+        return Connection(self.name, config, welcome, transport, lambda: "")
 
     def handle(
         self,

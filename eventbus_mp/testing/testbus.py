@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any
+from typing import Any, TypeVar
 
+from eventbus_mp import aio
 from eventbus_mp.arguments import as_int
 from eventbus_mp.client import sessions
 from eventbus_mp.client.bus import EventBus
@@ -18,10 +19,13 @@ from eventbus_mp.errors import BusClosed, UsageError
 from eventbus_mp.events import Event
 from eventbus_mp.testing.clock import ManualClock
 from eventbus_mp.testing.inprocess import SETTINGS, InProcessBus
+from eventbus_mp.testing.loop import TestLoop, run_to_the_end
 from eventbus_mp.testing.recorder import Failure, ProcessDied, Recorder
 from eventbus_mp.worker.pool import WorkerPool
 
 __all__ = ["TestBus"]
+
+T = TypeVar("T")
 
 
 class TestBus(EventBus):
@@ -125,6 +129,51 @@ class TestBus(EventBus):
             self._world.run()
         self._world.run()
         self._raise_failure(seen, raise_errors)
+
+    def run(self, main: Coroutine[Any, Any, T], *, raise_errors: bool = True) -> T:
+        """Run a coroutine, in place of `asyncio.run`: every `aio.EventBus` of this bus's name is a client of it there.
+
+        What such handles of your program have been decorated with is subscribed first. No time passes but in the
+        clock of this bus, which the event loop has as well: `asyncio.sleep(60)` takes no time, and its order among
+        all else is always the same. Time stands still while a thread is awaited.
+
+        In the coroutine, wait by calls that are awaited (`await handle.drain()`). `deliver_all` and `advance` go on as
+        far as they can without it.
+
+        Args:
+            main: The coroutine.
+            raise_errors: As of `deliver_all`.
+
+        Returns:
+            What the coroutine has returned.
+
+        Raises:
+            UsageError: It is not a coroutine.
+            RuntimeError: It waits for something that cannot happen.
+            Exception: What it, or a handler, has raised.
+        """
+        if not isinstance(main, Coroutine):
+            raise UsageError(f"run({main!r:.80}): give a coroutine, which is what a coroutine function returns")
+        seen = len(self.failures)
+
+        async def whole() -> T:
+            for handle in self._loop_handles():
+                if handle._specs:
+                    await handle.connect()
+            return await main
+
+        try:
+            result = run_to_the_end(TestLoop(self._world), whole())
+        finally:
+            main.close()  # It may not have begun.
+            for handle in self._loop_handles():
+                handle._leave_loop()
+            self._world.run()
+        self._raise_failure(seen, raise_errors)
+        return result
+
+    def _loop_handles(self) -> list[aio.EventBus]:
+        return [handle for handle in sessions.handles_of(self.name) if isinstance(handle, aio.EventBus)]
 
     def _raise_failure(self, seen: int, raise_errors: bool) -> None:
         if raise_errors and len(self.failures) > seen:

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import Any, Protocol
 
+from eventbus_mp.aio.loops import Loop
 from eventbus_mp.client.transport import fresh
-from eventbus_mp.errors import EventBusError, UsageError
+from eventbus_mp.errors import EventBusError, InternalError, UsageError
 from eventbus_mp.locking import NonReentrantLock, reentered
 from eventbus_mp.testing.clock import ManualClock
 
-__all__ = ["InProcessTransport", "LaterInProcess", "World"]
+__all__ = ["InLoopTransport", "InProcessTransport", "LaterInProcess", "World"]
 
 
 class World(Protocol):
@@ -128,6 +129,55 @@ class InProcessTransport:
                 f"bus {self._bus.name!r} is a TestBus, which lives in the thread that has made it; for a test with "
                 "threads or processes take a real bus, as the fixture `bus_processes` gives"
             )
+
+
+class InLoopTransport(InProcessTransport):
+    """The same for a client in an event loop, whose tasks wait (`LoopTransportLike`)."""
+
+    is_behind = False
+    """Nobody ever is."""
+
+    def __init__(self, bus: World, number: int, loop: Loop) -> None:
+        super().__init__(bus, number)
+        self.loop = loop
+        self.after_reading: Callable[[], None] = lambda: None
+
+    @property
+    def is_deserted(self) -> bool:
+        """See `LoopTransport.is_deserted`."""
+        return not self.loop.is_running()
+
+    def check(self) -> None:
+        """See `LoopTransport.check`."""
+        if self._error is not None:
+            raise fresh(self._error)
+
+    def wait(self, ready: Callable[[], Any], timeout_s: float | None = None, crew: object = None) -> bool:
+        """See `LoopTransport.wait`."""
+        if not ready():
+            self.check()
+            if timeout_s != 0:
+                raise InternalError("a call would have blocked the event loop")
+        return bool(ready())
+
+    def wake(self, *, followers: bool = False) -> None:
+        """See `LoopTransport.wake`."""
+        self.after_reading()
+
+    def read(self) -> None:
+        """See `InProcessTransport.read`; tasks that wait for it hear of it."""
+        super().read()
+        self.after_reading()
+
+    def end(self, error: EventBusError) -> None:
+        """See `Transport.end`."""
+        super().end(error)
+        self.after_reading()
+
+    def close(self, error: EventBusError, farewell: bytes, before: Callable[[], object] = lambda: None) -> None:
+        """See `Transport.close`."""
+        super().close(error, farewell, before)
+        self.after_reading()
 
 
 class LaterInProcess:

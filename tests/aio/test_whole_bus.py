@@ -141,5 +141,5 @@ async def use(manager: ManagerInLoop, chance: random.Random, concurrency: int) -
 
 async def leave(handle: aio.EventBus) -> None:
     session: Any = handle._session
-    await session.leave()
+    await session.leave(cancels=False)
     session.close()

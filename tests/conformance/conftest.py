@@ -1,17 +1,18 @@
-"""The kinds of bus that have to do the same: of processes, of one thread (`TestBus`), and of an asyncio program."""
+"""The kinds of bus that have to do the same: of processes or of one thread (`TestBus`), and the same for asyncio."""
 
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from eventbus_mp import EventBus, aio
 from eventbus_mp.testing import TestBus
-from tests.conformance.plain import LoopThread, Plain
+from tests.conformance.plain import LoopHere, LoopThread, Plain
 
-KINDS = ("processes", "one thread", "asyncio")
+KINDS = ("processes", "one thread", "asyncio", "asyncio, one thread")
 
 
 @pytest.fixture(params=KINDS)
@@ -33,13 +34,20 @@ def make_bus(kind: str, make_bus: Callable[..., EventBus]) -> Iterator[Callable[
 
             yield make_one
         else:
-            loop = stack.enter_context(LoopThread())
             arguments = inspect.signature(aio.EventBus).parameters
+            loops: list[Any] = [stack.enter_context(LoopThread())] if kind == "asyncio" else []
 
             def make_plain(name: str = "test", topics: Any = (), **settings: Any) -> Plain:
                 ours = {key: settings.pop(key) for key in tuple(settings) if key in arguments}
-                config = make_bus(name, topics, **settings).config  # It is not used, and its bus shut down at the end.
-                plain = Plain(aio.EventBus(name, topics, config=config, **ours), loop)
+                if kind == "asyncio":
+                    config = make_bus(name, topics, **settings).config  # It is not used. Its bus is shut down.
+                elif loops:
+                    config = replace(loops[0].bus.config, **settings)
+                else:
+                    test_bus = stack.enter_context(TestBus(name, **settings))
+                    loops.append(stack.enter_context(LoopHere(test_bus)))
+                    config = test_bus.config
+                plain = Plain(aio.EventBus(name, topics, config=config, **ours), loops[0])
                 stack.callback(plain.close)
                 return plain
 

@@ -9,8 +9,10 @@ from typing import Any
 from eventbus_mp import aio
 from eventbus_mp.aio.loan import Loan
 from eventbus_mp.aio.source import EventBlock
+from eventbus_mp.testing import TestBus
+from eventbus_mp.testing.loop import TestLoop, run_to_the_end
 
-__all__ = ["LoopThread", "Plain"]
+__all__ = ["LoopHere", "LoopThread", "Plain"]
 
 WAIT_S = 60.0
 WRAPPED = (aio.EventBus, aio.Inbox, Loan, EventBlock)
@@ -38,13 +40,34 @@ class LoopThread:
         self._loop.close()
 
 
+class LoopHere:
+    """The loop of a `TestBus`, which runs in this thread as long as a call does."""
+
+    def __init__(self, bus: TestBus) -> None:
+        self.bus = bus
+        self._loop = TestLoop(bus._world)
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """See `LoopThread.run`."""
+        return self._loop.run_until_complete(work)
+
+    def __enter__(self) -> "LoopHere":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        async def nothing() -> None:
+            """Tasks that were cancelled end."""
+
+        run_to_the_end(self._loop, nothing())
+
+
 class Plain:
     """Something of `aio`, with calls that block in place of those that are awaited."""
 
     inner: Any
-    _loop: LoopThread
+    _loop: LoopThread | LoopHere
 
-    def __init__(self, inner: Any, loop: LoopThread) -> None:
+    def __init__(self, inner: Any, loop: LoopThread | LoopHere) -> None:
         vars(self).update(inner=inner, _loop=loop)
 
     def source(self, topic: str, **settings: Any) -> "Plain":
