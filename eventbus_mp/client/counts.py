@@ -57,7 +57,7 @@ def _subscriber_statistics(answer: dict[str, Any]) -> SubscriberStatistics:
 
 def describing_holders(connection: Connection) -> Steps[str]:
     """The steps to who holds the memory, in one line: for errors, which do not wait for a manager that hangs."""
-    number = connection.call(connection.protocol.request, GetSnapshot)
+    number = connection.call(connection.protocol.request, GetSnapshot, 0)
     if not (yield happening(number, HOLDERS_TIMEOUT_S)):
         return "the manager does not answer"
     return _holders_text(bus_statistics(connection.protocol.take_reply(number), connection.manager_pid))
