@@ -334,6 +334,9 @@ class BusConfig:
         bus_wide=True,
         default_doc="none",
     )
+    lifecycle_topic: str | None = setting(
+        None, TOPIC, "The topic on which the bus says what comes and goes on it.", bus_wide=True, default_doc="none"
+    )
     check_invariants: bool = setting(
         False,
         FLAG,

@@ -43,6 +43,8 @@ class HistoryEntry:
         template = _TEXTS.get(self.kind, self.kind)
         if self.kind == "skipped" and self.pid is None:
             template = _SKIPPED_BY_BUS
+        elif self.kind == "notified" and self.pid is None:
+            template = "notified by the bus"
         elif self.kind == "crashed" and self.detail is not None:
             template = _KILLED
         attempt = f", attempt {self.detail}" if isinstance(self.detail, int) and self.detail > 1 else ""

@@ -19,6 +19,7 @@ from eventbus_mp.core.ingest import on_notified
 from eventbus_mp.core.invariants import check_invariants
 from eventbus_mp.core.leases import on_span_leased, on_span_released
 from eventbus_mp.core.leaving import on_end_asked
+from eventbus_mp.core.lifecycle import announce_process, write_waiting
 from eventbus_mp.core.outcomes import on_settled, on_taken
 from eventbus_mp.core.requests import ANSWERED_LATER, REQUEST_HANDLERS
 from eventbus_mp.core.settlement import answer_drains
@@ -44,14 +45,19 @@ from eventbus_mp.protocol.messages import (
     SpanWanted,
     TimePassed,
 )
-from eventbus_mp.protocol.requests import Request
+from eventbus_mp.protocol.requests import Introduce, Observe, Request
 
 __all__ = ["BusCore"]
+
+ABOUT_ITSELF = (Introduce, Observe)
+"""What a process says first of all, before it asks for anything."""
 
 
 def _on_request(step: Step, message: Request) -> None:
     """Have the request handled, and answer it if it is one that is answered."""
     link = step.state.link(message.link)
+    if step.state.unannounced and type(message) not in ABOUT_ITSELF:
+        announce_process(step, link)
     try:
         value = REQUEST_HANDLERS[type(message)](step, link, message)
     except UsageError as error:
@@ -93,8 +99,9 @@ class BusCore:
     def __init__(self, config: BusConfig, now_ns: int) -> None:
         self.state = BusState(config, now_ns)
         self._checks = config.check_invariants
-        if config.dead_letter_topic is not None:
-            self.state.registry.register(config.dead_letter_topic)
+        for topic in (config.dead_letter_topic, config.lifecycle_topic):
+            if topic is not None:
+                self.state.registry.register(topic)
 
     def handle(self, message: Message, now_ns: int) -> list[Effect]:
         """Decide. A message that breaks the protocol closes its link; it never raises for bad input.
@@ -109,6 +116,8 @@ class BusCore:
             self.HANDLERS[type(message)](step, message)
         except ProtocolError as error:
             effects.append(CloseLink(message.link, str(error)))  # type: ignore[union-attr]
+        if state.lifecycle_waiting and state.memory_freed:
+            write_waiting(step)
         for subscriber in state.dirty:
             dispatch(step, subscriber)
         state.dirty.clear()

@@ -6,6 +6,7 @@ from __future__ import annotations
 from eventbus_mp.core.entities import SubscriberState
 from eventbus_mp.core.event_batch import EventBatch, Route
 from eventbus_mp.core.ingest import append_batch
+from eventbus_mp.core.lifecycle import announce
 from eventbus_mp.core.masks import SEQUENCE_BUCKET_SHIFT, bits
 from eventbus_mp.core.state import Letter, Step
 from eventbus_mp.protocol.history_kinds import HistoryKind
@@ -43,6 +44,9 @@ def dead_letter(step: Step, batch: EventBatch, mask: int, subscriber: Subscriber
                     failure.first_ns = before.failure.first_ns
             letter = EventBatch(sequence, route, batch.span, step.now_ns, is_dead_letter=True)
             append_batch(step, letter, batch.cut(1 << index), [topic], 1)
+            if own.name != state.config.lifecycle_topic:
+                facts = {"reason": reason, "attempts": attempts, "dead_letter_topic": topic.name}
+                announce(step, "dead_lettered", topic=own.name, subscriber=subscriber.name, **facts)
             if before is not None:
                 _hold_back(step, letter)
             state.letter_serial += 1

@@ -8,6 +8,7 @@ from eventbus_mp.core.entities import Endpoint, SubscriberState
 from eventbus_mp.core.event_batch import EventBatch
 from eventbus_mp.core.leases import drop_lease
 from eventbus_mp.core.leaving import begin_idling
+from eventbus_mp.core.lifecycle import announce, concerns_itself
 from eventbus_mp.core.links import Blame, LinkState
 from eventbus_mp.core.redelivery import reclaim
 from eventbus_mp.core.requirements import tell_unmet
@@ -34,6 +35,8 @@ def on_link_opened(step: Step, message: LinkOpened) -> None:
     state = step.state
     link = state.links[message.link] = LinkState(message.link, message.pid, step.now_ns)
     link.idle_deadline_ns, state.idle_deadline_ns = state.idle_deadline_ns, None
+    if state.config.lifecycle_topic is not None:
+        state.unannounced.add(message.link)
 
 
 def on_link_lost(step: Step, message: LinkLost) -> None:
@@ -54,6 +57,10 @@ def on_link_lost(step: Step, message: LinkLost) -> None:
         span.sealed = True
         recycle_if_free(step, span)
     drop_span_requests(step, link.number)
+    if link.number in state.unannounced:
+        state.unannounced.remove(link.number)
+    elif not link.observes:
+        announce(step, "process_gone", pid=link.pid, role=link.role, crashed=crashed)
     give_up_orphans(step)
     if not link.observes:
         begin_idling(step)
@@ -64,6 +71,7 @@ def on_manager_replaced(step: Step, message: ManagerReplaced) -> None:
     for link in step.state.links.values():
         link.begin_resync(message.pid)
     step.state.takeovers += 1
+    step.state.is_takeover_unannounced = step.state.config.lifecycle_topic is not None
     step.state.event_log.append((step.now_ns, HistoryKind.MANAGER_REPLACED, 0, 0, (), message.pid, None, None))
 
 
@@ -113,12 +121,15 @@ def give_up_orphans(step: Step) -> None:
     due = [item for item, due_ns in state.orphans.items() if due_ns <= step.now_ns]
     for subscriber in due:
         del state.orphans[subscriber]
+        is_quiet = concerns_itself(step, subscriber)
         state.registry.unsubscribe(subscriber)
         reason = (
             "its process left"
             if subscriber.broadcast
             else f"no process hosted it for {state.config.orphan_grace_s:g} s"
         )
+        if not is_quiet:
+            announce(step, "unsubscribed", subscriber=subscriber.name, reason=reason, pid=None)
         skip_all_waiting(step, subscriber, reason)
         forget_if_done(state, subscriber)
     if due:

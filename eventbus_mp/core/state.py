@@ -16,6 +16,7 @@ from collections import deque
 from typing import NamedTuple
 
 from eventbus_mp.config import BusConfig
+from eventbus_mp.core.allocator.spans import Span
 from eventbus_mp.core.allocator.spilling import SpillingSpanTable
 from eventbus_mp.core.batches import BatchTable
 from eventbus_mp.core.delays import Delays
@@ -117,6 +118,15 @@ class BusState:
         self.events_notified = 0
         self.events_dropped = 0
         self.started_ns = now_ns
+        self.lifecycle_serial = 0
+        """How many events about the bus itself there were (lifecycle.py)."""
+        self.lifecycle_span: Span | None = None
+        """Where the next one is written."""
+        self.lifecycle_waiting: deque[bytes] = deque()
+        """The data of those that wait for memory."""
+        self.unannounced: set[int] = set()
+        """Links of processes that have not asked for anything yet; only while there is a topic to say it on."""
+        self.is_takeover_unannounced = False
         self.takeovers = 0
 
         # What is left to do at the end of the message.

@@ -18,7 +18,7 @@ from eventbus_mp.events import ID_BYTES_MAX
 from eventbus_mp.geometry import SPILLED_FROM
 from eventbus_mp.ids import EventId
 from eventbus_mp.memory.layout import HEADER_BYTES
-from eventbus_mp.memory.payload import read_id
+from eventbus_mp.memory.payload import read_id, write_payload
 from eventbus_mp.memory.store import SegmentStore
 from eventbus_mp.protocol import effects, records
 from eventbus_mp.protocol.client_events import SpanGranted, pack_client_event
@@ -236,6 +236,24 @@ class EffectExecutor:
             return f"{sequence:#x}"
         event_id = read_id(head, sequence)
         return event_id if event_id is not None else f"{sequence:#x}"
+
+    # --- events about the bus itself ---
+
+    @_performs(effects.WriteEvent)
+    def _write_event(self, effect: effects.WriteEvent) -> None:
+        if effect.segment in self._missing:
+            self._carry_out(self._missing.pop(effect.segment))
+        name, event_id = self._name(effect.segment), effect.event_id.encode()
+        length = HEADER_BYTES + len(event_id) + len(effect.data)
+        try:
+            self._store.back(name, effect.offset, length)
+            write_payload(
+                self._store.attach(name), effect.offset, (event_id, b"", effect.data, (), length), effect.sequence
+            )
+        except FileNotFoundError:
+            return  # While it is repeated: everybody was done with it, and the manager before has removed it.
+        except OSError as error:
+            log.warning("event %s about the bus is lost: %s", effect.event_id, error)
 
     # --- the end ---
 

@@ -201,6 +201,21 @@ class NameSkip(Effect):
 
 
 @dataclass(slots=True)
+class WriteEvent(Effect):
+    """Write an event of the bus's own to its place, which no other event ever has."""
+
+    REPLAY: ClassVar[Replay] = Replay.AGAIN
+    """The same bytes at the same place change nothing."""
+
+    segment: int
+    offset: int
+    sequence: int
+    event_id: str
+    data: bytes
+    """Msgpack."""
+
+
+@dataclass(slots=True)
 class Stop(Effect):
     """Leave, and leave nothing behind: the last process is gone, or a process asked for it."""
 

@@ -50,6 +50,15 @@ class MemorySegments:
         self.found[name][offset : offset + length] = bytes(length)
         self.freed.append((name, offset, length))
 
+    def back(self, name: str, offset: int, length: int) -> None:
+        if self.refuses is not None:
+            raise self.refuses
+        if name not in self.found:
+            raise FileNotFoundError(name)
+
+    def attach(self, name: str) -> memoryview:
+        return memoryview(self.found[name])
+
     def read(self, name: str, offset: int, length: int) -> bytes:
         if name not in self.found:
             raise FileNotFoundError(name)

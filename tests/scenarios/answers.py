@@ -1,5 +1,7 @@
 """Answers with many parts as lines of a transcript; what is 0 or empty is left out."""
 
+import msgpack
+
 from eventbus_mp.protocol.history_kinds import HistoryKind
 from eventbus_mp.protocol.records import RECORD
 
@@ -39,3 +41,8 @@ def snapshot_lines(link, value):
             handling = {f"2^{k}": count for k, count in enumerate(row.get("handling", ())) if count}
             lines.append(f"  {name} {shown({**row, 'handling': handling})}")
     return "\n".join(lines)
+
+
+def said_facts(data):
+    """What an event about the bus says, without the time."""
+    return " ".join(f"{key}={value}" for key, value in msgpack.unpackb(data).items() if key != "at_ns")

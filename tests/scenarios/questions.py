@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from eventbus_mp.geometry import CHUNK_BYTES
 from eventbus_mp.protocol.requests import FieldType, Request, field_types
 
-__all__ = ["fields_of"]
+__all__ = ["fields_of", "settings_of"]
 
 PARSERS: dict[FieldType, Callable[[str], Any]] = {
     str: str,
@@ -31,3 +32,14 @@ def fields_of(kind: type[Request], words: Sequence[str], numbers: Mapping[str, M
     return [
         numbers.get(name, {}).get(word) or PARSERS[types[name]](word) for name, word in zip(types, words, strict=True)
     ]
+
+
+def settings_of(options: Mapping[str, str]) -> dict[str, Any]:
+    """The settings of a bus, as its line gives them."""
+    numbers = {"memory_chunks": "memory_bytes_max", "spill_chunks": "spill_bytes_max"}
+    numbers |= {name: name for name in ("crashes_max", "orphan_grace_s")}
+    settings: dict[str, Any] = {numbers[name]: int(value) for name, value in options.items() if name in numbers}
+    settings["memory_bytes_max"] = settings.get("memory_bytes_max", 16) * CHUNK_BYTES
+    settings["spill_bytes_max"] = settings.get("spill_bytes_max", 0) * CHUNK_BYTES
+    topics = {name: options.get(name) for name in ("dead_letter_topic", "lifecycle_topic")}
+    return {**settings, **topics}

@@ -32,6 +32,7 @@ from eventbus_mp.protocol.effects import (
     Tell,
     Warn,
     WarnOfLease,
+    WriteEvent,
 )
 from eventbus_mp.protocol.history_kinds import HistoryKind
 from eventbus_mp.protocol.messages import (
@@ -48,8 +49,8 @@ from eventbus_mp.protocol.messages import (
     TimePassed,
 )
 from eventbus_mp.protocol.records import RECORD
-from tests.scenarios.answers import history_lines, snapshot_lines, unsettled_lines
-from tests.scenarios.questions import fields_of
+from tests.scenarios.answers import history_lines, said_facts, snapshot_lines, unsettled_lines
+from tests.scenarios.questions import fields_of, settings_of
 from tests.transcripts import in_words
 
 MS = 1_000_000
@@ -79,7 +80,7 @@ class Play:
         self.flags = [word for word in words if word.startswith("--")]
         words = [word for word in words if "=" not in word and not word.startswith("--")]
         if command == "bus":
-            self.core = BusCore(BusConfig(**self.settings(options), check_invariants=True), 0)
+            self.core = BusCore(BusConfig(**settings_of(options), check_invariants=True), 0)
             return []
         effects = getattr(self, "do_" + command.replace("-", "_"))(*words, **options)
         lines = [self.line_of(effect) for effect in effects]
@@ -87,15 +88,6 @@ class Play:
         if used_bytes != self.used_bytes:
             lines.append(f"memory {used_bytes // CHUNK_BYTES} -> {self.used_bytes // CHUNK_BYTES}")
         return lines
-
-    @staticmethod
-    def settings(options):
-        numbers = {"memory_chunks": "memory_bytes_max", "spill_chunks": "spill_bytes_max"}
-        numbers |= {name: name for name in ("crashes_max", "orphan_grace_s")}
-        settings = {numbers[name]: int(value) for name, value in options.items() if name in numbers}
-        settings["memory_bytes_max"] = settings.get("memory_bytes_max", 16) * CHUNK_BYTES
-        settings["spill_bytes_max"] = settings.get("spill_bytes_max", 0) * CHUNK_BYTES
-        return {**settings, "dead_letter_topic": options.get("dead_letter_topic")}
 
     def send(self, message):
         self.now_ns += 1
@@ -357,6 +349,12 @@ class Play:
         self.spans.setdefault(link, []).append([effect.segment, effect.offset, 0])
         return f"grant {link} {effect.length // CHUNK_BYTES} {'warm' if effect.backed else 'cold'}"
 
+    def _line_of_write(self, effect):
+        """An event of the bus's own is `life1`, `life2` and so on from then on."""
+        name = "life" + effect.event_id.rpartition("-")[2]
+        self.events[name] = effect.sequence
+        return f"write {name}: {said_facts(effect.data)}"
+
     _LINES = {  # noqa: RUF012
         Deliver: _line_of_deliver,
         Tell: lambda self, fx: f"tell {self._link(fx.link)} {self._said(fx.event)}",
@@ -378,5 +376,6 @@ class Play:
             f"{'give up' if fx.is_given_up else 'skip'} {self._named(hex(RECORD.unpack(fx.packed_record)[-1]))} "
             f"of {fx.topic} for {fx.name}: {fx.reason}"
         ),
+        WriteEvent: _line_of_write,
         Stop: lambda self, fx: "stop",
     }

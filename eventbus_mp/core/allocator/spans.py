@@ -209,6 +209,10 @@ class SpanTable:
         (segment, chunk), backed = found
         return self._use(Span(segment, chunk * CHUNK_BYTES, (chunk + chunks) * CHUNK_BYTES, writer, backed))
 
+    def allocate_alone(self, length: int, writer: int, effects: list[Effect]) -> Span | None:
+        """A span in a segment of its own, in which there is never another one; it may be of the reserve."""
+        return self._allocate_own(length, writer, self._bound_bytes, effects)
+
     def recycle(self, span: Span, effects: list[Effect]) -> None:
         """Make a recyclable span's memory free; a segment of its own goes away with it."""
         segment = self._segments[span.segment]

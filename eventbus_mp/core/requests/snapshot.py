@@ -43,7 +43,9 @@ def get_snapshot(step: Step, link: LinkState, message: requests.GetSnapshot) -> 
             "bytes_used": state.spans.used_bytes,
             "bytes_leased": state.spans.all_leased_bytes,
             "bytes_spilled": state.spans.spilled_bytes,
-            "bytes_of_the_gone": sum(nbytes for number, nbytes in writers.items() if number not in state.links),
+            "bytes_of_the_gone": sum(
+                nbytes for number, nbytes in writers.items() if number and number not in state.links
+            ),
             "segments": state.spans.segment_count,
         },
         "topics_total": len(topics),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from eventbus_mp.core.dispatcher import dispatch
 from eventbus_mp.core.entities import Endpoint, SubscriberState
 from eventbus_mp.core.hosting import drop_endpoint, forget_if_done, give_up_orphans
+from eventbus_mp.core.lifecycle import announce, concerns_itself
 from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.recalls import note_sharing
 from eventbus_mp.core.requests.handling import handles
@@ -34,6 +35,9 @@ def subscribe(step: Step, link: LinkState, message: requests.Subscribe) -> int:
     link.endpoints[subscriber.number].work_with(message.threads)
     state.dirty[subscriber] = None
     tell_unmet(step)  # Its patterns may have been other ones.
+    if not concerns_itself(step, subscriber):
+        facts = {"patterns": list(subscriber.patterns), "broadcast": subscriber.broadcast, "pid": link.pid}
+        announce(step, "subscribed", subscriber=subscriber.name, **facts)
     return subscriber.number
 
 
@@ -43,15 +47,18 @@ def unsubscribe(step: Step, link: LinkState, message: requests.Unsubscribe) -> b
     subscriber = state.registry.subscribers.get((message.name, message.config))
     if subscriber is None:
         return False
-    _end(step, subscriber, "it was unsubscribed")
+    _end(step, subscriber, "it was unsubscribed", link)
     return True
 
 
-def _end(step: Step, subscriber: SubscriberState, reason: str) -> None:
+def _end(step: Step, subscriber: SubscriberState, reason: str, link: LinkState) -> None:
     """The subscriber gets nothing any more, and what waits for it is skipped."""
     state = step.state
+    is_quiet = concerns_itself(step, subscriber)
     state.registry.unsubscribe(subscriber)
     state.orphans.pop(subscriber, None)
+    if not is_quiet:
+        announce(step, "unsubscribed", subscriber=subscriber.name, reason=reason, pid=link.pid)
     skip_all_waiting(step, subscriber, reason)
     # An endpoint that still holds something stays with its link until it has settled that.
     for endpoint in subscriber.endpoints:
@@ -81,7 +88,7 @@ def stop_hosting(step: Step, link: LinkState, message: requests.StopHosting) -> 
     drop_endpoint(step, endpoint, crashed=False)
     subscriber = endpoint.subscriber
     if message.ends and not subscriber.endpoints and step.state.registry.is_subscribed(subscriber):
-        _end(step, subscriber, "its last inbox was closed")
+        _end(step, subscriber, "its last inbox was closed", link)
     give_up_orphans(step)
     return True
 

@@ -8,6 +8,7 @@ from eventbus_mp.core.batches import BatchTable
 from eventbus_mp.core.dispatcher import deliver_by_attempt
 from eventbus_mp.core.entities import Endpoint
 from eventbus_mp.core.event_batch import EventBatch
+from eventbus_mp.core.lifecycle import announce_takeover
 from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.masks import SEQUENCE_BUCKET_SHIFT
 from eventbus_mp.core.requests.handling import handles
@@ -28,6 +29,7 @@ def report_state(step: Step, link: LinkState, message: requests.ReportState) -> 
     if resync is None or resync.manager != message.manager:
         return  # It reports to a manager that is dead by now.
     link.resync = None
+    announce_takeover(step)
     for hosted in link.endpoints.values():
         hosted.is_resyncing = False
         hosted.hear()  # The new manager may not have called back what the old one has.

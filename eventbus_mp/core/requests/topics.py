@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eventbus_mp.core.lifecycle import announce
 from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.requests.handling import handles
 from eventbus_mp.core.requirements import missing_subscribers, tell_unmet
@@ -14,12 +15,21 @@ from eventbus_mp.protocol import requests
 
 @handles(requests.RegisterTopic)
 def register_topic(step: Step, link: LinkState, message: requests.RegisterTopic) -> bool:
-    return bool(step.state.registry.register_all([message.name]))
+    return bool(_register(step, link, [message.name]))
 
 
 @handles(requests.RegisterTopics)
 def register_topics(step: Step, link: LinkState, message: requests.RegisterTopics) -> list[str]:
-    return [topic.name for topic in step.state.registry.register_all(message.names)]
+    return _register(step, link, message.names)
+
+
+def _register(step: Step, link: LinkState, names: list[str]) -> list[str]:
+    """The names of those that are new."""
+    new = [topic.name for topic in step.state.registry.register_all(names)]
+    for name in new:
+        if name != step.state.config.lifecycle_topic:
+            announce(step, "topic_registered", topic=name, pid=link.pid)
+    return new
 
 
 @handles(requests.UnregisterTopic)
@@ -28,6 +38,7 @@ def unregister_topic(step: Step, link: LinkState, message: requests.UnregisterTo
     if topic is not None:
         drop_topic(step, topic)
         tell_unmet(step)
+        announce(step, "topic_unregistered", topic=message.name, pid=link.pid)
     return topic is not None
 
 
