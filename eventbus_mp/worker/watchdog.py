@@ -41,7 +41,7 @@ class Watchdog:
     def __init__(self, bus: EventBus) -> None:
         self._bus = bus
         self._told = threading.Event()
-        """The bus was told what it last had to be told, or cannot be."""
+        """The bus knows of the last change here, or cannot be reached."""
         self._told.set()
 
     def look(self, workers: Iterable[WorkerProcess]) -> float | None:

@@ -7,6 +7,8 @@
 
 from eventbus_mp.addons.journal.journal import Journal, JournalStatus
 from eventbus_mp.addons.journal.opening import default_url, open_store
+from eventbus_mp.addons.journal.pace import AsRecorded, Steady
+from eventbus_mp.addons.journal.replay import Plan, Replay, Replayed
 from eventbus_mp.addons.journal.row import Entry, Row, event_of
 from eventbus_mp.addons.journal.store import (
     Checkpoint,
@@ -36,6 +38,11 @@ __all__ = [
     "StoreUnavailable",
     "StoreUnusable",
     "Stored",
+    "AsRecorded",
+    "Plan",
+    "Replay",
+    "Replayed",
+    "Steady",
     "default_url",
     "event_of",
     "open_store",

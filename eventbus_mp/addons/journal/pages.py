@@ -10,7 +10,7 @@ from eventbus_mp.addons.journal.store import Selection, Store
 
 __all__ = ["entries_of", "pages_of", "size_of"]
 
-PAGE_FIRST, PAGE_MAX = 16, 1_000
+PAGE_FIRST, PAGE_MAX = 4, 1_000
 """How many entries are read at a time: few at first, for they may be large."""
 PAGE_BYTES = 4 << 20
 """About so many bytes a page has at most, if its entries are like those of the page before."""

@@ -32,7 +32,7 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
     pace = parser.add_mutually_exclusive_group()
     pace.add_argument("--speed", type=_speed, metavar="1x|max", help="as recorded, or so many times as fast")
     pace.add_argument("--rate", type=_rate, metavar="N", help="so many events a second")
-    parser.add_argument("--ttl", choices=get_args(Ttl), default="strip", help="of events that have one (default: strip)")
+    parser.add_argument("--ttl", choices=get_args(Ttl), default="strip", help="of events with one (default: strip)")
     parser.add_argument("--as", dest="name", metavar="NAME", help="go on where a replay of this name was stopped")
     parser.add_argument("--allow-drop", action="store_true", help="also topics that nobody is subscribed to")
     parser.add_argument("--into-live", action="store_true", help="also the bus that this journal records")
