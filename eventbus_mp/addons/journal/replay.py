@@ -1,8 +1,8 @@
 """Replay: the entries of a journal published again, in their order, on a bus that is named.
 
 Whatever handled an event handles it again. So a replay refuses the bus that the journal records, unless its caller
-means just that, and topics that nobody is subscribed to. An event keeps its id; it gets the header `eventbus-replay`, by
-which handlers and traces can tell. JetStream's replay policies ("instant" and "original") are the two kinds of pace.
+means just that, and topics that nobody is subscribed to. An event keeps its id, and gets the header `eventbus-replay`
+by which handlers and traces can tell. JetStream's replay policies ("instant" and "original") are the two kinds of pace.
 """
 
 from __future__ import annotations
