@@ -131,7 +131,7 @@ class LeaderFollowers:
     The leader hands over after each look, and wakes those whose conditions are true by then: waking all of them costs
     10 us for each. It mostly goes on as the leader. When it does not, it wakes one that goes on: `pass_on`. So a thread
     is always awake that will lead, or pass on, as long as somebody waits and nobody leads. A thread that was woken
-    counts as one, and so does one whose time is over: a thread that has come back from `take` calls `pass_on` at its end.
+    counts as one, and so does one whose time is over: a thread that comes back from `take` calls `pass_on` at its end.
     """
 
     def __init__(self) -> None:
