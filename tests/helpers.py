@@ -7,7 +7,10 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["pause", "until"]
+from eventbus_mp import Event, EventBus, EventShadow
+from eventbus_mp.statistics import SubscriberStatistics
+
+__all__ = ["pause", "publish", "statistics_of", "until"]
 
 T = TypeVar("T")
 
@@ -16,7 +19,7 @@ TIMEOUT_S = 60.0
 """Longer than a busy machine takes for anything; what does not come at all is a failure."""
 
 
-def until(look: Callable[[], T], timeout_s: float = TIMEOUT_S) -> T:
+def until(look: Callable[[], T], timeout_s: float = TIMEOUT_S, why_not: Callable[[], str] = lambda: "") -> T:
     """Look again and again until what is found is true: what was found.
 
     For what nobody reports, as that a file is gone. What can be waited for is waited for: an event by an inbox, the end
@@ -24,7 +27,7 @@ def until(look: Callable[[], T], timeout_s: float = TIMEOUT_S) -> T:
     """
     deadline = time.monotonic() + timeout_s
     while not (found := look()):
-        assert time.monotonic() < deadline, f"after {timeout_s:g} s it is still {found!r}"
+        assert time.monotonic() < deadline, why_not() or f"after {timeout_s:g} s it is still {found!r}"
         pause(PAUSE_S)
     return found
 
@@ -32,3 +35,13 @@ def until(look: Callable[[], T], timeout_s: float = TIMEOUT_S) -> T:
 def pause(seconds: float) -> None:
     """The only one of these tests: between two looks, and as the pace of a process that is to be slow."""
     select.select([], [], [], seconds)
+
+
+def publish(bus: EventBus, count: int, topic: str = "a") -> list[EventShadow]:
+    """So many events, whose ids and data are the numbers from 0."""
+    return bus.notify_many([Event(str(number), topic, number) for number in range(count)])
+
+
+def statistics_of(bus: EventBus, name: str) -> SubscriberStatistics:
+    """The counts of the subscriber of this name, which there is."""
+    return next(item for item in bus.statistics().subscribers if item.name == name)

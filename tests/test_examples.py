@@ -6,8 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +15,7 @@ import pytest
 from eventbus_mp import EventBus
 from eventbus_mp.memory.shm import SHARED_MEMORY
 from eventbus_mp.runtime.rundir import RunDir
+from tests.helpers import until
 
 ROOT = Path(__file__).resolve().parent.parent
 T = TypeVar("T")
@@ -112,12 +111,11 @@ def test_the_batch_survives_its_workers_and_goes_on_after_ctrl_c(tmp_path: Path)
         )
 
     def wait_until(there_is: Callable[[], T]) -> T:
-        deadline = time.monotonic() + TIMEOUT_S
-        while not (found := there_is()):
+        def look() -> T:
             assert first.poll() is None, first.communicate()
-            assert time.monotonic() < deadline
-            threading.Event().wait(0.01)
-        return found
+            return there_is()
+
+        return until(look, TIMEOUT_S)
 
     def wait_for_results(count: int) -> None:
         wait_until(lambda: results.exists() and len(results.read_text().splitlines()) >= count)
@@ -214,11 +212,7 @@ def is_like(line: str, expected: str | re.Pattern[str]) -> bool:
 
 def wait_until_nothing_is_left(bus: str, run_dir: Path) -> None:
     """The manager leaves a moment after the example; then no process, segment or file of it may be there."""
-    deadline = time.monotonic() + LEAVE_TIMEOUT_S
-    pause = threading.Event()
-    while left := leftovers(bus, run_dir):
-        assert time.monotonic() < deadline, f"left behind: {left}"
-        pause.wait(0.02)
+    until(lambda: not leftovers(bus, run_dir), LEAVE_TIMEOUT_S, lambda: f"left behind: {leftovers(bus, run_dir)}")
 
 
 def leftovers(bus: str, run_dir: Path) -> list[str]:

@@ -5,6 +5,7 @@ import functools
 import io
 import re
 import tokenize
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ HOT_PATH = "# hot path:"  # the reason and the measurement follow
 PRINTING_PARTS = {"cli", "console", "demo"}
 LOCKS = {"Condition", "Lock", "RLock", "Semaphore", "BoundedSemaphore"}
 LOCKING = Path(PACKAGE, "locking.py")
+PAUSING = Path("tests", "helpers.py")
 NO_CODE = {
     tokenize.COMMENT,
     tokenize.DEDENT,
@@ -94,6 +96,28 @@ def sleeps(path: Path, source: str) -> Iterator[str]:
                     yield f"{path}:{node.lineno}: asyncio.sleep({v!r})"
 
 
+def pauses(path: Path, source: str) -> Iterator[str]:
+    """A sleep in disguise: a wait for what never comes. `helpers.until` looks again, and `helpers.pause` is slow."""
+    if path == PAUSING:
+        return
+    tree = parse(source)
+    made = {name for node in ast.walk(tree) if isinstance(node, ast.Assign) for name in events_made_by(node)}
+    used = Counter(node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load))
+    waits: dict[str, list[int]] = {name: [] for name in made}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Call() as event, attr="wait"), args=[_]) if makes_event(event):
+                yield f"{path}:{node.lineno}: a wait for an event that nobody has"
+            case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="wait"), args=[_]) if name in made:
+                waits[name].append(node.lineno)
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="select"), attr="select"), args=[a, b, c, _]):
+                if all(isinstance(item, ast.List | ast.Tuple) and not item.elts for item in (a, b, c)):
+                    yield f"{path}:{node.lineno}: a select of nothing"
+    for name, lines in waits.items():
+        if lines and len(lines) == used[name]:
+            yield f"{path}:{lines[0]}: a wait for {name!r}, which nobody sets"
+
+
 def spins(path: Path, source: str) -> Iterator[str]:
     """A loop that does nothing but look again takes the core that others need to get on."""
     for node in ast.walk(parse(source)):
@@ -160,6 +184,24 @@ def wrong_all(path: Path, source: str) -> Iterator[str]:
 
 
 # --- what the rules see ---
+
+
+def makes_event(node: ast.expr) -> bool:
+    match node:
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="threading"), attr="Event") | ast.Name(id="Event"), args=[]):
+            return True
+    return False
+
+
+def events_made_by(node: ast.Assign) -> Iterator[str]:
+    """The names that get a new `threading.Event`."""
+    for target in node.targets:
+        match target, node.value:
+            case ast.Tuple(elts=targets), ast.Tuple(elts=values):
+                pairs = list(zip(targets, values, strict=False))
+            case _:
+                pairs = [(target, node.value)]
+        yield from (name.id for name, value in pairs if isinstance(name, ast.Name) and makes_event(value))
 
 
 def code_lines(source: str) -> int:
@@ -240,6 +282,10 @@ def test_the_package_and_its_tests_do_not_sleep() -> None:
     assert complaints(sleeps, folders=(PACKAGE, "tests")) == []
 
 
+def test_the_tests_do_not_sleep_in_disguise() -> None:
+    assert complaints(pauses, folders=("tests",)) == []
+
+
 @pytest.mark.parametrize("rule", [prints, plain_locks])
 def test_the_package_keeps_it(rule: Rule) -> None:
     assert complaints(rule, folders=(PACKAGE,)) == []
@@ -261,6 +307,9 @@ def test_the_package_keeps_it(rule: Rule) -> None:
         (sleeps, "import time\ntime.sleep(1)"),
         (sleeps, "import asyncio\nasync def f():\n    await asyncio.sleep(0.1)"),
         (sleeps, "from time import monotonic, sleep"),
+        (pauses, "import threading\nthreading.Event().wait(0.1)"),
+        (pauses, "import threading\npause, a = threading.Event(), 1\nwhile is_alive():\n    pause.wait(0.1)"),
+        (pauses, "import select\nselect.select([], (), [], 0.1)"),
         (spins, "while is_alive():\n    pass"),
         (spins, "while is_alive():\n    ..."),
         (plain_locks, "import threading\nlock = threading.Lock()"),
@@ -292,6 +341,10 @@ def test_each_rule_sees_its_offence(rule: Rule, source: str) -> None:
         (other_markers, "core/bus.py", "# hot path: without a call, 1.1 us instead of 1.9"),
         (missing_docstring, "core/__init__.py", ""),
         (sleeps, "core/bus.py", "from time import monotonic"),
+        (pauses, "core/bus.py", "import threading\nthreading.Event().wait()"),
+        (pauses, "core/bus.py", "import threading\nready = threading.Event()\nstart(ready)\nready.wait(20)"),
+        (pauses, "core/bus.py", "import threading\nready = threading.Event()\nstart(ready.set)\nready.wait(20)"),
+        (pauses, "core/bus.py", "import select\nselect.select([fd], [], [], 0.1)"),
         (spins, "core/bus.py", "while waits():\n    ask()"),
         (plain_locks, "locking.py", "import threading\nlock = threading.Lock()"),
         (plain_locks, "client/bus.py", "from threading import Event, Thread, get_ident"),

@@ -5,14 +5,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cli.shell import environment, json_output, run, started
+from tests.helpers import until
 
 TIMEOUT_S = 60.0
 QUICK = ("bench", "--seconds", "0.05")
@@ -24,10 +23,8 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="ebmp-test-") as path:
         monkeypatch.setenv("TMPDIR", path)
         yield Path(path)
-        deadline, pause = time.monotonic() + TIMEOUT_S, threading.Event()
-        while os.listdir(path):  # The fork server removes its socket when it notices that the command is gone.
-            assert time.monotonic() < deadline, os.listdir(path)
-            pause.wait(0.02)
+        # The fork server removes its socket when it notices that the command is gone.
+        until(lambda: not os.listdir(path), why_not=lambda: str(os.listdir(path)))
 
 
 def test_it_measures_and_touches_no_other_bus(run_dir: Path) -> None:
@@ -62,11 +59,8 @@ def test_without_numpy_the_arrays_are_left_out(run_dir: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_middle_leaves_nothing(number: signal.Signals, run_dir: Path, temporary: Path) -> None:
     with started(run_dir, "bench", "--seconds", "30") as command:
-        deadline, pause = time.monotonic() + TIMEOUT_S, threading.Event()
-        while not list(temporary.glob("ebmp-bench-*/*/socket")):
-            assert time.monotonic() < deadline
-            assert command.poll() is None
-            pause.wait(0.02)
+        until(lambda: command.poll() is not None or list(temporary.glob("ebmp-bench-*/*/socket")))
+        assert command.poll() is None
         command.send_signal(number)
         _, said = command.communicate(timeout=TIMEOUT_S)
     assert (command.returncode, said) == (130, "eventbus-mp: interrupted\n")

@@ -9,6 +9,7 @@ from eventbus_mp import BusClosed, EventBus
 from eventbus_mp.testing.inprocess import InProcessBus
 from tests.client.gates import Gate
 from tests.client.pipes import Peer
+from tests.client.views import Make, Others
 
 Handle = Callable[..., EventBus]
 
@@ -48,3 +49,8 @@ def peer() -> Iterator[Peer]:
     yield peer
     peer.transport.close(BusClosed("the test is over"), b"")
     peer.leave()
+
+
+@pytest.fixture
+def others(make_bus: Make) -> Others:
+    return Others(make_bus)

@@ -2,9 +2,8 @@
 
 import threading
 from queue import SimpleQueue
-from typing import Any
 
-from eventbus_mp import Event, EventBus
+from eventbus_mp import Event
 
 
 class Gate:
@@ -27,13 +26,5 @@ class Gate:
         self._open.set()
 
 
-def publish(bus: EventBus, count: int, topic: str = "a") -> None:
-    bus.notify_many([Event(str(number), topic, number) for number in range(count)])
-
-
 def names_of_threads() -> list[str]:
     return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("eventbus_mp-test"))
-
-
-def found(bus: EventBus, name: str) -> Any:
-    return next(item for item in bus.statistics().subscribers if item.name == name)

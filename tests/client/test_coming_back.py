@@ -14,7 +14,7 @@ import pytest
 
 from eventbus_mp import BusClosed, Event, EventBus, LostBus, ManagerLost, WorkerPool
 from eventbus_mp.runtime.rundir import RunDir
-from tests.faults.helpers import wait_until
+from tests.helpers import until
 
 Make = Callable[..., EventBus]
 KillBus = Callable[[], None]
@@ -35,7 +35,7 @@ def test_listeners_come_back_by_themselves(make_bus: Make, kill_bus: KillBus, ca
     assert got.get(timeout=10) == ("listener", "held")
     kill_bus()
     other = make_bus(topics=["a"])
-    wait_until(lambda: len(other.subscribers()) == 4)
+    until(lambda: len(other.subscribers()) == 4)
     assert other.statistics().manager_pid != before
     assert other.topics() == ["a", "b"]
     other.notify(Event("1", "a", 1))
@@ -119,7 +119,7 @@ def test_a_loop_over_an_inbox_goes_on(make_bus: Make, kill_bus: KillBus) -> None
     for number in range(2, 5):
         kill_bus()
         other = make_bus()
-        wait_until(other.subscribers)
+        until(other.subscribers)
         other.notify(Event(str(number), "a", number))
         assert got.get(timeout=10) == str(number)
     inbox.close()
@@ -152,8 +152,8 @@ def test_a_descriptor_of_an_inbox_stays(make_bus: Make, kill_bus: KillBus) -> No
     fd = inbox.fileno()
     kill_bus()
     other = make_bus()
-    wait_until(other.subscribers)
-    wait_until(lambda: inbox.get(0) is None and not select.select([fd], [], [], 0)[0])  # It was readable at the loss.
+    until(other.subscribers)
+    until(lambda: inbox.get(0) is None and not select.select([fd], [], [], 0)[0])  # It was readable at the loss.
     other.notify(Event("1", "a", 1))
     assert select.select([fd], [], [], 10)[0] == [fd]
     assert inbox.fileno() == fd
@@ -206,7 +206,7 @@ def test_after_a_shutdown_it_waits_until_somebody_starts_the_bus(make_bus: Make,
         bus.topics()
     assert not RunDir(run_dir, "test").path.exists()
     other = make_bus(topics=["a"])
-    wait_until(other.subscribers)
+    until(other.subscribers)
     other.notify(Event("1", "a", 1))
     assert got.get(timeout=10) == "1"
 
@@ -215,7 +215,7 @@ def test_a_handle_that_is_closed_while_it_is_away(make_bus: Make) -> None:
     bus = make_bus(topics=["a"])
     bus.on("a")(print)
     make_bus().shutdown()
-    wait_until(lambda: not bus.connected)
+    until(lambda: not bus.connected)
     bus.close()
     with pytest.raises(BusClosed):
         bus.topics()
@@ -252,7 +252,7 @@ def test_a_pools_workers_bring_the_topics_along(make_bus: Make, kill_bus: KillBu
         bus.close()
         kill_bus()
         other = make_bus()
-        wait_until(lambda: other.topics() == ["a"] and other.subscribers("a"), 60)
+        until(lambda: other.topics() == ["a"] and other.subscribers("a"), 60)
         assert other.notify_and_wait(Event("1", "a", 1), timeout_s=20).waiting == ()
 
 

@@ -11,6 +11,7 @@ from eventbus_mp import BusFull, Event, EventBus, EventShadow, Retry, Skip, Usag
 from eventbus_mp.client.handler_loop import current_loop, running_endpoint
 from eventbus_mp.client.session import Session
 from eventbus_mp.testing.inprocess import InProcessBus
+from tests.helpers import statistics_of
 
 Handle = Callable[..., EventBus]
 
@@ -23,10 +24,6 @@ def session_of(bus: EventBus) -> Session:
 def wait(bus: EventBus, ready: Callable[[], Any]) -> None:
     """In a handler: until others have done something."""
     assert session_of(bus).connection.wait(ready, 3600), "the other handlers have done nothing"
-
-
-def found(bus: EventBus, name: str) -> Any:
-    return next(item for item in bus.statistics().subscribers if item.name == name)
 
 
 class Together:
@@ -111,7 +108,7 @@ def test_what_another_loop_s_handler_settles_is_reported(handle: Handle, world: 
     assert len(kept) == 1
     bus.notify(Event("2", "b", 1))
     world.run()
-    assert found(bus, key.name).completed == 1
+    assert statistics_of(bus, key.name).completed == 1
 
 
 # --- threads of its own ---
@@ -126,7 +123,7 @@ def test_as_many_run_at_once_as_there_are_threads(handle: Handle, credit: Any) -
     bus.drain(timeout_s=5)
     assert sorted(together.begun, key=int) == [str(number) for number in range(20)]
     assert together.most == 4
-    assert found(bus, "one").completed == 20
+    assert statistics_of(bus, "one").completed == 20
 
 
 def test_a_slow_handler_still_has_credit_for_each_of_its_threads(handle: Handle, world: InProcessBus) -> None:
@@ -145,7 +142,7 @@ def test_a_slow_handler_still_has_credit_for_each_of_its_threads(handle: Handle,
     bus.notify_many([Event(str(number), "a", number) for number in range(3)])
     bus.drain(timeout_s=5)
     assert slow.most == 3
-    assert found(bus, "one").completed == 13
+    assert statistics_of(bus, "one").completed == 13
 
 
 def test_a_listener_that_gets_shadows_may_have_threads(handle: Handle) -> None:
@@ -159,7 +156,7 @@ def test_a_listener_that_gets_shadows_may_have_threads(handle: Handle) -> None:
     key = bus.subscribe(listener, ["a"], threads=2)
     bus.notify_many([Event("1", "a", 1), Event("2", "a", 2)])
     bus.drain(timeout_s=5)
-    assert found(bus, key.name).completed == 2
+    assert statistics_of(bus, key.name).completed == 2
 
 
 def test_each_outcome_is_its_own_events(handle: Handle) -> None:
@@ -182,7 +179,7 @@ def test_each_outcome_is_its_own_events(handle: Handle) -> None:
     bus.notify_many([Event(name, "a", 1) for name in ("skipped", "retried", "full", "failed")])
     bus.drain(timeout_s=60)
     assert sorted(tries) == ["failed", "failed", "full", "full", "retried", "retried", "skipped"]
-    seen = found(bus, "one")
+    seen = statistics_of(bus, "one")
     assert (seen.completed, seen.skipped) == (2, 2)
     assert sorted(seen.recent_skips) == [("failed", "ValueError: never"), ("skipped", "not this one")]
 
@@ -202,7 +199,7 @@ def test_what_several_threads_run_survives_a_takeover(handle: Handle, world: InP
     bus.notify_many([Event(str(number), "a", number) for number in range(30)])
     bus.drain(timeout_s=5)
     assert sorted(begun, key=int) == [str(number) for number in range(30)]
-    assert found(bus, "one").completed == 30
+    assert statistics_of(bus, "one").completed == 30
 
 
 def test_a_retried_event_whose_second_delivery_is_lost_with_the_manager_comes_again(

@@ -8,18 +8,13 @@ from collections.abc import Callable
 from queue import Queue
 from typing import Any
 
-from eventbus_mp import Event, EventBus, EventShadow, Inbox
+from eventbus_mp import EventBus, EventShadow, Inbox
 from eventbus_mp.core.recalls import RECALL_NS
 from eventbus_mp.testing.inprocess import InProcessBus
+from tests.helpers import publish
 
 Handle = Callable[..., EventBus]
 Make = Callable[..., EventBus]
-
-
-def publish(bus: EventBus, count: int, topic: str = "a") -> list[str]:
-    ids = [str(number) for number in range(count)]
-    bus.notify_many([Event(id, topic, 1) for id in ids])
-    return ids
 
 
 def held(bus: EventBus) -> tuple[int, int]:
@@ -43,7 +38,7 @@ def test_a_batch_writer_that_settles_every_hundredth(handle: Handle) -> None:
             batch.clear()
 
     bus.subscribe(write, ["a"])
-    ids = publish(bus, 1_000)
+    ids = [shadow.id for shadow in publish(bus, 1_000)]
     bus.drain(timeout_s=60)
     assert written == ids
 
@@ -52,7 +47,7 @@ def test_a_mailbox_gets_everything_and_settles_later(bus: EventBus) -> None:
     """The style of a GenServer: the listener only puts the shadow away, and another thread works it off."""
     mailbox: Queue[EventShadow | None] = Queue()
     key = bus.subscribe(mailbox.put, ["a"])
-    ids = publish(bus, 300)
+    ids = [shadow.id for shadow in publish(bus, 300)]
     arrived = [mailbox.get(timeout=20) for _ in ids]
     assert [shadow.id for shadow in arrived if shadow is not None] == ids
 
@@ -85,7 +80,7 @@ def test_a_fixed_credit_bounds_what_is_unsettled(handle: Handle) -> None:
     bus = handle()
     kept: list[EventShadow] = []
     key = bus.subscribe(kept.append, ["a"], credit=3)
-    ids = publish(bus, 7)
+    ids = [shadow.id for shadow in publish(bus, 7)]
     while ids:
         bus._session.connection.wait(lambda: len(kept) == min(3, len(ids)), 5)  # type: ignore[union-attr]
         assert len(kept) == min(3, len(ids))
@@ -99,7 +94,7 @@ def test_a_fixed_credit_bounds_what_is_unsettled(handle: Handle) -> None:
 def test_a_stage_that_asks_for_n_gets_n(handle: Handle) -> None:
     bus = handle()
     inbox = bus.inbox("stage", ["a"])
-    ids = publish(bus, 450)
+    ids = [shadow.id for shadow in publish(bus, 450)]
     got = [[shadow.id for shadow in inbox.get_many(100, timeout_s=0)] for _ in range(5)]
     assert [len(part) for part in got] == [100, 100, 100, 100, 50]
     assert [id for part in got for id in part] == ids

@@ -14,18 +14,7 @@ import pytest
 
 from eventbus_mp import EventBus, lifecycle
 from eventbus_mp.lifecycle import ForkStage
-from tests.client.views import SHOWN, Make, Others, Show, content_of, event_of, taken
-
-
-@pytest.fixture
-def others(make_bus: Make) -> Others:
-    return Others(make_bus)
-
-
-@pytest.fixture
-def bus(make_bus: Make) -> EventBus:
-    """The handle that is left."""
-    return make_bus()
+from tests.client.views import SHOWN, Others, Show, content_of, event_of, taken
 
 
 @pytest.mark.parametrize("settled", [True, False])

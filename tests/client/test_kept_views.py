@@ -18,17 +18,6 @@ from tests.client.views import SHOWN, SIZE, Make, Others, Show, content_of, even
 from tests.faults.helpers import await_links
 
 
-@pytest.fixture
-def others(make_bus: Make) -> Others:
-    return Others(make_bus)
-
-
-@pytest.fixture
-def bus(make_bus: Make) -> EventBus:
-    """The handle that is left."""
-    return make_bus()
-
-
 @pytest.mark.parametrize("settled", [True, False])
 @pytest.mark.parametrize("show", SHOWN.values(), ids=SHOWN)
 def test_after_close(others: Others, bus: EventBus, show: Show, settled: bool) -> None:

@@ -9,7 +9,8 @@ from queue import SimpleQueue
 from typing import Any
 
 from eventbus_mp import Event, EventBus
-from tests.client.gates import Gate, found, names_of_threads, publish
+from tests.client.gates import Gate, names_of_threads
+from tests.helpers import publish, statistics_of
 
 Make = Callable[..., EventBus]
 
@@ -56,7 +57,7 @@ def test_four_run_at_once_and_others_run_beside_them(bus: EventBus) -> None:
     publish(bus, 40)
     publish(bus, 40, "b")
     bus.drain(timeout_s=30)
-    assert found(bus, "four").completed == 40
+    assert statistics_of(bus, "four").completed == 40
     assert done == [str(number) for number in range(40)]
 
 
@@ -71,7 +72,7 @@ def test_fast_events_on_several_threads_come_once_each(bus: EventBus) -> None:
     finally:
         sys.setswitchinterval(interval)
     assert sorted(got) == list(range(20_000))
-    assert found(bus, "four").redelivered == 0
+    assert statistics_of(bus, "four").redelivered == 0
 
 
 def test_a_manager_that_is_killed_while_four_run(bus: EventBus, gate: Gate) -> None:
@@ -85,7 +86,7 @@ def test_a_manager_that_is_killed_while_four_run(bus: EventBus, gate: Gate) -> N
     bus.drain(timeout_s=20)
     assert sorted([*first, *gate.await_begun(8)], key=int) == [str(number) for number in range(12)]
     assert gate.begun.empty()
-    seen = found(bus, "four")
+    seen = statistics_of(bus, "four")
     assert (seen.completed, seen.redelivered) == (12, 0)
 
 
@@ -102,7 +103,7 @@ def test_managers_that_are_killed_under_load(bus: EventBus) -> None:
     finally:
         sys.setswitchinterval(interval)
     assert sorted(got) == list(range(5000))
-    assert found(bus, "four").completed == 5000
+    assert statistics_of(bus, "four").completed == 5000
 
 
 def test_what_the_threads_of_a_stuck_handler_do_can_be_seen(make_bus: Make, fork: Callable[..., Any]) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from eventbus_mp import Event, EventBus, EventBusError
-from tests.client.gates import Gate, found, names_of_threads, publish
-from tests.faults.helpers import wait_until
+from tests.client.gates import Gate, names_of_threads
+from tests.helpers import publish, statistics_of, until
 
 Make = Callable[..., EventBus]
 
@@ -34,7 +34,7 @@ def test_closing_waits_for_all_that_run(bus: EventBus, make_bus: Make, gate: Gat
     closing.join(20)
     assert not closing.is_alive()
     assert names_of_threads() == []
-    seen = found(other, "two")
+    seen = statistics_of(other, "two")
     assert (seen.sent, seen.completed + seen.queued) == (0, 6)
     assert gate.ended.qsize() == seen.completed + 1
     assert gate.begun.qsize() == gate.ended.qsize() - 3
@@ -52,7 +52,7 @@ def test_a_handler_may_close_the_bus_while_others_run(bus: EventBus, make_bus: M
 
     publish(bus, 3)
     assert closed.wait(20)
-    assert found(make_bus(), "three").completed == 2
+    assert statistics_of(make_bus(), "three").completed == 2
 
 
 def test_unsubscribing_while_all_threads_run(bus: EventBus, gate: Gate) -> None:
@@ -78,7 +78,7 @@ def test_a_subscriber_gets_other_threads_while_the_former_run(bus: EventBus, gat
     publish(bus, 6)
     gate.open()
     bus.drain(timeout_s=20)
-    assert found(bus, "two").completed == 8
+    assert statistics_of(bus, "two").completed == 8
     assert len(names_of_threads()) == 3
 
 
@@ -137,7 +137,7 @@ def test_what_still_runs_at_the_end_of_a_program_is_named(bus: EventBus, run_dir
     assert done.returncode == 0
     for name, count in (("slow", 2), ("cache", 1)):
         assert done.stderr.count(f"the handler of {name} still runs after exit_timeout_s, 0.2 s") == count
-    assert found(bus, "slow").queued == 2
+    assert statistics_of(bus, "slow").queued == 2
 
 
 @pytest.mark.parametrize("kills", [True, False], ids=["killed", "os._exit(0)"])
@@ -170,7 +170,7 @@ def test_all_that_a_dead_process_ran_are_suspects(make_bus: Make, fork: Callable
     child = fork(work)
     child.tell(3)
     assert child.wait() == 0
-    seen = found(bus, "four")
+    seen = statistics_of(bus, "four")
     assert (seen.completed, seen.skipped) == (3, 1)
     assert seen.recent_skips[0][0] == "2"
     assert "its process crashed 3 times with it" in seen.recent_skips[0][1]
@@ -205,7 +205,7 @@ def test_threads_that_still_run_when_the_bus_was_lost_are_not_joined_by_others(
     gate.await_begun(2)
     with caplog.at_level(logging.WARNING, "eventbus_mp"):
         kill_bus()
-        wait_until(lambda: {item.name for item in bus.subscribers()} == {"two", "cache"})
+        until(lambda: {item.name for item in bus.subscribers()} == {"two", "cache"})
         publish(bus, 2)
         bus.notify(Event("stale", "b", 1))
         assert stale.get(timeout=20) == "stale"

@@ -6,7 +6,6 @@ import logging
 import os
 import pickle
 import random
-import select
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from eventbus_mp import Event, EventBus, EventShadow, NotSubscribed, Retry, UsageError
 from tests.faults.books import Book
+from tests.helpers import pause
 
 __all__ = [
     "LASTING",
@@ -26,7 +26,6 @@ __all__ = [
     "host",
     "ignore",
     "mark_some",
-    "pause",
     "produce",
     "send_again",
 ]
@@ -96,10 +95,6 @@ class Stage:
         file = self.folder / f"shown.{topic}"
         found: list[EventShadow] = pickle.loads(file.read_bytes()) if file.exists() else []
         return found
-
-
-def pause(seconds: float) -> None:
-    select.select([], [], [], seconds)
 
 
 # --- publishing ---

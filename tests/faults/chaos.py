@@ -36,9 +36,10 @@ from eventbus_mp import EventBus, EventBusError
 from eventbus_mp.memory.shm import SHARED_MEMORY
 from eventbus_mp.runtime.rundir import RunDir
 from eventbus_mp.statistics import BusStatistics
-from tests.faults.actors import LASTING, LETTER_TOPIC, LETTERS, Stage, consume, pause, produce, send_again
+from tests.faults.actors import LASTING, LETTER_TOPIC, LETTERS, Stage, consume, produce, send_again
 from tests.faults.books import never_came, read_books, twice
 from tests.faults.helpers import await_links, end_with_parent
+from tests.helpers import pause
 
 __all__ = ["Chaos", "Child", "main"]
 

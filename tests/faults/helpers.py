@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import signal
-import time
-from collections.abc import Callable
 from typing import Any
 
 from eventbus_mp import EventBus
 
-__all__ = ["await_links", "death_of", "end_with_parent", "taken_from", "wait_until"]
+__all__ = ["await_links", "death_of", "end_with_parent", "taken_from"]
 
 PR_SET_PDEATHSIG = 1
 
@@ -30,13 +28,6 @@ def death_of(child: Any) -> list[Any]:
             break
     assert child.wait() == -signal.SIGKILL
     return sent
-
-
-def wait_until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
-    """Ask again and again until it is true: each question is a round trip to another process."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it does not become true"
 
 
 def await_links(bus: EventBus, count: int) -> None:

@@ -4,7 +4,6 @@ import fcntl
 import os
 import resource
 import signal
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from eventbus_mp import BusFull, Event, EventBus, EventBusError, ManagerLost, Wa
 from eventbus_mp.client.transport import PipeTransport
 from eventbus_mp.runtime.rundir import RunDir
 from tests.faults.namespaces import may_mount, with_shared_memory
+from tests.helpers import pause
 
 Make = Callable[..., EventBus]
 Fork = Callable[..., Any]
@@ -168,11 +168,11 @@ def test_a_segment_that_cannot_be_made(make_bus: Make, in_small_memory: Callable
 
 def test_a_slow_subscriber_slows_its_producers(make_bus: Make) -> None:
     bus = make_bus(topics=["a"], notify_timeout_s=60)
-    pause, got = threading.Event(), []
+    got: list[int] = []
 
     @bus.on("a")
     def slow(event: Event) -> None:
-        pause.wait(0.002)
+        pause(0.002)
         got.append(event.data[0])
 
     for number in range(60):

@@ -11,12 +11,9 @@ import pytest
 from eventbus_mp import Event, EventBus, Skip, WorkerPool
 from eventbus_mp._crashpoints import die_at
 from tests.faults.helpers import await_links, death_of
+from tests.helpers import statistics_of
 
 Make = Callable[..., EventBus]
-
-
-def statistics_of(bus: EventBus, name: str) -> Any:
-    return next(item for item in bus.statistics().subscribers if item.name == name)
 
 
 def next_data(bus: EventBus, inbox: Any) -> Any:

@@ -20,7 +20,7 @@ from eventbus_mp.memory.shm import SHARED_MEMORY
 from eventbus_mp.runtime import handshake
 from eventbus_mp.runtime.launch import manager_end
 from eventbus_mp.runtime.rundir import RunDir
-from tests.faults.helpers import wait_until
+from tests.helpers import until
 
 Make = Callable[..., EventBus]
 WaitForEnd = Callable[..., None]
@@ -181,7 +181,7 @@ def test_a_manager_that_is_asked_to_end_stays_while_it_is_used(
     bus.notify(Event("1", "a", bytes(100_000)))
     pid = bus.statistics().manager_pid
     os.kill(pid, number)
-    wait_until(lambda: bus.snapshot().manager.is_end_asked)
+    until(lambda: bus.snapshot().manager.is_end_asked)
     assert "stays until the processes that use it have left" in log_of(run_dir)
     shadow = inbox.get(10)
     assert bus.fetch_event_data(shadow) == bytes(100_000)
@@ -199,7 +199,7 @@ def test_an_asked_manager_is_followed_by_one_that_knows(make_bus: Make, wait_for
     bus = make_bus(topics=["a"], manager_idle_s=3600)
     pid = bus.statistics().manager_pid
     os.kill(pid, signal.SIGTERM)
-    wait_until(lambda: bus.snapshot().manager.is_end_asked)
+    until(lambda: bus.snapshot().manager.is_end_asked)
     os.kill(pid, signal.SIGKILL)
     heir = bus.statistics().manager_pid
     assert heir != pid
@@ -230,7 +230,7 @@ def test_a_restart_of_all_processes_finds_the_queue(make_bus: Make, wait_for_end
     os.kill(pid, signal.SIGTERM)  # As the service manager does to all of a service's processes.
     before.close()
     with EventBus.attach("test", config=before.config) as watcher:
-        wait_until(lambda: watcher.snapshot().manager.leaves_in_s is not None)
+        until(lambda: watcher.snapshot().manager.leaves_in_s is not None)
         now = watcher.statistics()
         (jobs,) = now.subscribers
         assert (now.manager_pid, jobs.queued) == (pid, 99)

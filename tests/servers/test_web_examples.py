@@ -9,15 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from eventbus_mp import EventBus
+from tests.helpers import until
 from tests.servers.load import post
 from tests.servers.programs import ROOT
 from tests.test_examples import environment, wait_until_nothing_is_left
@@ -26,7 +25,6 @@ WEB = ROOT / "examples" / "web"
 DJANGO = WEB / "django_shop"
 PAGE = ROOT / "docs" / "how-to" / "prefork.md"
 TIMEOUT_S = 30.0
-PAUSE_S = 0.02
 COMPLAINTS = re.compile(r"Traceback|ERROR|WARNING: (?!This is a development server)")
 
 
@@ -101,13 +99,6 @@ def needs(*packages: str) -> None:
             pytest.skip(f"{name} is not installed; pip install '.[servers]' brings it")
 
 
-def await_true(condition: Callable[[], object], log: Path) -> None:
-    deadline, pause = time.monotonic() + TIMEOUT_S, threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, log.read_text()
-        pause.wait(PAUSE_S)
-
-
 def hosts(bus: EventBus, topic: str) -> set[int]:
     return {pid for item in bus.subscribers(topic) for pid in item.pids}
 
@@ -124,11 +115,11 @@ def check_the_three_meanings(
     command, folder, more = server
     log, pool_log = programs.start(command, folder, *more), programs.start(*pool)
     with EventBus(name, run_dir=str(programs.run_dir)) as bus:
-        await_true(lambda: len(hosts(bus, "price_changed")) == 3 and hosts(bus, "report_wanted"), log)
+        until(lambda: len(hosts(bus, "price_changed")) == 3 and hosts(bus, "report_wanted"), why_not=log.read_text)
         workers = hosts(bus, "price_changed")
         assert hosts(bus, "order_paid") == workers
         assert not hosts(bus, "report_wanted") & workers
-        await_true(lambda: answers(address, "/orders/first/paid"), log)
+        until(lambda: answers(address, "/orders/first/paid"), why_not=log.read_text)
         for number in range(20):
             assert post(address, f"/orders/{number}/paid") == 200
         assert post(address, "/prices/apples/changed") == 200
@@ -180,13 +171,13 @@ def test_django_reloads_its_handlers_and_the_parent_of_its_autoreloader_has_none
     log = programs.start(at(RUNSERVER, f"127.0.0.1:{port}"), folder)
     parent = programs.started[0].pid
     with EventBus("example-django", run_dir=str(programs.run_dir)) as bus:
-        await_true(lambda: hosts(bus, "order_paid") and answers(port, "/orders/first/paid"), log)
+        until(lambda: hosts(bus, "order_paid") and answers(port, "/orders/first/paid"), why_not=log.read_text)
         first = hosts(bus, "order_paid")
         assert parent not in first
         handlers = folder / "shop" / "handlers.py"
         handlers.write_text(handlers.read_text().replace("bills order", "is new, and bills order"))
-        await_true(lambda: is_reloaded(hosts(bus, "order_paid"), first, handlers), log)
-        await_true(lambda: answers(port, "/orders/second/paid"), log)
+        until(lambda: is_reloaded(hosts(bus, "order_paid"), first, handlers), why_not=log.read_text)
+        until(lambda: answers(port, "/orders/second/paid"), why_not=log.read_text)
         bus.drain(timeout_s=TIMEOUT_S)
         assert says(log, r"process (\d+) is new, and bills order second") == hosts(bus, "order_paid") != {parent}
         assert says(log, r"process (\d+) bills order") == first
@@ -215,7 +206,7 @@ def test_preload_without_the_hook_is_warned_of_in_each_worker(programs: Programs
     needs("flask", "gunicorn")
     address = programs.tmp_path / "s"
     log = programs.start(at(FLASK, f"--bind unix:{address}"), WEB, "--preload", "--no-control-socket")
-    await_true(lambda: answers(address, "/orders/first/paid"), log)
+    until(lambda: answers(address, "/orders/first/paid"), why_not=log.read_text)
     for number in range(20):
         assert post(address, f"/orders/{number}/paid") == 200
     said = [line for line in log.read_text().splitlines() if line.startswith("bus 'example-flask'")]

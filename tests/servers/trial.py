@@ -8,7 +8,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from typing import Any
 from eventbus_mp import Event, EventBus, unique_id
 from eventbus_mp.memory.shm import SHARED_MEMORY
 from eventbus_mp.runtime.rundir import RunDir
+from tests.helpers import until
 from tests.servers.load import Answers, get, send_requests
 from tests.servers.programs import ROOT, WORKERS, Server
 
@@ -29,7 +29,6 @@ READY_TIMEOUT_S = 60.0
 LEAVE_TIMEOUT_S = 40.0
 """Longer than gunicorn's own grace."""
 HEARD_TIMEOUT_S = 20.0
-PAUSE_S = 0.02
 
 COMPLAINT = re.compile(r"Traceback|Error\b|\bWARN|\bERROR|CRITICAL|!!!|listeners of bus|was lost")
 ABOUT_THE_MACHINE = re.compile(r"running uWSGI as root|rebuild with pcre")
@@ -113,7 +112,7 @@ class Trial:
 
     def await_workers(self) -> None:
         """Wait until each worker has subscribed, and those that the server was to replace have gone."""
-        _await(
+        until(
             lambda: len(found := self.worker_pids()) == WORKERS and not found & self.replaced,
             READY_TIMEOUT_S,
             lambda: f"processes {self.worker_pids()} of {WORKERS} have subscribed; the log:\n{self.log.read_text()}",
@@ -128,7 +127,7 @@ class Trial:
         assert self.pool.stdout is not None
         assert self.pool.stdout.readline() == b"ready\n", self.pool_log.read_text()
         self.await_workers()
-        _await(self._answers, READY_TIMEOUT_S, self.log.read_text)
+        until(self._answers, READY_TIMEOUT_S, self.log.read_text)
 
     def _answers(self) -> bool:
         try:
@@ -188,7 +187,7 @@ class Trial:
             return not found
 
         with suppress(AssertionError):
-            _await(is_clean, LEAVE_TIMEOUT_S, str)
+            until(is_clean, LEAVE_TIMEOUT_S, str)
         return found
 
     def kill_all(self) -> None:
@@ -256,7 +255,7 @@ def _look_at_workers(trial: Trial, figures: Figures) -> None:
         return heard == WORKERS
 
     with suppress(AssertionError):
-        _await(all_hear, HEARD_TIMEOUT_S, str)
+        until(all_hear, HEARD_TIMEOUT_S, str)
     figures.workers_missing = WORKERS - heard
 
 
@@ -318,11 +317,3 @@ def _processes_of(run_dir: Path) -> Iterator[int]:
         with suppress(OSError):  # It has gone meanwhile, or is somebody else's.
             if mark in file.read_bytes():
                 yield int(file.parent.name)
-
-
-def _await(condition: Callable[[], object], timeout_s: float, why_not: Callable[[], str]) -> None:
-    """Ask again and again: servers say nothing when a worker is ready."""
-    deadline, pause = time.monotonic() + timeout_s, threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, why_not()
-        pause.wait(PAUSE_S)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from eventbus_mp import Event, EventBus, Inbox, WorkerPool
+from tests.helpers import pause
 from tests.worker.answers import START_METHODS, take
 
 Make = Callable[..., EventBus]
@@ -38,14 +39,14 @@ KEPT: list[Any] = []
 
 
 def idle() -> None:
-    threading.Event().wait(600)
+    pause(600)
 
 
 def child_that_is_terminated() -> object:
     child = multiprocessing.get_context("fork").Process(target=idle)
     child.start()
     child.terminate()
-    child.join(5)
+    child.join(60)
     return child.exitcode
 
 
@@ -222,7 +223,7 @@ ORPHAN = """
     def handle(event):
         print(os.getpid(), flush=True)
         while True:
-            threading.Event().wait(600)
+            pause(600)
 
     if __name__ == "__main__":
         pool.start()

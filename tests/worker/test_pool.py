@@ -18,6 +18,7 @@ from eventbus_mp import Event, EventBus, EventBusError, Inbox, Skip, SubscriberK
 from eventbus_mp.client.handler_spec import HandlerSpec
 from eventbus_mp.worker.running_calls import RunningCalls
 from eventbus_mp.worker.worker import WorkerTask, run_worker
+from tests.helpers import pause, statistics_of
 from tests.worker.answers import START_METHODS, take
 
 Make = Callable[..., EventBus]
@@ -25,10 +26,6 @@ Make = Callable[..., EventBus]
 
 def events(count: int) -> list[Event]:
     return [Event(str(index), "a", index) for index in range(count)]
-
-
-def statistics_of(bus: EventBus, name: str) -> Any:
-    return next(item for item in bus.statistics().subscribers if item.name == name)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -183,7 +180,7 @@ def hang_if(flag: Path, ready: Path) -> Callable[[Any], None]:
     """What a worker makes of a `HangsAtStart`: with the flag it takes longer than anybody waits."""
     if flag.exists():
         ready.touch()
-        threading.Event().wait(600)
+        pause(600)
     return lambda event: None
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from eventbus_mp import Event, EventBus
+from tests.helpers import until
 
 Make = Callable[..., EventBus]
 
@@ -117,12 +118,6 @@ def workers(bus: EventBus) -> set[int]:
     return {process.pid for process in bus.snapshot().processes if process.role == "worker"}
 
 
-def until(bus: EventBus, holds: Callable[[], bool]) -> None:
-    """Wait, with something to do that takes its time."""
-    while not holds():
-        bus.topics()
-
-
 def test_it_says_what_it_runs_and_what_becomes_of_each_event(start: Start, bus: EventBus) -> None:
     service = start()
     banner = service.banner()
@@ -149,7 +144,7 @@ def test_the_banner_as_json(start: Start, bus: EventBus) -> None:
 
 def test_quiet(start: Start, bus: EventBus) -> None:
     service = start("program", "--quiet", "--processes", "1")
-    until(bus, lambda: bool(bus.subscribers()))
+    until(lambda: bool(bus.subscribers()))
     bus.notify_and_wait(Event("1", "a", "go"), timeout_s=60)
     service.send(signal.SIGINT)
     assert service.process.communicate(timeout=60)[0] == ""
@@ -161,7 +156,7 @@ def test_a_stop_under_load_loses_nothing(start: Start, bus: EventBus, recorded: 
     first = start()
     first.banner()
     publish(bus, range(3_000))
-    until(bus, lambda: len(recorded()) > 100)
+    until(lambda: len(recorded()) > 100)
     first.send(signal.SIGTERM)
     assert first.wait() == 0
     assert len(recorded()) < 3_000
@@ -185,7 +180,7 @@ def test_a_signal_while_the_workers_start_ends_it(start: Start, bus: EventBus, t
         "pool.on('a')(record)\n"
     )
     service = start("slow:pool")
-    until(bus, lambda: bus.topic_exists("initializing"))
+    until(lambda: bus.topic_exists("initializing"))
     service.send(signal.SIGTERM)
     assert service.wait() == 0
     assert "the workers were not ready" in service.log()
@@ -195,9 +190,9 @@ def test_the_second_signal_stops_at_once(start: Start, bus: EventBus, wait_for_e
     service = start()
     pids = service.pids()
     publish(bus, [1], "stay")
-    until(bus, lambda: bus.statistics().subscribers[0].sent == 1)
+    until(lambda: bus.statistics().subscribers[0].sent == 1)
     service.send(signal.SIGTERM)
-    until(bus, lambda: "stopping: the workers finish" in service.log())
+    until(lambda: "stopping: the workers finish" in service.log())
     while service.process.poll() is None:  # One that comes right after the first one is the first one, again.
         service.send(signal.SIGTERM)
         bus.topics()
@@ -224,7 +219,7 @@ def test_new_code_takes_effect_under_load(
     (tmp_path / "program.py").write_text(changed)
     service.send(signal.SIGHUP)
     go_on(lambda: "all workers are restarted" in service.log())
-    until(bus, lambda: len(workers(bus)) == 2)
+    until(lambda: len(workers(bus)) == 2)
     before = len(recorded())
     go_on(lambda: len(recorded()) > before + 100)
     versions = [version for _, version, _ in recorded()]
@@ -240,7 +235,7 @@ def test_code_that_cannot_be_imported_is_not_taken(start: Start, bus: EventBus, 
     pids = service.pids()
     (tmp_path / "program.py").write_text("nonsense(")
     service.send(signal.SIGHUP)
-    until(bus, lambda: "not restarted, the workers go on with what they have" in service.log())
+    until(lambda: "not restarted, the workers go on with what they have" in service.log())
     assert "SyntaxError" in service.log()
     assert bus.notify_and_wait(Event("1", "a", "go"), timeout_s=60).completers
     assert workers(bus) == set(pids)
@@ -368,7 +363,7 @@ def test_reload(start: Start, bus: EventBus, tmp_path: Path, recorded: Callable[
             (tmp_path / "program.py").write_text(PROGRAM.replace('"one"', '"number two"'))
         return "all workers are restarted" in service.log()
 
-    until(bus, is_seen)
+    until(is_seen)
     publish(bus, [1])
     bus.drain(timeout_s=60)
     assert [version for _, version, _ in recorded()] == ["number two"]

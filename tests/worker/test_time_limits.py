@@ -13,7 +13,7 @@ import pytest
 
 from eventbus_mp import Event, EventBus, UsageError, WorkerPool
 from eventbus_mp.worker.running_calls import LimitedCall, RunningCalls
-from tests.helpers import until
+from tests.helpers import pause, statistics_of, until
 
 Make = Callable[..., EventBus]
 
@@ -34,10 +34,6 @@ def wait(event: Event) -> None:
 def ignore_signals(event: Event) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     signal.sigwait({signal.SIGUSR2})
-
-
-def statistics_of(bus: EventBus, name: str) -> Any:
-    return next(item for item in bus.statistics().subscribers if item.name == name)
 
 
 @pytest.fixture
@@ -100,9 +96,9 @@ def test_a_call_under_the_limit_is_not_cut(bus: EventBus, caplog: pytest.LogCapt
     """Nor one whose retries, which follow at once, take longer together."""
     pool, calls = WorkerPool(bus, 1), []
 
-    @pool.on("a", name="steady", time_limit_s=3, retries=1)
+    @pool.on("a", name="steady", time_limit_s=5, retries=1)
     def handle(event: Event) -> None:
-        threading.Event().wait(1.6)
+        pause(2.6)
         calls.append(event.id)
         if len(calls) == 1:
             raise ValueError("once more")

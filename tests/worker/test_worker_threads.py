@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from eventbus_mp import Event, EventBus, Inbox, WorkerPool
+from tests.helpers import publish, statistics_of
 
 Make = Callable[..., EventBus]
 
@@ -32,14 +33,6 @@ def hear(out: Inbox, count: int) -> list[Any]:
     return said
 
 
-def publish(bus: EventBus, count: int) -> None:
-    bus.notify_many([Event(str(number), "a", number) for number in range(count)])
-
-
-def found(bus: EventBus, name: str) -> Any:
-    return next(item for item in bus.statistics().subscribers if item.name == name)
-
-
 @pytest.mark.parametrize("start_method", ["forkserver", "fork"])
 def test_four_run_at_once_in_one_worker_beside_its_main_thread(bus: EventBus, start_method: str) -> None:
     pool = WorkerPool(bus, 1, start_method=start_method)
@@ -57,8 +50,8 @@ def test_four_run_at_once_in_one_worker_beside_its_main_thread(bus: EventBus, st
     with pool:
         publish(bus, 40)
         bus.drain(timeout_s=30)
-    assert found(bus, "four").completed == 40
-    assert found(bus, "main").completed == 40
+    assert statistics_of(bus, "four").completed == 40
+    assert statistics_of(bus, "main").completed == 40
 
 
 def test_a_worker_that_is_killed_with_four_in_flight(bus: EventBus, out: Inbox) -> None:
@@ -80,7 +73,7 @@ def test_a_worker_that_is_killed_with_four_in_flight(bus: EventBus, out: Inbox) 
         bus.drain("a", timeout_s=20)
     assert [number for _, number in again] == [0, 1, 2, 3], "the oldest first, each alone"
     assert {other for other, _ in again}.isdisjoint({pid})
-    seen = found(bus, "four")
+    seen = statistics_of(bus, "four")
     assert (seen.completed, seen.redelivered) == (4, 4)
 
 
@@ -108,7 +101,7 @@ def test_a_worker_that_leaves_finishes_what_its_threads_run(bus: EventBus, out: 
     assert hear(out, 3) == ["ended", "ended", "finalized"]
     stopping.join(20)
     assert not stopping.is_alive()
-    assert found(bus, "two").completed == 2
+    assert statistics_of(bus, "two").completed == 2
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -126,7 +119,7 @@ def test_a_worker_s_limit_counts_the_events_of_all_threads(bus: EventBus, out: I
     assert len(set(pids)) >= 2
     if threads == 1:
         assert max(pids.count(pid) for pid in set(pids)) == 5
-    assert found(bus, "some").completed == 20
+    assert statistics_of(bus, "some").completed == 20
 
 
 def test_what_still_runs_is_cut_off_and_named(make_bus: Make, capfd: pytest.CaptureFixture[str]) -> None:
@@ -145,7 +138,7 @@ def test_what_still_runs_is_cut_off_and_named(make_bus: Make, capfd: pytest.Capt
     said = capfd.readouterr().err
     assert "is cut off after stop_timeout_s, 0.3 s, with what still runs in it: the handler of two, " in said
     assert "exit_timeout_s" not in said
-    seen = found(bus, "two")
+    seen = statistics_of(bus, "two")
     assert (seen.sent, seen.queued) == (0, 2)
     inbox = bus.inbox("two", ["a"], credit=2)
     shadows = inbox.get_many(2, 20)
