@@ -193,8 +193,9 @@ def _picture(folder: Path) -> str:
     )
     os.close(theirs)
     try:
-        while os.read(ours, 1 << 16):
-            pass
+        said = b"something"
+        while said:
+            said = os.read(ours, 1 << 16)
     except OSError:  # It has ended.
         assert top.wait(TIMEOUT_S) == 0
     finally:
