@@ -33,6 +33,7 @@ HELPERS = ("multiprocess.forkserver", "multiprocess.resource_tracker", "multipro
 HERE = Path(__file__).resolve().parent
 ONE_PYTHON = (
     "addons/otel/test_how_to.py",
+    "addons/test_metrics.py",
     "addons/web",
     "cli",
     "demo",
