@@ -39,6 +39,8 @@ ID_BYTES_MAX = 1024
 NOT_READ: Any = object()
 """Stands for a field of a fetched event until somebody asks for it."""
 ENVELOPE_FIELDS = ("transaction_id", "initialized_at", "occurred_at", "source", "ttl", "headers")
+NO_ENVELOPE = (None,) * 5
+"""The fields of an envelope, but for its headers, when none of them is given."""
 FORMAT = 2
 """The way in which this version encodes data; `EncodedData.format` says it."""
 
@@ -271,12 +273,15 @@ class Event(Generic[Data_co]):
         event: Event[Data_co] = new_object(Event)
         event._id, event._topic, event._data = self.id, self._topic, self._data
         event._payload = self.encoded if self._payload is not None else None
-        rest = tuple(map(self._field, range(5)))
-        checked = checked_headers(self.id, headers) if headers else None
+        values = self._envelope
+        if values is NOT_READ:
+            values = self._envelope = self._load("envelope")
+        rest = values[:5] if values is not None else NO_ENVELOPE
+        checked = checked_headers(event._id, headers) if headers else None
         if checked:
             event._envelope = (*rest, checked)
         else:
-            event._envelope = None if rest == (None,) * 5 else rest
+            event._envelope = None if rest == NO_ENVELOPE else rest
         return event
 
     def copy(self) -> Event[Data_co]:

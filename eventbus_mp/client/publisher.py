@@ -369,7 +369,7 @@ class Publisher:
             protocol.sequence = sequence = protocol.sequence + 1
             write_payload(view, offset, encoded, sequence)
             crc = crc32(encoded[0])
-            if awaited or event._envelope is not None or self._outgoing:
+            if awaited or self._outgoing or (event._envelope is not None and event.ttl is not None):
                 due_ns = 0 if event.ttl is None else self._deadline_ns(event)
                 protocol.notify(topic, segment_number, offset, length, deadline_ns=due_ns, awaited=awaited, id_crc=crc)
                 data = protocol.data_to_send()

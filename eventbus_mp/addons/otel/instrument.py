@@ -69,20 +69,21 @@ class Tracing(Instrument):
     def before_connect(self, bus: str) -> None:
         """See `Instrument`."""
         self._spans.begin()
-        self._published.clear()  # A forked child does not end its parent's.
 
     # --- publishing ---
 
     def before_notify(self, events: Sequence[Event]) -> Sequence[Event] | None:
         """See `Instrument`."""
         current = get_current()
-        traced = [] if self._is_silent(current) else [event for event in events if self._spans.traces(event.topic)]
+        traced = events if not self._is_silent(current) else ()
+        if not all(map(self._spans.traces, {event.topic for event in traced})):
+            traced = [event for event in traced if self._spans.traces(event.topic)]
         if not traced:
             return None
         if len(events) == 1:
             span, made = self._publish_one(traced[0], current)
         else:
-            span, made = self._publish_many(traced, current)
+            span, made = self._publish_many(list(traced), current)
         if span is None:
             return None
         self._published.setdefault((events[0].topic, events[0].id), []).append(span)
@@ -266,7 +267,7 @@ def _carrier(span: Span, current: Context) -> dict[str, str]:
     """What travels in headers of the context in which this span is."""
     carrier: dict[str, str] = {}
     try:
-        propagate.inject(carrier, set_span_in_context(span, current))
+        propagate.get_global_textmap().inject(carrier, set_span_in_context(span, current))
     except Exception as error:
         complain("the configured propagator raised, and events carry no context", error)
     return carrier
