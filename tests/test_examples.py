@@ -34,6 +34,16 @@ Expected = list[str | re.Pattern[str]] | set[str]
 """The lines that are printed; a set where their order is open, a pattern where a line is."""
 EXPECTED: dict[str, tuple[str, Expected]] = {
     "quickstart": ("quickstart", SQUARES),
+    "journal": (
+        "example-journal",
+        [
+            "refused: NoSubscriber",
+            "3 events are stored",
+            "3 order_paid 3 {'amount': 30}",
+            "2 order_paid 2 {'amount': 20}",
+            "1 order_paid 1 {'amount': 10}",
+        ],
+    ),
     "pool": (
         "example-pool",
         [
