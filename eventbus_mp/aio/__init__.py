@@ -1,4 +1,4 @@
-"""The bus for asyncio: `EventBus`, `Inbox`, `EventSource`, with the names, arguments and errors of the threaded ones.
+"""The bus for asyncio and trio: `EventBus`, `Inbox`, `EventSource`, with the names and errors of the threaded ones.
 
     from eventbus_mp import Event, aio
 

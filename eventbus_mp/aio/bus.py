@@ -1,4 +1,4 @@
-"""EventBus for asyncio: the handle that users hold. asking.py has the part that asks about the bus."""
+"""EventBus for asyncio and trio: the handle that users hold. asking.py has the part that asks about the bus."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ class EventBus(AskingHandle):
 
     Making it is cheap. `async with`, `connect`, or the first call connects, for at most `connect_timeout_s`; only that
     is done by a thread, which ends with it, for it may have to start the manager. All else is done by the event loop,
-    to which a handle belongs from then on: it is for the tasks of one loop, and for one thread.
+    to which a handle belongs from then on: it is for the tasks of one loop, and for one thread. Under trio its tasks
+    live in the `async with` block, and a call from outside raises `UsageError`.
 
         async with aio.EventBus("shop", topics=["order"]) as bus:
             await bus.notify(Event("4711", "order", {"sum": 12}))
@@ -82,7 +83,10 @@ class EventBus(AskingHandle):
 
     @classmethod
     async def attach(cls, name: str, *, config: BusConfig | None = None, **settings: Any) -> EventBus:
-        """A handle that only looks at a bus that is running, connected: see `eventbus_mp.EventBus.attach`."""
+        """A handle that only looks at a bus that is running: see `eventbus_mp.EventBus.attach`.
+
+        It is connected; under trio, `async with` connects it.
+        """
         name, config, _ = bus_settings(name, (), config, settings)
         bus = cls(name, config=config)
         bus._observes, bus._starts, bus._topics = True, False, ()

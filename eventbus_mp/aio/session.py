@@ -103,8 +103,8 @@ class LoopSession(Session):
     async def leave(self, *, cancels: bool) -> None:
         """Wait for the handlers that run, and until all that was said is written; then `close` does not block.
 
-        With `cancels`, the handlers are cancelled first. They are waited for even by a task that was cancelled as well:
-        what they do at their end may need the bus.
+        With `cancels`, the handlers are cancelled first. They are waited for even by a task that was cancelled as well,
+        so that what they had does not go to others before they have ended.
         """
         if cancels:
             self.tasks.cancel()

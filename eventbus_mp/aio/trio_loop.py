@@ -1,8 +1,8 @@
 """trio's loop, as `Loop` wants it. Only what runs under trio imports this.
 
 Here every task has an owner: the block of the handle, which opens a nursery. What watches the pipes and makes calls are
-tasks of it as well. They are shielded: while the block is being left because it was cancelled, what is awaited in
-`finally` or under a shield of the user's can still use the bus. `leave` ends them.
+tasks of it as well. They are shielded: in a block that was cancelled, what the user awaits under a shield can still use the
+bus. `leave` ends them.
 """
 
 from __future__ import annotations
@@ -167,9 +167,11 @@ class TrioLoop:
         self._unwatch(fd, wait)
 
         async def watch() -> None:
-            while not scope.cancel_called:  # The call may have ended it, and closed the descriptor.
+            # The call, or a task that runs between the wait and the call, may end it and close the descriptor.
+            while not scope.cancel_called:
                 await wait(fd)
-                call()
+                if not scope.cancel_called:
+                    call()
 
         scope = self._watched[fd, wait] = self._start(watch)
 
@@ -211,9 +213,11 @@ class TrioLoop:
 
         async def wait_and_call() -> None:
             await trio.sleep(delay_s)
-            call()
+            if not scope.cancel_called:
+                call()
 
-        return self._start(wait_and_call)
+        scope = self._start(wait_and_call)
+        return scope
 
     def call_soon_threadsafe(self, call: Callable[[], object]) -> None:
         """See `Loop`."""
