@@ -1,8 +1,8 @@
 """trio's loop, as `Loop` wants it. Only what runs under trio imports this.
 
 Here every task has an owner: the block of the handle, which opens a nursery. What watches the pipes and makes calls are
-tasks of it as well. They are shielded: in a block that was cancelled, what the user awaits under a shield can still use the
-bus. `leave` ends them.
+tasks of it as well. They are shielded: in a block that was cancelled, what the user awaits under a shield can still use
+the bus. `leave` ends them.
 """
 
 from __future__ import annotations

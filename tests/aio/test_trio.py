@@ -99,10 +99,13 @@ def test_attach_connects_in_the_block(open_bus: Open, run_dir: Path) -> None:
 
 def test_what_is_raised_in_the_block_comes_out_of_it_as_it_is(open_bus: Open) -> None:
     async def main() -> None:
-        with pytest.raises(LookupError):
+        async def fail() -> None:
             async with open_bus() as bus:
                 bus.on("a", name="one")(print)
                 raise LookupError
+
+        with pytest.raises(LookupError):
+            await fail()
         async with open_bus() as bus:
             await bus.shutdown()
             with pytest.raises(BusClosed):
