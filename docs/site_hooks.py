@@ -11,7 +11,8 @@ import eventbus_mp
 import eventbus_mp.testing
 
 ROOT = Path(__file__).resolve().parent.parent
-PATTERNS = ("*.md", "LICENSE", "docs/**/*.md", "docs/**/*.png", "docs/**/*.svg", "benchmarks/*.md", "benchmarks/*.png")
+PAGES = ("*.md", "LICENSE", "docs/**/*.md", "benchmarks/*.md")
+FILES = ("docs/**/*.png", "docs/**/*.svg", "docs/metrics/*", "benchmarks/*.png")
 SHOWN_AS_TEXT = ("examples/**/*.py",)
 DOCSTRINGS = "docs/reference/docstrings.md"
 
@@ -19,7 +20,7 @@ DOCSTRINGS = "docs/reference/docstrings.md"
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Replace the files of `docs_dir`, keeping those of the theme and the plugins."""
     kept = [file for file in files if not file.is_documentation_page() and file.src_dir != config.docs_dir]
-    paths = [path for pattern in (*PATTERNS, *SHOWN_AS_TEXT) for path in sorted(ROOT.glob(pattern))]
+    paths = [path for pattern in (*PAGES, *FILES, *SHOWN_AS_TEXT) for path in sorted(ROOT.glob(pattern))]
     pages = [File(str(path.relative_to(ROOT)), str(ROOT), config.site_dir, config.use_directory_urls) for path in paths]
     return Files([*kept, *pages, File.generated(config, DOCSTRINGS, content=_docstrings())])
 
