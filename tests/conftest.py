@@ -32,6 +32,8 @@ HELPERS = ("multiprocess.forkserver", "multiprocess.resource_tracker", "multipro
 
 HERE = Path(__file__).resolve().parent
 ONE_PYTHON = (
+    "addons/journal/test_crash_points.py",
+    "addons/journal/test_outages.py",
     "addons/otel/test_how_to.py",
     "addons/test_metrics.py",
     "addons/web",
