@@ -157,7 +157,7 @@ def test_the_manager_imports_no_client() -> None:
     assert not parts & {"client", "worker", "cli", "demo", "console"}
     assert not {name.partition(".")[0] for name in modules} & {"dill", "multiprocess", "numpy", "rich", "argparse"}
     ours = {name for name in modules if name.startswith("eventbus_mp")}
-    assert len(ours) <= 100, "raise it if a new module is worth its memory"
+    assert len(ours) <= 104, "raise it if a new module is worth its memory"
     assert len(modules - ours - modules_after("pass")) <= 140
 
 
