@@ -48,7 +48,7 @@ def test_a_journal_in_json_and_its_standby(run_dir: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--db", "mysql://x"), "not the URL of a journal"),
+        (("--db", "mysql://x"), "URL of a journal"),
         (("--keep", "soon"), "is not how long to keep events"),
         (("--keep", "=1h"), "give TIME, or RE=TIME"),
         (("--pattern", "("), "not a regular expression"),

@@ -192,7 +192,8 @@ class Journal:
             self._state = "stopped"
         except EventBusError as error:
             self._error, self._state = error, "failed"
-            log.error("the journal %s has ended: %s", self.url, error)
+            if self._is_settled.is_set():  # else `start` raises it
+                log.error("the journal %s has ended: %s", self.url, error)
         except BaseException as error:
             self._error, self._state = error, "failed"
             raise

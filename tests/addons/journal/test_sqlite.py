@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sqlite3
 import stat
@@ -158,6 +159,7 @@ def test_a_file_that_is_no_journal(path: Path, make: Callable[[Path], Any], erro
     if path.is_file():
         with pytest.raises(error, match=said):
             SqliteStore(path)
+        gc.collect()  # A connection that was left open is warned of.
 
 
 def test_pages_that_were_written_over_are_seen(path: Path) -> None:

@@ -68,9 +68,13 @@ class Database:
         if not self.path.is_file():
             raise StoreUnavailable(f"there is no journal {self.path}")
         check_file_system(self.path)
-        with told(self.path):
-            self._connect("ro")
-            check_version(self._db, APPLICATION_ID, self.path)
+        try:
+            with told(self.path):
+                self._connect("ro")
+                check_version(self._db, APPLICATION_ID, self.path)
+        except BaseException:
+            self._let_go()
+            raise
 
     def take_lock(self) -> bool:
         """Become the one writer, and make or migrate what is missing; False: another process is. Does not wait."""
