@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eventbus_mp import Event, EventBus
-from eventbus_mp.addons.journal import Selection, open_store
+from eventbus_mp.addons.journal import Journal, Selection, open_store
 from tests.cli.shell import run, started
 
 
@@ -58,3 +58,24 @@ def test_wrong_arguments(run_dir: Path, arguments: tuple[str, ...], said: str) -
     done = run(run_dir, "journal", "run", "test", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
+
+
+def test_verify_says_what_passed_and_what_could_not_be_stored(run_dir: Path, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    with EventBus("test", ["a"], run_dir=str(run_dir), orphan_grace_s=0.0) as bus, bus.inbox("other", [""]) as inbox:
+        with Journal(bus, url):
+            bus.notify(Event(1, "a", None))
+        done = run(run_dir, "journal", "verify", "test", "--db", url)
+        bus.notify_many(Event(number, "a", None) for number in (2, 3))
+        gap = run(run_dir, "journal", "verify", "test", "--db", url)
+        with Journal(bus, url):
+            bus.notify(Event(4, "a", None, occurred_at=1 << 70))
+            inbox.complete_many([shadow for shadow, _ in inbox.events(10)])
+            bus.drain()
+        found = run(run_dir, "journal", "verify", "test", "--db", url, "--json")
+        bus.shutdown()
+    assert "have passed since" not in done.stdout
+    assert (gap.returncode, "topic a: 2 events have passed since the journal ended" in gap.stdout) == (1, True)
+    facts = json.loads(found.stdout)
+    assert (found.returncode, facts["runs"], [one["id"] for one in facts["rejected"]]) == (1, 2, [4])
+    assert [one["events"] for one in facts["gaps"] if one["topic"] == "a"] == [2]
