@@ -1,7 +1,8 @@
 """The page in a real browser, on a real bus. Skipped where no Chromium is installed."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from threading import Event as Flag
 from typing import Any
 
 import pytest
@@ -18,6 +19,18 @@ MARKUP = "<img src=x onerror=\"document.title='pwned'\">"
 MANY = 10_000
 EVENTS = 20_000
 
+MAILER = """
+import sys, threading
+from eventbus_mp import EventBus
+
+def wait_for_the_mail_server(event):
+    threading.Event().wait(120)
+
+bus = EventBus("test", run_dir=sys.argv[1], reconnect=False)
+bus.on("mail", name="mailer")(wait_for_the_mail_server)
+print("ready", flush=True)
+threading.Event().wait()
+"""
 LIVE = "document.querySelector('#state')?.textContent === 'live'"
 
 
@@ -38,20 +51,21 @@ def page(browser: Page) -> Iterator[Page]:
 class Shop:
     """A bus with something of everything on it, and its page."""
 
-    def __init__(self, bus: EventBus, port: int, go_on: Flag) -> None:
+    def __init__(self, bus: EventBus, port: int, mailer: subprocess.Popen[str]) -> None:
         self.bus = bus
-        self.go_on = go_on
+        self.mailer = mailer
         self.url = f"http://127.0.0.1:{port}/"
 
 
 @pytest.fixture
 def shop(page: Page, make_bus: Callable[..., EventBus]) -> Iterator[Shop]:
     bus = make_bus(topics=["order", "mail", MARKUP])
-    go_on = Flag()
-
-    @bus.on("mail", name="mailer", threads=2)
-    def wait_for_the_mail_server(event: Event[Any]) -> None:
-        go_on.wait(60)
+    bus.topics()
+    # A process that does nothing else is asked for its stack.
+    mailer = subprocess.Popen(
+        [sys.executable, "-c", MAILER, str(bus.config.run_dir)], stdout=subprocess.PIPE, text=True
+    )
+    assert mailer.stdout.readline() == "ready\n"
 
     @bus.on("order", name="billing", retries=3, retry_delay_s=600)
     def bill(event: Event[Any]) -> None:
@@ -63,9 +77,10 @@ def shop(page: Page, make_bus: Callable[..., EventBus]) -> Iterator[Shop]:
     bus.notify_many([Event(MARKUP, MARKUP, MARKUP), Event("7", MARKUP, 1 << 60), Event(7, MARKUP, float("nan"))])
     app = WebApp(bus, allow_actions=True)
     with served(app, app) as port:
-        yield Shop(bus, port, go_on)
+        yield Shop(bus, port, mailer)
         page.open("about:blank")
-    go_on.set()
+    mailer.kill()
+    mailer.communicate()
 
 
 def opened(page: Page, shop: Shop) -> None:
@@ -85,6 +100,7 @@ def test_what_is_stuck_and_why(page: Page, shop: Shop) -> None:
     assert page.run("document.title").startswith("test (")
     # Why an event is still there, what its process does, its story and its data.
     page.run("[...document.querySelectorAll('#stuck button')].find(b => b.textContent === '\"paid\"').click()")
+    page.run("document.querySelector('#event-why').click()")
     page.until("!!document.querySelector('#event details pre')")
     shown = page.text("#event")
     assert "mailer: process" in shown
@@ -98,6 +114,7 @@ def test_an_action_from_the_page(page: Page, shop: Shop) -> None:
     opened(page, shop)
     page.run("window.confirm = () => true")
     page.run("[...document.querySelectorAll('#stuck button')].find(b => b.textContent === '\"paid\"').click()")
+    page.run("document.querySelector('#event-why').click()")
     page.until("!!document.querySelector('#event .actions button')")
     page.run("[...document.querySelectorAll('#event .actions button')].find(b => b.textContent === 'Skip').click()")
     page.until("document.querySelector('#event').innerText.includes('Every subscriber has settled it')")
@@ -169,7 +186,7 @@ def test_light_dark_and_narrow(page: Page, shop: Shop, scheme: str) -> None:
         assert page.run("document.documentElement.scrollWidth") <= width
     page.size(320, 700)
     page.run("[...document.querySelectorAll('#stuck button')].find(b => b.textContent === '\"paid\"').click()")
-    page.until("!!document.querySelector('#event details pre')")
+    page.until("!!document.querySelector('#event pre')")
     assert page.run("document.querySelector('#event-dialog').scrollWidth") <= 320
     page.scheme("")
 
@@ -198,7 +215,8 @@ def test_who_does_not_look_costs_nothing(page: Page, shop: Shop) -> None:
 
 def test_a_bus_that_ends(page: Page, shop: Shop) -> None:
     opened(page, shop)
-    shop.go_on.set()
+    shop.mailer.kill()
+    shop.mailer.wait()
     shop.bus.shutdown()
     page.until("document.querySelector('#state').className === 'down'")
     assert "test" in page.text("#state")

@@ -60,21 +60,22 @@ async function moreEvents() {
 
 // --- one event ---
 
+// Why an event is here is asked only on request: the processes that have it then write down their stacks.
 let event = null;
 
 export function openEvent(row) {
   event = row;
   at("event-dialog-head").textContent = `Event ${eventId(row)} of ${row.topic}`;
   if (!at("event-dialog").open) at("event-dialog").showModal();
-  lookAtEvent();
+  lookAtEvent(false);
 }
 
-async function lookAtEvent() {
+async function lookAtEvent(asksWhy) {
   const mine = event;
   const place = at("event");
   place.replaceChildren(element("p", { className: "empty", text: "looking" }));
   const parts = await Promise.all([
-    part("Why it is here", get("api/explain", named(mine)), reasons),
+    ...(asksWhy ? [part("Why it is here", get("api/explain", named(mine)), reasons)] : []),
     part("Story", get("api/story", named(mine)), story),
     part("Data", get("api/event", named(mine)), data),
   ]);
@@ -152,12 +153,12 @@ async function act(action, delivery, label) {
     body: JSON.stringify({ action, topic: delivery.topic, id: delivery.id, int: delivery.int, subscriber: name, config }),
   });
   const body = await answer.json();
-  if (answer.ok) lookAtEvent();
+  if (answer.ok) lookAtEvent(true);
   else at("event").prepend(element("p", { className: "bad", text: body.error }));
 }
 
 at("events-more").addEventListener("click", moreEvents);
-at("event-again").addEventListener("click", lookAtEvent);
+at("event-why").addEventListener("click", () => lookAtEvent(true));
 for (const dialog of document.querySelectorAll("dialog")) {
   dialog.querySelector(".close").addEventListener("click", () => dialog.close());
 }
