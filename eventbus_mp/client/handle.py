@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from eventbus_mp.client import sessions
 from eventbus_mp.client.handle_state import PAUSE_FIRST_S, PAUSE_MAX_S, HandleState
@@ -34,6 +34,14 @@ log = logging.getLogger("eventbus_mp")
 T = TypeVar("T")
 
 
+class _Return(NamedTuple):
+    """A handle that comes back: the thread that subscribes on the new session what there was on the lost one."""
+
+    session: Session
+    thread: int
+    over: threading.Event
+
+
 class BusHandle(HandleState[Session]):
     """The part of `EventBus` that has a session, and another one when that is lost."""
 
@@ -43,6 +51,7 @@ class BusHandle(HandleState[Session]):
     def _begin(self) -> None:
         super()._begin()
         self._leaving = threading.Event()
+        self._return: _Return | None = None
         self._get_ident = threading.get_ident
         """gevent replaces it, and what the lock and the event above are made of."""
         sessions.note_handle(self)
@@ -130,32 +139,55 @@ class BusHandle(HandleState[Session]):
     def _connect(self, shared: Session | None, hooks: Hooks | None, lost: Session | None) -> Session:
         with self._lock.held():
             if self._closed:
-                raise BusClosed(f"this handle of bus {self.name!r} was closed; open another EventBus")
+                raise self._was_closed()
             if self._session is not None and self._session is not lost:
                 return self._session
-            starts = self._starts and (lost is None or not lost.connection.was_shut_down())
-            open_session = sessions.opener_of(self.name)
-            session = shared or open_session(self.name, self.config, hooks, observes=self._observes, starts=starts)
-            if lost is not None:
-                session.succeed(lost)
-            session.after_loss = partial(_return_by_itself, weakref.ref(self))
-            sessions.keep_session(self, session)
-            try:
-                # The config's topics are among them; a worker's session is shared, so its handle's own may be new.
-                session.register_topics(self._topics)
-                if self._required:
-                    session.require(self._required)
-            except BaseException:
-                sessions.close_session(session)
-                raise
-            self._session = session
-            self._clock_ns = session.connection.transport.time_ns if sessions.is_in_process(self.name) else None
-            left, self._left_in_parent = self._left_in_parent, ()
+            under_way = self._return
+            if under_way is None:
+                session = self._join(shared, hooks, lost)
+                left, self._left_in_parent = self._left_in_parent, ()
+        if under_way is not None:
+            return self._await(under_way)
         if left and shared is None and not is_multiprocessing_child():
             self._warn_of_parent(left)
         if lost is not None:
             self._restore(session, lost)
         return session
+
+    def _join(self, shared: Session | None, hooks: Hooks | None, lost: Session | None) -> Session:
+        """Connect, with the lock held. One that comes back is not used before it is subscribed again."""
+        starts = self._starts and (lost is None or not lost.connection.was_shut_down())
+        open_session = sessions.opener_of(self.name)
+        session = shared or open_session(self.name, self.config, hooks, observes=self._observes, starts=starts)
+        if lost is not None:
+            session.succeed(lost)
+        session.after_loss = partial(_return_by_itself, weakref.ref(self))
+        sessions.keep_session(self, session)
+        try:
+            # The config's topics are among them; a worker's session is shared, so its handle's own may be new.
+            session.register_topics(self._topics)
+            if self._required:
+                session.require(self._required)
+        except BaseException:
+            sessions.close_session(session)
+            raise
+        if lost is None:
+            self._use(session)
+        else:
+            self._return = _Return(session, threading.get_ident(), threading.Event())
+        return session
+
+    def _use(self, session: Session) -> None:
+        self._session = session
+        self._clock_ns = session.connection.transport.time_ns if sessions.is_in_process(self.name) else None
+
+    def _await(self, under_way: _Return) -> Session:
+        """The session, when it is subscribed again: what is published earlier would not reach this handle's own
+        listeners. A hook of the thread that subscribes does not wait for itself."""
+        if under_way.thread == threading.get_ident():
+            return under_way.session
+        under_way.over.wait()
+        return self._live()
 
     def _restore(self, session: Session, lost: Session) -> None:
         """Subscribe what was subscribed. If that is interrupted, the next call begins again."""
@@ -165,13 +197,27 @@ class BusHandle(HandleState[Session]):
             for inbox in tuple(self._inboxes):
                 inbox._resume(session)
         except BaseException:
-            with self._lock.held():
-                if self._session is session:
-                    self._session = lost
+            self._end_return(None)
             sessions.let_go(session)
             raise
+        self._end_return(session)
         sessions.let_go(lost)
         log.warning("bus %r is back: manager %d", self.name, session.connection.manager_pid)
+
+    def _end_return(self, session: Session | None) -> None:
+        """It has come back with this session; None: it has not."""
+        with self._lock.held():
+            under_way, self._return = self._return, None
+            if session is not None and not self._closed:
+                self._use(session)
+        if under_way is not None:
+            under_way.over.set()
+        if session is not None and self._closed:
+            sessions.close_session(session)
+            raise self._was_closed()
+
+    def _was_closed(self) -> BusClosed:
+        return BusClosed(f"this handle of bus {self.name!r} was closed; open another EventBus")
 
     def _host(self, spec: HandlerSpec) -> SubscriberKey:
         if imports_program():

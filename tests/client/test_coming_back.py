@@ -6,13 +6,13 @@ import os
 import select
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any
 
 import pytest
 
-from eventbus_mp import BusClosed, Event, EventBus, LostBus, ManagerLost, WorkerPool
+from eventbus_mp import BusClosed, Event, EventBus, Instrument, LostBus, ManagerLost, SubscriberKey, WorkerPool
 from eventbus_mp.runtime.rundir import RunDir
 from tests.helpers import until
 
@@ -178,6 +178,40 @@ def test_the_hook_may_publish_again_what_was_lost(
     kill_bus()
     assert got.get(timeout=20) == "again"
     assert [record.exc_text for record in caplog.records if "fails" in record.message]
+
+
+class Gate(Instrument):
+    """Runs something when the first subscriber is subscribed again."""
+
+    def __init__(self) -> None:
+        self.then: Callable[[], object] | None = None
+
+    def before_subscribe(self, subscriber: SubscriberKey, patterns: Sequence[str]) -> None:
+        then, self.then = self.then, None
+        if then is not None:
+            then()
+
+
+def test_another_thread_publishes_when_all_is_subscribed_again(make_bus: Make, kill_bus: KillBus) -> None:
+    """What it publishes reaches the handlers of its own handle, which are subscribed again just then."""
+    gate = Gate()
+    bus = make_bus(topics=["a"], instruments=[gate])
+    got: SimpleQueue[Any] = SimpleQueue()
+    bus.on("a", name="one")(lambda event: got.put(event.id))
+    bus.on("a", name="two")(lambda event: got.put(event.id))
+    threads: list[threading.Thread] = []
+
+    def publish_elsewhere() -> None:
+        threads.append(threading.Thread(target=bus.notify, args=(Event("1", "a", 1),)))
+        threads[0].start()
+        threads[0].join(0.2)  # As it was, it was done by then.
+        assert threads[0].is_alive()
+
+    gate.then = publish_elsewhere
+    kill_bus()
+    assert sorted(got.get(timeout=30) for _ in range(2)) == ["1", "1"]
+    threads[0].join()
+    bus.drain(timeout_s=30)
 
 
 def test_a_handle_that_does_not_come_back(make_bus: Make, kill_bus: KillBus) -> None:
