@@ -74,12 +74,13 @@ async function lookAtEvent(asksWhy) {
   const mine = event;
   const place = at("event");
   place.replaceChildren(element("p", { className: "empty", text: "looking" }));
+  // First, for who reads the data has a view of it, and would be among the reasons.
+  const why = asksWhy ? await part("Why it is here", get("api/explain", named(mine)), reasons) : [];
   const parts = await Promise.all([
-    ...(asksWhy ? [part("Why it is here", get("api/explain", named(mine)), reasons)] : []),
     part("Story", get("api/story", named(mine)), story),
     part("Data", get("api/event", named(mine)), data),
   ]);
-  if (mine === event) place.replaceChildren(...parts.flat());
+  if (mine === event) place.replaceChildren(...why, ...parts.flat());
 }
 
 async function part(head, asked, show) {
