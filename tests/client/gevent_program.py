@@ -6,6 +6,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import logging
 import os
 import signal
 import sys
@@ -128,6 +129,7 @@ def fork() -> None:
         others_run()  # Its thread for late reports sleeps.
         pid = os.fork()
         if pid == 0:
+            logging.disable(logging.WARNING)  # It is warned that its handle's subscribers are its parent's.
             bus.notify_and_wait(Event("1", "a", os.getpid()), timeout_s=20)
             others_run()
             bus.close()
