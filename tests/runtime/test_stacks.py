@@ -48,6 +48,7 @@ def test_a_process_shows_what_it_does() -> None:
         assert stack is not None
         assert stack.count("most recent call first") == 1
         assert '<string>", line' in stack
+        assert stack.startswith("Main thread (most recent call first):\n")
     assert end(child) == 0
 
 
@@ -65,6 +66,38 @@ def test_every_thread_of_this_process_is_shown(answers: StackAnswers) -> None:
     assert stack is not None
     assert "waits_here" in stack
     assert "test_every_thread_of_this_process_is_shown" in stack
+
+
+BUSY = """
+import json, threading
+from concurrent.futures import ThreadPoolExecutor
+
+def deep(n):
+    return n if not n else deep(n - 1)
+
+def busy():
+    while True:
+        deep(80)
+        json.dumps([{"a": list(range(30))}] * 20)
+
+def churn():
+    while True:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(deep, [30] * 8))
+
+for work in (busy, busy, churn):
+    threading.Thread(target=work, daemon=True).start()
+"""
+
+
+def test_a_busy_process_of_many_threads_survives_many_questions() -> None:
+    """A thread that wrote the stacks of others, which run meanwhile, crashed it within some hundred questions."""
+    child = a_child(ANSWERS + BUSY)
+    answered = sum(stack_of(child.pid) is not None for _ in range(300))
+    assert child.poll() is None
+    assert answered
+    child.kill()
+    child.communicate()
 
 
 def test_a_process_that_does_not_answer_is_left_alone() -> None:
