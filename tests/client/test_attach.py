@@ -72,17 +72,10 @@ def test_where_no_bus_runs(run_dir: Path) -> None:
     assert not run_dir.exists()
 
 
-def test_where_one_was_killed(bus: EventBus, run_dir: Path) -> None:
+def test_where_one_was_killed(bus: EventBus, run_dir: Path, kill_bus: Callable[[], None]) -> None:
     """Its socket is still there."""
     bus.topics()
-    killed = EventBus("test", run_dir=str(run_dir))
-    stat = killed.statistics()
-    killed.close()
-    standbys = [int(pid) for pid in os.listdir("/proc") if pid.isdecimal() and _parent(int(pid)) == stat.manager_pid]
-    for pid in (stat.manager_pid, *standbys):
-        os.kill(pid, signal.SIGSTOP)
-    for pid in (stat.manager_pid, *standbys):
-        os.kill(pid, signal.SIGKILL)
+    kill_bus()
     with pytest.raises(ManagerLost):
         bus._session.connection.wait(lambda: False, 30)  # type: ignore[union-attr]
     assert (run_dir / "test" / "socket").exists()
@@ -90,13 +83,6 @@ def test_where_one_was_killed(bus: EventBus, run_dir: Path) -> None:
         attach(run_dir)
     with EventBus("test", run_dir=str(run_dir)) as successor:
         successor.topics()
-
-
-def _parent(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
 
 
 def test_the_bus_ends_although_somebody_looks(make_bus: Make, run_dir: Path) -> None:
