@@ -135,10 +135,11 @@ def test_a_users_exit_hook_still_has_the_bus(run_dir: Path) -> None:
 
 
 def test_nothing_else_registers_with_python() -> None:
+    """But for the addons: they import public names only, and let go of what is theirs alone, in any order."""
     offenders = [
         f"{path.relative_to(PACKAGE)}:{line}"
         for path in sorted(PACKAGE.rglob("*.py"))
-        if path.name != "lifecycle.py"
+        if path.name != "lifecycle.py" and PACKAGE / "addons" not in path.parents
         for line in registrations(path.read_text())
     ]
     assert offenders == []
