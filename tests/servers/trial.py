@@ -31,7 +31,8 @@ LEAVE_TIMEOUT_S = 40.0
 HEARD_TIMEOUT_S = 20.0
 
 COMPLAINT = re.compile(r"Traceback|Error\b|\bWARN|\bERROR|CRITICAL|!!!|listeners of bus|was lost")
-ABOUT_THE_MACHINE = re.compile(r"running uWSGI as root|rebuild with pcre")
+# gunicorn closes listeners that uvloop has closed.
+ABOUT_THE_MACHINE = re.compile(r"running uWSGI as root|rebuild with pcre|INFO. Error while closing socket .Errno 9")
 SIGNS_OF_A_KILL = re.compile(r"was sent SIGKILL|Child process \[\d+\] died|killed by signal 9")
 """What servers say of a worker that the trial has killed."""
 
