@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
+from time import time_ns
 from typing import Any
 
 from eventbus_mp.addons.journal import Entry, Selection, event_of
+from eventbus_mp.addons.journal.retention import duration_ns
 from eventbus_mp.cli._arguments import at_least
 from eventbus_mp.cli._payload import event_json
 from eventbus_mp.errors import UsageError
 
-__all__ = ["add_selection", "entry_json", "limit_of", "moment", "selection_of"]
+__all__ = ["add_selection", "entry_json", "moment", "selection_of"]
 
 NS = 1_000_000_000
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-AGES = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
 
 
 def add_selection(parser: argparse.ArgumentParser) -> None:
@@ -42,12 +44,6 @@ def selection_of(options: argparse.Namespace) -> Selection:
     return Selection(options.topic, transaction, options.after, options.before, options.since, options.until)
 
 
-def limit_of(options: argparse.Namespace) -> int | None:
-    """How many at most; None: all of them."""
-    limit: int | None = options.limit
-    return limit
-
-
 def moment(at_ns: int) -> str:
     """A time for people, in their zone: `2026-03-31 12:00:00.250`."""
     return f"{_datetime(at_ns).astimezone():%Y-%m-%d %H:%M:%S.%f}"[:-3]
@@ -64,15 +60,15 @@ def _datetime(at_ns: int) -> datetime:
 
 
 def _time_ns(text: str) -> int:
-    if text[:-1].isdecimal() and text[-1:] in AGES:
-        at = datetime.now(timezone.utc) - timedelta(seconds=int(text[:-1]) * AGES[text[-1]])
-    else:
-        try:
-            # CPython 3.10 does not read the Z.
-            at = datetime.fromisoformat(text.removesuffix("Z") + ("+00:00" if text.endswith("Z") else "")).astimezone()
-        except (ValueError, OverflowError) as cause:
-            raise argparse.ArgumentTypeError(
-                f"{text!r} is not a time; write 2026-03-31T12:00, or 15m for a quarter of an hour ago"
-            ) from cause
+    if text[:-1].isdecimal():
+        with suppress(UsageError):  # It may be a date without its dashes.
+            return time_ns() - (duration_ns(text) or 0)
+    try:
+        # CPython 3.10 does not read the Z.
+        at = datetime.fromisoformat(text.removesuffix("Z") + ("+00:00" if text.endswith("Z") else "")).astimezone()
+    except (ValueError, OverflowError) as cause:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a time; write 2026-03-31T12:00, or 15m for a quarter of an hour ago"
+        ) from cause
     past = at - EPOCH
     return (past.days * 86_400 + past.seconds) * NS + past.microseconds * 1_000

@@ -11,7 +11,7 @@ from eventbus_mp.addons.journal import Entry
 from eventbus_mp.addons.journal.pages import entries_of
 from eventbus_mp.cli._arguments import add_bus, at_least
 from eventbus_mp.cli._exits import Exit
-from eventbus_mp.cli._journal._select import add_selection, entry_json, limit_of, selection_of
+from eventbus_mp.cli._journal._select import add_selection, entry_json, selection_of
 from eventbus_mp.cli._journal._store import add_db, opened_store
 from eventbus_mp.cli._text import print_json
 
@@ -35,7 +35,7 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> int:
     """Print one line for each entry. The memory that it takes does not depend on how many there are."""
     with opened_store(options) as store:
-        for entry in islice(entries_of(store, selection_of(options)), limit_of(options)):
+        for entry in islice(entries_of(store, selection_of(options)), options.limit):
             print_json(_encoded(entry) if options.encoded else entry_json(entry), line=True)
     return Exit.DONE
 
