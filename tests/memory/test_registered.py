@@ -23,6 +23,7 @@ def registry(monkeypatch):
     monkeypatch.setattr(registered, "_by_class", {})
     monkeypatch.setattr(registered, "_by_name", {})
     monkeypatch.setattr(registered, "_lost_name", {})
+    monkeypatch.setattr(registered, "_shows_unregistered", False)  # A test of the command line may have asked for it.
 
 
 class Colour(enum.Enum):
