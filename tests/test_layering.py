@@ -63,6 +63,7 @@ IMPORTERS = {
     "watchfiles": ("worker.source_changes",),
     "sqlite3": ("addons.journal.sqlite",),
     "trio": ("aio.trio_loop",),
+    "psycopg": ("addons.postgresql",),
     "prometheus_client": ("addons.metrics",),
     "starlette": ("addons.web.app",),
     "uvicorn": ("addons.web.server",),

@@ -1,0 +1,57 @@
+"""The one module that imports psycopg, and the server that the tests have."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.addons.postgresql import Server
+
+PROGRAM = """
+import sys
+sys.modules["psycopg"] = None
+from eventbus_mp import UsageError
+try:
+    import eventbus_mp.addons.postgresql
+except UsageError as error:
+    print(error)
+"""
+
+
+def test_without_psycopg_it_says_what_to_install() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    assert done.stdout == (
+        "PostgreSQL needs the package psycopg, which is not installed; type: pip install 'eventbus-mp[postgresql]'\n"
+    )
+
+
+def test_a_connection_says_who_it_is(postgresql_url: str) -> None:
+    from eventbus_mp.addons.postgresql import connected
+
+    with connected(postgresql_url, "a test") as db:
+        assert db.execute("SELECT current_setting('application_name')").fetchone() == ("a test",)
+        assert db.autocommit
+
+
+def test_an_error_is_one_line(postgresql_url: str) -> None:
+    from eventbus_mp.addons.postgresql import connected, one_line, psycopg
+
+    with connected(postgresql_url, "a test") as db, pytest.raises(psycopg.errors.UndefinedTable) as raised:
+        db.execute("SELECT 1\nFROM nowhere")
+    assert one_line(raised.value) == 'relation "nowhere" does not exist'
+    with pytest.raises(psycopg.OperationalError) as lost:
+        connected("postgresql:///test?host=/nowhere", "a test")
+    assert "\n" not in one_line(lost.value)
+
+
+def test_a_server_is_stopped_and_started(postgresql_server: Server, postgresql_url: str) -> None:
+    from eventbus_mp.addons.postgresql import connected, psycopg
+
+    with connected(postgresql_url, "a test") as db:
+        db.execute("CREATE TABLE t AS SELECT 1 AS n")
+        postgresql_server.restart("immediate")
+        with pytest.raises(psycopg.OperationalError):
+            db.execute("SELECT n FROM t")
+        assert db.closed
+    with connected(postgresql_url, "a test") as db:
+        assert db.execute("SELECT n FROM t").fetchone() == (1,)
