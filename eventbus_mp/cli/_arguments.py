@@ -11,6 +11,9 @@ from eventbus_mp.cli._completion import completes_buses, completes_topics
 
 __all__ = ["add_bus", "add_json", "add_limit", "add_run_dir", "add_topic", "at_least", "seconds"]
 
+LISTED = 20
+"""How many lines a command lists by default."""
+
 
 def add_bus(parser: argparse.ArgumentParser, *, optional: str = "") -> None:
     """Add the bus's name, and the option `--run-dir`; `optional`: what the command does without a name."""
@@ -36,10 +39,11 @@ def add_json(parser: argparse.ArgumentParser, *, lines: bool = False) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, one value a line" if lines else "print JSON")
 
 
-def add_limit(parser: argparse.ArgumentParser, default: int) -> None:
-    """Add the option `--limit`."""
+def add_limit(parser: argparse.ArgumentParser, default: int | None = LISTED) -> None:
+    """Add the option `--limit`; None: all of them unless it is given."""
+    shown = "all" if default is None else f"{default:,}"
     parser.add_argument(
-        "--limit", type=int, default=default, metavar="N", help=f"how many at most (default: {default:,})"
+        "--limit", type=at_least(1), default=default, metavar="N", help=f"how many at most (default: {shown})"
     )
 
 

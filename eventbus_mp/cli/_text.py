@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 __all__ = [
@@ -15,8 +16,12 @@ __all__ = [
     "shown_bytes",
     "shown_count",
     "shown_key",
+    "shown_moment",
     "shown_seconds",
+    "utc",
 ]
+
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[object]], *, droppable: Collection[str] = ()) -> None:
@@ -79,3 +84,13 @@ def shown_seconds(seconds: float | None) -> str | None:
         if seconds < limit:
             return f"{seconds * factor:.3g} {unit}"
     return f"{seconds / 3_600:.3g} h"
+
+
+def utc(at_ns: int) -> datetime:
+    """A time in nanoseconds since the epoch, without rounding it by way of a float."""
+    return EPOCH + timedelta(microseconds=at_ns // 1_000)
+
+
+def shown_moment(at_ns: int) -> str:
+    """A time for people, in their zone: `2026-03-31 12:00:00.250`."""
+    return f"{utc(at_ns).astimezone():%Y-%m-%d %H:%M:%S.%f}"[:-3]

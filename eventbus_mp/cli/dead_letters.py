@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 from typing import TYPE_CHECKING, Any
 
 from eventbus_mp.cli._arguments import add_bus, add_json, add_limit
@@ -12,7 +11,7 @@ from eventbus_mp.cli._event import add_event, add_int, event_of
 from eventbus_mp.cli._exits import Exit
 from eventbus_mp.cli._payload import event_json, show_event
 from eventbus_mp.cli._running import running_bus
-from eventbus_mp.cli._text import complain, print_json, print_table, shown_count, shown_key
+from eventbus_mp.cli._text import complain, print_json, print_table, shown_count, shown_key, shown_moment
 from eventbus_mp.errors import UsageError
 from eventbus_mp.history import json_config
 
@@ -31,7 +30,7 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
     actions = parser.add_subparsers(required=True, metavar="action")
     listing = actions.add_parser("ls", help="list the dead letters, the oldest first")
     add_bus(listing)
-    add_limit(listing, 20)
+    add_limit(listing)
     add_json(listing)
     listing.set_defaults(act=_list)
     showing = actions.add_parser("show", help="show why an event failed, and the event")
@@ -154,7 +153,7 @@ def _no_letter(text: str) -> int:
 
 
 def _moment(at_s: float | None) -> str | None:
-    return f"{datetime.datetime.fromtimestamp(at_s):%Y-%m-%d %H:%M:%S}" if at_s is not None else None
+    return shown_moment(round(at_s * 1e9)) if at_s is not None else None
 
 
 def _as_dict(letter: DeadLetter) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
     add_bus(parser)
     add_topic(parser)
     parser.add_argument("--older-than", type=seconds, default=0.0, metavar="S", help="in seconds (default: 0)")
-    add_limit(parser, 20)
+    add_limit(parser)
     add_json(parser)
     return parser
 

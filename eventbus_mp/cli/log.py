@@ -9,7 +9,6 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from eventbus_mp.addons.logger import EventLogger
 from eventbus_mp.cli._arguments import add_bus, add_json, at_least
 from eventbus_mp.cli._completion import completes_topics
 from eventbus_mp.cli._exits import Exit
@@ -78,6 +77,8 @@ class _Printer(logging.Handler):
 
 def run(options: argparse.Namespace) -> int:
     """Log until a signal comes, or the bus ends."""
+    from eventbus_mp.addons.logger import EventLogger
+
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     printer = _Printer()

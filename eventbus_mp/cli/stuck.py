@@ -20,7 +20,7 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
     parser = commands.add_parser("stuck", help="list what has been unsettled for longest")
     add_bus(parser)
     parser.add_argument("--older-than", type=seconds, default=1.0, metavar="S", help="in seconds (default: 1)")
-    add_limit(parser, 20)
+    add_limit(parser)
     add_json(parser)
     return parser
 

@@ -84,15 +84,18 @@ def test_how_a_handler_ends_settles_the_event(open_bus: Open, run: Run) -> None:
             if event.data == 3:
                 with anyio.fail_after(0.001):
                     await anyio.sleep_forever()
+            if event.data == 4:
+                raise ValueError("no fours")
 
         async with open_bus() as bus:
             bus.on("a", retries=1, name="one")(handle)
-            ends = [await bus.notify_and_wait(event(number), timeout_s=WAIT_S) for number in range(4)]
-            assert [len(end.completers) for end in ends] == [1, 0, 1, 0]
+            ends = [await bus.notify_and_wait(event(number), timeout_s=WAIT_S) for number in range(5)]
+            assert [len(end.completers) for end in ends] == [1, 0, 1, 0, 0]
             found = dict((await bus.statistics()).subscribers[0].recent_skips)
             assert found["1"] == "not mine"
             assert "Timeout" in found["3"]
-        assert calls == [0, 1, 2, 2, 3, 3]
+            assert found["4"] == "ValueError: no fours"
+        assert calls == [0, 1, 2, 2, 3, 3, 4, 4]
 
     run(main)
 

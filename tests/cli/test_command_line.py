@@ -82,15 +82,25 @@ def test_a_command_is_a_file(
     assert capsys.readouterr().out == "good day, Ada\n"
 
 
-def test_the_command_line_is_there_before_any_worker_is_needed() -> None:
-    """What takes long to import is imported by the command that uses it."""
-    code = "import sys; from eventbus_mp.cli import _parser; _parser(); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert not {name.partition(".")[0] for name in done.stdout.split()} & {
+IMPORTED = "import sys; from eventbus_mp.cli import main\n"
+IMPORTED += "try: main(sys.argv[1:])\nfinally: print(*sys.modules, file=sys.stderr)"
+
+
+@pytest.mark.parametrize("arguments", [("--version",), ("status",), ("journal", "--help")])
+def test_a_command_imports_what_it_needs_itself(arguments: tuple[str, ...], run_dir: Path) -> None:
+    """The modules of all commands are imported to make the parser, and shell completion waits for that as well."""
+    command = [sys.executable, "-c", IMPORTED, *arguments]
+    done = subprocess.run(command, env=environment(run_dir), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    imported = done.stderr.split()
+    assert "eventbus_mp.cli._journal.run" in imported
+    assert [name for name in imported if name.startswith("eventbus_mp.addons")] == []
+    assert not {name.partition(".")[0] for name in imported} & {
         "argcomplete",
         "dill",
         "multiprocess",
         "rich",
+        "sqlite3",
         "textual",
     }
 

@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from eventbus_mp import Event, EventBus
 from eventbus_mp.addons.journal import open_store
+from eventbus_mp.addons.journal.replay import Ttl
 from eventbus_mp.cli._exits import Exit
+from eventbus_mp.cli._journal.replay import TTL
 from tests.addons.journal.rows import row, rows
 from tests.cli.shell import json_output, output, run, started
 
@@ -206,3 +209,8 @@ def test_export_takes_no_more_memory_for_more_entries(run_dir: Path, url: str) -
         )
         peaks.append(int(done.stderr))
     assert peaks[1] - peaks[0] < 20_000, f"KiB, for 10 MB and 150 MB of entries: {peaks}"
+
+
+def test_the_choices_of_ttl_are_those_of_a_replay() -> None:
+    """The command line has its own list: it does not import the journal to make its parser."""
+    assert get_args(Ttl) == TTL

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import argparse
 from contextlib import suppress
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from time import time_ns
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from eventbus_mp.addons.journal import Entry, Selection, event_of
-from eventbus_mp.addons.journal.retention import duration_ns
 from eventbus_mp.cli._arguments import at_least
 from eventbus_mp.cli._payload import event_json
+from eventbus_mp.cli._text import utc
 from eventbus_mp.errors import UsageError
 
-__all__ = ["add_selection", "entry_json", "moment", "selection_of"]
+if TYPE_CHECKING:
+    from eventbus_mp.addons.journal import Entry, Selection
+
+__all__ = ["add_selection", "entry_json", "selection_of"]
 
 NS = 1_000_000_000
-EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 def add_selection(parser: argparse.ArgumentParser) -> None:
@@ -38,28 +39,25 @@ def selection_of(options: argparse.Namespace) -> Selection:
     Raises:
         UsageError: They name two transactions.
     """
+    from eventbus_mp.addons.journal import Selection
+
     if options.transaction is not None and options.int_transaction is not None:
         raise UsageError("journal: give --transaction or --int-transaction, not both")
     transaction = options.int_transaction if options.transaction is None else options.transaction
     return Selection(options.topic, transaction, options.after, options.before, options.since, options.until)
 
 
-def moment(at_ns: int) -> str:
-    """A time for people, in their zone: `2026-03-31 12:00:00.250`."""
-    return f"{_datetime(at_ns).astimezone():%Y-%m-%d %H:%M:%S.%f}"[:-3]
-
-
 def entry_json(entry: Entry) -> dict[str, Any]:
     """An entry as values that JSON has, with the event's data or why that cannot be read."""
-    recorded = _datetime(entry.row.recorded_ns).isoformat().replace("+00:00", "Z")
+    from eventbus_mp.addons.journal import event_of
+
+    recorded = utc(entry.row.recorded_ns).isoformat().replace("+00:00", "Z")
     return {"position": entry.position, "recorded_at": recorded, **event_json(event_of(entry.row))}
 
 
-def _datetime(at_ns: int) -> datetime:
-    return EPOCH + timedelta(microseconds=at_ns // 1_000)
-
-
 def _time_ns(text: str) -> int:
+    from eventbus_mp.addons.journal.retention import duration_ns
+
     if text[:-1].isdecimal():
         with suppress(UsageError):  # It may be a date without its dashes.
             return time_ns() - (duration_ns(text) or 0)
@@ -70,5 +68,5 @@ def _time_ns(text: str) -> int:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a time; write 2026-03-31T12:00, or 15m for a quarter of an hour ago"
         ) from cause
-    past = at - EPOCH
+    past = at - utc(0)
     return (past.days * 86_400 + past.seconds) * NS + past.microseconds * 1_000

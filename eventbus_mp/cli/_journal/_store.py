@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-from eventbus_mp.addons.journal.opening import default_url, open_store
-from eventbus_mp.addons.journal.store import Store
+if TYPE_CHECKING:
+    from eventbus_mp.addons.journal.store import Store
 
 __all__ = ["add_db", "opened_store", "url_of"]
 
@@ -19,6 +20,8 @@ def add_db(parser: argparse.ArgumentParser) -> None:
 
 def url_of(options: argparse.Namespace) -> str:
     """The URL of the journal that the options name."""
+    from eventbus_mp.addons.journal.opening import default_url
+
     return str(options.db) if options.db else default_url(options.bus)
 
 
@@ -29,4 +32,6 @@ def opened_store(options: argparse.Namespace) -> Store:
         UsageError: It is not the URL of a journal.
         StoreError: It does not exist, or cannot be read.
     """
+    from eventbus_mp.addons.journal.opening import open_store
+
     return open_store(url_of(options))

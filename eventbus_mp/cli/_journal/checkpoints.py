@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from eventbus_mp.cli._arguments import add_bus, add_json
 from eventbus_mp.cli._exits import Exit
-from eventbus_mp.cli._journal._select import moment
 from eventbus_mp.cli._journal._store import add_db, opened_store
-from eventbus_mp.cli._text import complain, on_one_line, print_json, print_table
+from eventbus_mp.cli._text import complain, on_one_line, print_json, print_table, shown_moment
 
 if TYPE_CHECKING:
     from eventbus_mp.cli import Commands
@@ -58,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
                 one.next_position,
                 one.until_position,
                 "ended" if one.ended else "open",
-                moment(one.updated_ns),
+                shown_moment(one.updated_ns),
             )
             for one in found
         ],

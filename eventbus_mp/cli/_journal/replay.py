@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import signal
-from typing import TYPE_CHECKING, get_args
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from eventbus_mp.addons.journal.pace import AsFastAsItGoes, AsRecorded, Pace, Steady
-from eventbus_mp.addons.journal.replay import Plan, Replay, Replayed, Ttl
-from eventbus_mp.cli._arguments import add_bus, add_json, at_least
+from eventbus_mp.cli._arguments import add_bus, add_json, add_limit
 from eventbus_mp.cli._completion import completes_buses
 from eventbus_mp.cli._exits import Exit
 from eventbus_mp.cli._journal._select import add_selection, selection_of
@@ -17,9 +16,13 @@ from eventbus_mp.cli._running import joined_bus
 from eventbus_mp.cli._text import complain, on_one_line, print_json, print_table, shown_count
 
 if TYPE_CHECKING:
+    from eventbus_mp.addons.journal.pace import Pace
+    from eventbus_mp.addons.journal.replay import Plan, Replayed
     from eventbus_mp.cli import Commands
 
-__all__ = ["add_parser", "run"]
+__all__ = ["TTL", "add_parser", "run"]
+
+TTL = ("strip", "restart", "keep")
 
 
 def add_parser(commands: Commands) -> argparse.ArgumentParser:
@@ -28,11 +31,11 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
     add_db(parser)
     completes_buses(parser.add_argument("--to", required=True, metavar="BUS", help="the bus to publish on"))
     add_selection(parser)
-    parser.add_argument("--limit", type=at_least(0), metavar="N", help="how many at most (default: all)")
+    add_limit(parser, None)
     pace = parser.add_mutually_exclusive_group()
     pace.add_argument("--speed", type=_speed, metavar="1x|max", help="as recorded, or so many times as fast")
     pace.add_argument("--rate", type=_rate, metavar="N", help="so many events a second")
-    parser.add_argument("--ttl", choices=get_args(Ttl), default="strip", help="of events with one (default: strip)")
+    parser.add_argument("--ttl", choices=TTL, default="strip", help="of events with one (default: strip)")
     parser.add_argument("--as", dest="name", metavar="NAME", help="go on where a replay of this name was stopped")
     parser.add_argument("--allow-drop", action="store_true", help="also topics that nobody is subscribed to")
     parser.add_argument("--into-live", action="store_true", help="also the bus that this journal records")
@@ -43,6 +46,8 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Replay until all is published, or until a signal comes."""
+    from eventbus_mp.addons.journal.replay import Replay
+
     with opened_store(options) as store, joined_bus(argparse.Namespace(bus=options.to, run_dir=options.run_dir)) as bus:
         replay = Replay(
             store,
@@ -64,6 +69,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _pace(options: argparse.Namespace) -> Pace:
+    from eventbus_mp.addons.journal.pace import AsFastAsItGoes, AsRecorded, Steady
+
     if options.rate is not None:
         return Steady(options.rate)
     return AsRecorded(options.speed) if options.speed else AsFastAsItGoes()
@@ -85,7 +92,7 @@ def _show_plan(options: argparse.Namespace, plan: Plan) -> int:
 
 def _show_done(options: argparse.Namespace, done: Replayed) -> int:
     if options.json:
-        print_json({name: getattr(done, name) for name in Replayed.__slots__})
+        print_json(asdict(done))
     else:
         text = f"{shown_count(done.published, 'event')} published on bus {options.to!r}"
         for count, what in ((done.dropped, "dropped"), (done.expired, "expired"), (done.refused, "refused")):

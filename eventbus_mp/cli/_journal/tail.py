@@ -9,16 +9,15 @@ from itertools import islice
 from threading import Event as Flag
 from typing import TYPE_CHECKING
 
-from eventbus_mp.addons.journal import Entry, event_of
-from eventbus_mp.addons.journal.pages import entries_of
 from eventbus_mp.cli._arguments import add_bus, add_json, at_least
 from eventbus_mp.cli._exits import Exit
-from eventbus_mp.cli._journal._select import add_selection, entry_json, moment, selection_of
+from eventbus_mp.cli._journal._select import add_selection, entry_json, selection_of
 from eventbus_mp.cli._journal._store import add_db, opened_store
 from eventbus_mp.cli._payload import read_data, shown_data
-from eventbus_mp.cli._text import on_one_line, print_json
+from eventbus_mp.cli._text import on_one_line, print_json, shown_moment
 
 if TYPE_CHECKING:
+    from eventbus_mp.addons.journal import Entry
     from eventbus_mp.cli import Commands
 
 __all__ = ["add_parser", "run"]
@@ -40,6 +39,8 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Follow the journal until a signal comes, or until there were enough."""
+    from eventbus_mp.addons.journal.pages import entries_of
+
     stop = Flag()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
@@ -66,7 +67,10 @@ def _show(entry: Entry, options: argparse.Namespace) -> None:
     if options.json:
         print_json(entry_json(entry), line=True)
         return
+    from eventbus_mp.addons.journal import event_of
+
     row = entry.row
     data, error = read_data(event_of(row))
     shown = f"({error})" if error else shown_data(data, line=True)
-    print(on_one_line(f"{entry.position}  {moment(row.recorded_ns)}  {row.topic}  {row.id!r}  {shown}"), flush=True)
+    at = shown_moment(row.recorded_ns)
+    print(on_one_line(f"{entry.position}  {at}  {row.topic}  {row.id!r}  {shown}"), flush=True)
