@@ -12,6 +12,7 @@ from eventbus_mp.addons.journal.replay import Plan, Replay, Replayed
 from eventbus_mp.addons.journal.row import Entry, Row, event_of
 from eventbus_mp.addons.journal.store import (
     Checkpoint,
+    Heading,
     Rejected,
     Run,
     Selection,
@@ -26,6 +27,7 @@ from eventbus_mp.addons.journal.store import (
 __all__ = [
     "Checkpoint",
     "Entry",
+    "Heading",
     "Journal",
     "JournalStatus",
     "Rejected",

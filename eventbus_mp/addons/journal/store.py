@@ -16,6 +16,7 @@ from eventbus_mp.addons.journal.row import Entry, Row
 
 __all__ = [
     "Checkpoint",
+    "Heading",
     "Rejected",
     "Run",
     "Selection",
@@ -52,6 +53,19 @@ class Stored(NamedTuple):
     """Rows whose (topic, id) the store had already; that one stays as it is."""
     refused: tuple[tuple[int, str], ...] = ()
     """(index in `rows`, reason) of those that the store cannot hold. They are among the rejected now."""
+
+
+class Heading(NamedTuple):
+    """What a list shows of an entry: all but its data, which may be large."""
+
+    position: int
+    topic: str
+    id: str | int
+    transaction_id: str | int | None
+    source: str | None
+    recorded_ns: int
+    nbytes: int
+    """Of its data and buffers."""
 
 
 class Rejected(NamedTuple):
@@ -201,6 +215,9 @@ class Store(Protocol):
         The next page begins behind the last position of this one: as `Selection.after`, or, newest first, as `before`.
         """
 
+    def headings(self, selection: Selection, limit: int, *, newest_first: bool = False) -> list[Heading]:
+        """As `page`, at a cost that does not grow with the size of the entries."""
+
     def count(self, selection: Selection) -> int:
         """How many entries are selected."""
 
@@ -215,6 +232,9 @@ class Store(Protocol):
 
     def last_position(self) -> int:
         """The highest position that is there; 0: there is no entry."""
+
+    def size_bytes(self) -> int:
+        """How much room the store takes where it is, with its indexes and logs; its cost is constant."""
 
     def position_at(self, recorded_ns: int) -> int:
         """The first position recorded at this time or later; if there is none, the one behind the last."""

@@ -10,7 +10,16 @@ import pytest
 from eventbus_mp import EncodedData, Event, InvalidPattern, UsageError
 from eventbus_mp.addons.journal.opening import open_store
 from eventbus_mp.addons.journal.row import Row, event_of, row_of
-from eventbus_mp.addons.journal.store import Checkpoint, Rejected, Run, Selection, Store, Stored, StoreUnavailable
+from eventbus_mp.addons.journal.store import (
+    Checkpoint,
+    Heading,
+    Rejected,
+    Run,
+    Selection,
+    Store,
+    Stored,
+    StoreUnavailable,
+)
 from tests.addons.journal.conftest import OpenStore
 from tests.addons.journal.rows import SECOND_NS, entries_of, keys, plain, row, rows
 
@@ -86,6 +95,16 @@ def test_a_batch_of_any_size_keeps_its_order(store: Store) -> None:
 def test_a_large_event_is_stored(store: Store) -> None:
     store.append([row("1", data=bytes(20 << 20)), row("2", data=memoryview(bytes(20 << 20)))])
     assert [len(event_of(entry.row).data) for entry in store.page(ALL, 10)] == [20 << 20] * 2
+
+
+def test_a_list_reads_no_data(store: Store) -> None:
+    large = row("1", data=[memoryview(bytes(20 << 20)), "text"], transaction_id=5, source="here", at_s=3)
+    store.append([large, row("2", "other", data="text")])
+    first, second = store.headings(ALL, 10)
+    nbytes = len(large.data) + len(large.buffers or b"")
+    assert first == Heading(1, "order", "1", 5, "here", 3 * SECOND_NS, nbytes)
+    assert (second.position, second.topic, second.nbytes) == (2, "other", 5)
+    assert store.size_bytes() > 20 << 20
 
 
 def test_a_thousand_topics(store: Store) -> None:
@@ -178,6 +197,7 @@ def test_what_is_selected(many: Store, wanted: dict[str, Any], found: Any, newes
     expected = list(found)[::-1] if newest_first else list(found)
     assert ids(many.page(selection, 100, newest_first=newest_first)) == expected
     assert ids(many.page(selection, 2, newest_first=newest_first)) == expected[:2]
+    assert [int(one.id) for one in many.headings(selection, 100, newest_first=newest_first)] == expected
     assert many.count(selection) == len(expected)
     per_topic = many.count_per_topic(selection)
     assert sum(per_topic.values()) == len(expected)
