@@ -209,15 +209,15 @@ class ClientEndpoint:
         in_flight, running = self.in_flight, self.running
         return [sequence for sequence in _drained(self.kept) if sequence in in_flight or sequence in running]
 
-    def take_outcomes(self) -> Iterator[tuple[int, list[int]]]:
-        """Take out what is settled and not reported: an outcome and its sequences at a time."""
-        for outcome, settled in self._settled.items():
-            if settled:
-                sequences = _drained(settled)
-                for notes in (self.attempts, self.marked):
-                    for sequence in sequences if notes else ():
+    def take_outcomes(self) -> list[tuple[int, list[int]]]:
+        """Take out what is settled and not reported: each outcome with its sequences."""
+        taken = [(outcome, _drained(settled)) for outcome, settled in self._settled.items() if settled]
+        for notes in (self.attempts, self.marked):
+            if notes:
+                for _, sequences in taken:
+                    for sequence in sequences:
                         notes.pop(sequence, None)
-                yield outcome, sequences
+        return taken
 
     def outstanding(self) -> list[int]:
         """What has arrived and is not reported as settled, as flat ranges: for a manager that has taken over.
@@ -256,6 +256,8 @@ def ranges(sequences: list[int]) -> list[tuple[int, int]]:
     """The numbers as (first, how many follow each other)."""
     if not sequences:
         return []
+    if len(sequences) == 1:
+        return [(sequences[0], 1)]
     if sequences == list(range(sequences[0], sequences[0] + len(sequences))):
         return [(sequences[0], len(sequences))]  # The common case: a handler settles in the order of arrival.
     found = []

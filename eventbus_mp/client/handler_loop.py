@@ -6,6 +6,7 @@ milliseconds after the last report (up to four, if the handler is slow).
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from math import inf
 
@@ -15,7 +16,7 @@ from eventbus_mp.client.handlers import BatchingHandler, Handler, log_error
 from eventbus_mp.client.reporter import Reporter
 from eventbus_mp.errors import ManagerLost
 from eventbus_mp.locking import PerThread
-from eventbus_mp.protocol.messages import Outcome
+from eventbus_mp.protocol.messages import Outcome, Record
 
 __all__ = ["HandlerLoop", "current_loop", "running_endpoint"]
 
@@ -70,6 +71,8 @@ class HandlerLoop:
         self._now_ns = connection.transport.monotonic_ns
         self._handlers: dict[int, Handler] = {}
         self._batching: dict[int, BatchingHandler] = {}
+        self._queues: tuple[deque[Record], ...] = ()
+        """What is pending of each of `_handlers`, for `_wanted`, which is asked three times for a lone event."""
         self._until_ns = inf
         """Until when `run` waits for batches that are not full."""
         self.running: ClientEndpoint | None = None
@@ -91,14 +94,19 @@ class HandlerLoop:
             self._batching[endpoint.number] = handler
         else:
             self._handlers[endpoint.number] = handler
+            self._note_queues()
         self._connection.wake()
 
     def remove(self, number: int) -> None:
         """Stop running this subscriber's handler. The caller returns the deliveries that have arrived for it."""
         self._handlers.pop(number, None)
+        self._note_queues()
         batching = self._batching.pop(number, None)
         if batching is not None:
             batching.retire()
+
+    def _note_queues(self) -> None:
+        self._queues = tuple([handler.endpoint.pending for handler in tuple(self._handlers.values())])
 
     def runs(self, endpoint: ClientEndpoint) -> bool:
         """Whether it runs this endpoint's handler, and so reports what is settled there."""
@@ -171,12 +179,13 @@ class HandlerLoop:
         clock: `run` waits until a batch is due anyway."""
         if self.is_stopping:
             return ALL
-        for batching in tuple(self._batching.values()):
-            if batching.is_full or batching.due_ns < self._until_ns:
-                return ALL
+        if self._batching:
+            for batching in tuple(self._batching.values()):
+                if batching.is_full or batching.due_ns < self._until_ns:
+                    return ALL
         count = 0
-        for handler in tuple(self._handlers.values()):
-            count += len(handler.endpoint.pending)
+        for queue in self._queues:
+            count += len(queue)
         return count
 
     def _run_batch(self, handler: BatchingHandler) -> None:

@@ -162,6 +162,8 @@ class Acceptor:
 
     def next_due_ns(self) -> int | None:
         """When `drop_silent` has something to do."""
+        if not self._handshakes:
+            return None
         return next((newcomer.deadline_ns for newcomer in self._handshakes.values()), None)
 
     def drop_silent(self) -> None:

@@ -40,6 +40,7 @@ __all__ = ["JOURNAL_BYTES", "Entry", "EntryKind", "Journal", "Position"]
 
 JOURNAL_BYTES = 8 << 20
 """Room for about 200,000 records. A standby catches up with that in less than a tenth of a second."""
+_MARKER_BYTES = 8
 
 
 class EntryKind(enum.IntEnum):
@@ -62,8 +63,10 @@ _WORD = struct.Struct("=I")
 _LONG = struct.Struct("=Q")
 _ENTRY = struct.Struct("=IIQQQ")
 _GENERATION_OFFSET, _SUCCESSOR_OFFSET, _TAKEOVERS_OFFSET = 0, 8, 16
+_RESERVE_BYTES = 2 * (READ_BYTES + _ENTRY.size)
+"""What has to be left for another read."""
 _READ = EntryKind.READ  # A look-up in an enumeration's class is a call before Python 3.12; this one is once a read.
-_UNREAD = os.urandom(8)
+_UNREAD = os.urandom(_MARKER_BYTES)
 """The marker. Random, because no process must be able to send it; the standby has it from the manager by `fork`."""
 
 
@@ -127,7 +130,7 @@ class Journal:
     @property
     def is_full(self) -> bool:
         """Whether it is time for a new standby: there may be no room for another read."""
-        return self._offset > JOURNAL_BYTES - 2 * (READ_BYTES + _ENTRY.size)
+        return self._offset > JOURNAL_BYTES - _RESERVE_BYTES
 
     @property
     def position(self) -> Position:
@@ -161,11 +164,15 @@ class Journal:
                 return b""
         start = self._offset + _ENTRY.size
         stop = start + length
-        self._view[stop - min(length, 8) : stop] = _UNREAD[: min(length, 8)]
+        place = self._view[start:stop]
+        if length >= _MARKER_BYTES:
+            place[-_MARKER_BYTES:] = _UNREAD
+        else:
+            place[:] = _UNREAD[:length]
         self._begin(_READ, link, length, 0, now_ns)
-        os.readv(fd, [self._view[start:stop]])
+        os.readv(fd, [place])
         self._offset = stop + -stop % 8
-        return bytes(self._view[start:stop])
+        return place.tobytes()
 
     def _readable(self, fd: int) -> int:
         fcntl.ioctl(fd, termios.FIONREAD, self._available)

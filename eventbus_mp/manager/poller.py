@@ -48,7 +48,12 @@ class Poller:
         """Wait until something is ready, a signal came or it is `due_ns` (None: never), and call what is watched."""
         timeout_s = None if due_ns is None else min(max(0.0, (due_ns - time.monotonic_ns()) / 1e9), WAIT_S_MAX)
         callbacks = self._callbacks
-        ready = [(fd, callbacks.get(fd)) for fd, _ in self._epoll.poll(timeout_s)]
+        found = self._epoll.poll(timeout_s)
+        if len(found) == 1:
+            # hot path: a lone event wakes the manager twice, and each time for one descriptor.
+            callbacks[found[0][0]]()
+            return
+        ready = [(fd, callbacks.get(fd)) for fd, _ in found]
         for fd, on_ready in ready:
             # An earlier callback of this round may have closed the descriptor, and a new one may have its number.
             if on_ready is not None and callbacks.get(fd) is on_ready:

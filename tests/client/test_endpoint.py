@@ -43,7 +43,7 @@ def test_a_delivery_moves_from_pending_to_in_flight_to_settled(endpoint: ClientE
     assert endpoint.settle(5, Outcome.COMPLETED)
     assert not endpoint.settle(5, Outcome.SKIPPED), "it was settled before"
     assert endpoint.outstanding() == [5, 3], "until it is reported"
-    assert list(endpoint.take_outcomes()) == [(Outcome.COMPLETED, [5])]
+    assert endpoint.take_outcomes() == [(Outcome.COMPLETED, [5])]
     assert endpoint.take_kept() == [], "it was settled before anybody was told that it was taken"
     assert endpoint.outstanding() == [6, 2]
     assert not endpoint.has_news
@@ -126,6 +126,6 @@ def test_what_is_called_back_goes_from_the_end(endpoint: ClientEndpoint) -> None
     endpoint.demand = 5
     endpoint.give_back(2)
     endpoint.give_back(3)
-    assert list(endpoint.take_outcomes()) == [(Outcome.RETURNED, [3, 4])]
+    assert endpoint.take_outcomes() == [(Outcome.RETURNED, [3, 4])]
     assert [record[7] for record in endpoint.pending] == [1, 2]
     assert not endpoint.demand
