@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -12,6 +13,7 @@ from types import TracebackType
 
 from eventbus_mp import EventBus, EventBusError, UsageError, WaitTimeout
 from eventbus_mp.addons.journal.counters import subscriber_of
+from eventbus_mp.addons.journal.figures import Figures, FiguresFile
 from eventbus_mp.addons.journal.opening import default_url, open_store
 from eventbus_mp.addons.journal.outage import Blocking, Outage, Spooling
 from eventbus_mp.addons.journal.retention import Pruning, Retention
@@ -206,7 +208,9 @@ class Journal:
             store = stack.enter_context(open_store(self.url, writes=True))
             if not self._await_lock(store):
                 return
-            outage = self._outage(store, stack)
+            figures = FiguresFile(self.url, Figures(self._bus.name, self._name, os.getpid()))
+            stack.callback(figures.close)
+            outage = self._outage(store, stack, figures)
             writer = Writer(
                 self._bus,
                 store,
@@ -217,6 +221,7 @@ class Journal:
                 outage=outage,
                 is_asked=self._is_asked,
                 counts=self._counts,
+                figures=figures,
             )
             writer.run(self._begun)
 
@@ -231,13 +236,13 @@ class Journal:
                 return False
         return True
 
-    def _outage(self, store: Store, stack: ExitStack) -> Outage:
+    def _outage(self, store: Store, stack: ExitStack, figures: FiguresFile) -> Outage:
         if self._spool is None:
-            return Blocking(store, self._is_asked, self._waiting())
+            return Blocking(store, self._is_asked, self._waiting(), figures)
         spool = stack.enter_context(open_store(self._spool, writes=True))
         if not spool.take_lock():
             raise UsageError(f"the spool {spool.url} is used by another process; give each journal its own")
-        return Spooling(store, spool, self._is_asked, self._waiting())
+        return Spooling(store, spool, self._is_asked, self._waiting(), figures)
 
     def _begun(self) -> None:
         log.info("bus %r is stored in %s", self._bus.name, self.url)

@@ -10,15 +10,20 @@ from eventbus_mp import UsageError
 from eventbus_mp.addons.journal.sqlite.store import SqliteStore
 from eventbus_mp.addons.journal.store import Store
 
-__all__ = ["default_url", "open_store"]
+__all__ = ["default_url", "open_store", "state_directory"]
 
 SQLITE = "sqlite:///"
 
 
 def default_url(bus: str) -> str:
     """Where the journal of a bus is, if nothing else is said: a SQLite file in the user's state directory."""
+    return f"{SQLITE}{state_directory() / bus}.db"
+
+
+def state_directory() -> Path:
+    """Where this user's journals are, if nothing else is said."""
     home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return f"{SQLITE}{Path(home) / 'eventbus-mp' / bus}.db"
+    return Path(home) / "eventbus-mp"
 
 
 def open_store(url: str, *, writes: bool = False) -> Store:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from eventbus_mp.addons.journal.figures import FiguresFile
 from eventbus_mp.addons.journal.row import Row
 from eventbus_mp.addons.journal.store import Rejected, Selection, Store, Stored, StoreError, StoreLocked
 
@@ -44,12 +45,16 @@ class Blocking:
         store: The store.
         is_asked: Set: to stop.
         waiting: What to say of what waits.
+        figures: Where outages are noted.
     """
 
-    def __init__(self, store: Store, is_asked: threading.Event, waiting: Callable[[], str]) -> None:
+    def __init__(
+        self, store: Store, is_asked: threading.Event, waiting: Callable[[], str], figures: FiguresFile
+    ) -> None:
         self._store = store
         self._is_asked = is_asked
         self._waiting = waiting
+        self._figures = figures
         self._began_s = 0.0
         self._said_s = 0.0
 
@@ -63,9 +68,11 @@ class Blocking:
             except StoreLocked:
                 raise
             except StoreError as error:
+                self._figures.note_failure(error)
                 self._say(error)
             else:
                 if self._began_s:
+                    self._figures.note(error="")
                     away_s = time.monotonic() - self._began_s
                     log.warning("%s is back after %.1f s", self._store.url, away_s)
                 return stored
@@ -97,13 +104,24 @@ class Spooling:
         spool: Another one, on the local disk, with its lock. What is in it already is shipped first.
         is_asked: Set: to stop.
         waiting: What to say of what waits in the bus while even the spool is away.
+        figures: Where outages are noted, and how much is in the spool.
     """
 
-    def __init__(self, store: Store, spool: Store, is_asked: threading.Event, waiting: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        spool: Store,
+        is_asked: threading.Event,
+        waiting: Callable[[], str],
+        figures: FiguresFile,
+    ) -> None:
         self._store = store
         self._spool = spool
-        self._to_spool = Blocking(spool, is_asked, waiting)
+        self._to_spool = Blocking(spool, is_asked, waiting, figures)
+        self._figures = figures
         self._is_spooling = spool.last_position() > 0
+        self._spooled = spool.count(Selection())
+        figures.note(spooled=self._spooled)
         self._run: int | None = None
         self._pause_s = PAUSE_FIRST_S
         self._next_try_s = 0.0
@@ -120,8 +138,13 @@ class Spooling:
             except StoreError as error:
                 log.error("events go to the spool %s: %s", self._spool.url, error)
                 self._is_spooling = True
+                self._figures.note_failure(error)
                 self._put_off()
-        return self._to_spool.append(rows, rejected, None)
+        spooled = self._to_spool.append(rows, rejected, None)
+        if spooled is not None:
+            self._spooled += spooled.stored
+            self._figures.note(spooled=self._spooled)
+        return spooled
 
     def tend(self) -> None:
         """Ship some of what is in the spool, if the store is back."""
@@ -131,15 +154,17 @@ class Spooling:
             for _ in range(SHIPPED_PAGES):
                 if not self._ship():
                     self._is_spooling = False
+                    self._figures.note(error="", spooled=0)
                     log.warning("%s is back, and has what was in the spool", self._store.url)
                     return
         except StoreLocked:
             raise
         except StoreError as error:
+            self._figures.note_failure(error)
             self._put_off()
             if time.monotonic() - self._said_s >= SAY_S:
                 self._said_s = time.monotonic()
-                log.error("%d events are in the spool: %s", self._spool.count(Selection()), error)
+                log.error("%d events are in the spool: %s", self._spooled, error)
         else:
             self._pause_s = PAUSE_FIRST_S
 
@@ -153,7 +178,8 @@ class Spooling:
             return False
         self._store.append([entry.row for entry in page], run=self._run)
         topics = sorted({entry.row.topic for entry in page})
-        self._spool.delete_below(page[-1].position + 1, topics, len(page))
+        self._spooled -= self._spool.delete_below(page[-1].position + 1, topics, len(page))
+        self._figures.note(spooled=self._spooled)
         return True
 
     def _put_off(self) -> None:

@@ -10,9 +10,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from eventbus_mp import DecodeError, EncodeError, Event, EventBus, EventShadow, Inbox, LostBus, ManagerLost
+from eventbus_mp.addons.journal.figures import BUCKETS, FiguresFile
 from eventbus_mp.addons.journal.outage import Outage
 from eventbus_mp.addons.journal.retention import STEP_ROWS, Pruning
 from eventbus_mp.addons.journal.row import TIME_UNITS_NS, RefusedRow, Row, row_of
@@ -26,6 +29,8 @@ log = logging.getLogger("eventbus_mp.journal")
 LOOK_S = 0.2
 """How long to wait for an event before looking whether something else is to be done."""
 PRUNE_S = 10.0
+MEASURE_S = 5.0
+"""How often to ask the store how large it is."""
 BUSY_STEP_ROWS = STEP_ROWS // 10
 """How many rows are deleted at once while events come."""
 REASON_LENGTH_MAX = 200
@@ -51,6 +56,7 @@ class Counts:
     commits: int = 0
     commit_ns: int = 0
     """In storing, all commits together."""
+    commit_log2_ns: list[int] = field(default_factory=lambda: [0] * BUCKETS)
 
 
 @dataclass
@@ -76,6 +82,7 @@ class Writer:
     outage: What becomes of a batch while the store is away.
     is_asked: Set: to stop.
     counts: What it counts goes here.
+    figures: Where other processes see that.
     """
 
     def __init__(
@@ -90,6 +97,7 @@ class Writer:
         outage: Outage,
         is_asked: threading.Event,
         counts: Counts,
+        figures: FiguresFile,
     ) -> None:
         self._bus = bus
         self._name = name
@@ -103,6 +111,10 @@ class Writer:
         self._bus_was_lost = False
         self._pruned_s = time.monotonic()
         self._counts = counts
+        self._store_itself = store
+        self._figures = figures
+        self._measured_s = 0.0
+        self._caught_up_ns = 0
 
     def run(self, began: Callable[[], object]) -> None:
         """Write until it is asked to stop; then store what was taken, and leave the rest to the next writer.
@@ -144,6 +156,7 @@ class Writer:
         batches = self._take(inbox)
         for batch in batches:
             self._store(inbox, batch)
+        self._note_figures()
         self._outage.tend()
         self._notes.note_in_time()
         self._prune_in_time(is_idle=not batches)
@@ -153,6 +166,7 @@ class Writer:
         limits = self._limits
         taken = inbox.events(limits.events, LOOK_S)
         if not taken:
+            self._caught_up_ns = time.monotonic_ns()
             return []
         batches = [_Batch()]
         self._add(batches, taken)
@@ -164,6 +178,7 @@ class Writer:
         while count < limits.events and len(batches) == 1 and not self._is_asked.is_set():
             more = inbox.events(limits.events - count, max(0.0, deadline_s - time.monotonic()))
             if not more:
+                self._caught_up_ns = time.monotonic_ns()
                 break
             self._add(batches, more)
             count += len(more)
@@ -193,9 +208,10 @@ class Writer:
         stored = self._outage.append(batch.rows, batch.rejected, self._notes.number)
         if stored is None:
             return  # Asked to stop while the store was away: what is not settled goes to the next writer.
-        counts = self._counts
+        counts, took_ns = self._counts, time.perf_counter_ns() - began_ns
         counts.commits += 1
-        counts.commit_ns += time.perf_counter_ns() - began_ns
+        counts.commit_ns += took_ns
+        counts.commit_log2_ns[min(took_ns.bit_length(), BUCKETS - 1)] += 1
         counts.stored += stored.stored
         counts.duplicates += stored.duplicates
         counts.rejected += len(batch.rejected) + len(stored.refused)
@@ -212,6 +228,18 @@ class Writer:
         for shadow, reason in batch.skipped:
             log.error("event %r of topic %r is not in the journal: %s", shadow.id, shadow.topic, reason)
             inbox.skip(shadow, reason)
+
+    def _note_figures(self) -> None:
+        counts, known = self._counts, self._figures.figures
+        changed: dict[str, Any] = {}
+        if counts.commits != known.commits:
+            changed = {**vars(counts), "commit_log2_ns": tuple(counts.commit_log2_ns)}
+        if time.monotonic() - self._measured_s >= MEASURE_S and not known.error:
+            self._measured_s = time.monotonic()
+            with suppress(StoreError):  # What is wrong shows when something is stored.
+                changed["position"] = self._store_itself.last_position()
+                changed["store_bytes"] = self._store_itself.size_bytes()
+        self._figures.note(caught_up_ns=self._caught_up_ns or known.caught_up_ns, **changed)
 
     def _prune_in_time(self, *, is_idle: bool) -> None:
         """Delete what is too old: at most a step, so that no event waits long for it."""
