@@ -17,7 +17,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from eventbus_mp import BusConfig, Event, EventBus, UsageError
+from eventbus_mp.addons.journal import Journal
+from eventbus_mp.addons.journal.figures import BUCKETS, Figures, FiguresFile, read_figures
 from eventbus_mp.addons.metrics import OTHER, TOPICS_MAX, BusCollector, Hits, exposition, families
+from eventbus_mp.addons.metrics.journal import journal_families
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "metrics"
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -200,14 +203,67 @@ def test_no_bus_is_a_mistake() -> None:
         BusCollector()
 
 
+# --- journals ---
+
+
+def test_the_families_of_a_journal(bus: EventBus, run_dir: Path, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    collector = BusCollector(bus, journals=[url])
+    assert not any("journal" in name for name, _ in scraped(collector)), "there is none yet"
+    with Journal(bus, url, name="audit"):
+        bus.notify_many(Event(number, "a", number) for number in range(100))
+        bus.notify(Event("bad", "a", None, occurred_at=1 << 70))
+        bus.drain()
+        while journal_value(now := scraped(collector), "stored_total") + journal_value(now, "rejected_total") < 101:
+            assert journal_value(now, "up") == 1
+        assert journal_value(now, "stored_total") == 100
+        assert journal_value(now, "duplicates_total") == 0
+        assert journal_value(now, "rejected_total") == 1
+        assert journal_value(now, "commit_seconds_count") >= 1
+        assert journal_value(now, "commit_seconds_sum") > 0
+        assert journal_value(now, "failing_seconds") == 0
+        assert journal_value(now, "spooled") == 0
+        assert journal_value(now, "lag_seconds") >= 0
+        bus.shutdown()
+        # The figures are the journal's own, and need no bus.
+        assert journal_value(scraped(collector), "stored_total") == 100
+    assert journal_value(scraped(collector), "up") == 0
+    collector.close()
+
+
+def journal_value(samples: Samples, name: str, **labels: str) -> float:
+    return value(samples, f"eventbus_journal_{name}", journal="audit", **labels)
+
+
+def test_commits_are_in_the_bucket_of_their_time(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    counts = [0] * BUCKETS
+    counts[0] = counts[20] = counts[-1] = 1  # None, half a millisecond to one, and very long.
+    file = FiguresFile(url, Figures("test", "audit", 1, commits=3, commit_log2_ns=tuple(counts), commit_ns=7 * 10**9))
+    text = exposition("test", None, journals=[url, f"{url}.no"])[0].decode()
+    file.close()
+    found = dict(re.findall(r'commit_seconds_bucket{.*le="(.*?)"} (.*)', text))
+    assert (found[str(2**17 / 1e9)], found[str(2**20 / 1e9)], found["+Inf"]) == ("1.0", "2.0", "3.0")
+    assert len(list(text_string_to_metric_families(text))) > 9
+
+
+def test_a_scrape_opens_no_store(bus: EventBus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    with Journal(bus, url):
+        pass
+    (tmp_path / "test.db").unlink()
+    assert read_figures(url) is not None
+    assert b"eventbus_journal_up" in exposition("test", None, journals=[url])[0]
+
+
 # --- the files beside it ---
 
 
 def _metric_names() -> set[str]:
     """Every name of a sample, also of families that have none without a bus."""
     names = set()
-    for family in families([("test", None)]):
-        names |= {f"{family.name}{end}" for end in ("", "_total", "_bucket", "_count")}
+    for family in (*families([("test", None)]), *journal_families([Figures("test", "journal", 1)])):
+        names |= {f"{family.name}{end}" for end in ("", "_total", "_bucket", "_count", "_sum")}
     return names
 
 

@@ -95,7 +95,7 @@ def read_figures(url: str) -> Figures | None:
             text = figures_path(url).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except OSError as error:
+        except (OSError, ValueError) as error:
             log.info("the figures of %s cannot be read: %s", url, error)
             return None
         found = _parsed(text)
@@ -116,7 +116,7 @@ def _parsed(text: bytes) -> Figures | None:
 
 
 class FiguresFile:
-    """The file, for its one writer. What goes wrong with it is logged once, and is no matter of the journal's.
+    """The file, for its one writer. What goes wrong with it is logged once; the journal goes on without.
 
     Args:
         url: Of the store, whose lock is held.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
 from eventbus_mp.addons.journal.opening import open_store
 from eventbus_mp.addons.journal.store import Store
+from tests.addons.journal.away import Said
 
 STORES = ("sqlite",)
 
@@ -41,3 +44,20 @@ def open_one(store_url: str) -> Iterator[OpenStore]:
 def store(open_one: OpenStore) -> Store:
     """A store with its lock."""
     return open_one(writes=True)
+
+
+@pytest.fixture
+def heard(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[str], None]]:
+    """Waits until the journal of this process has logged a line with this text."""
+    lines: SimpleQueue[str] = SimpleQueue()
+    handler = Said(lines.put)
+    logger = logging.getLogger("eventbus_mp.journal")
+    logger.addHandler(handler)
+
+    def wait(text: str) -> None:
+        line = ""
+        while text not in line:
+            line = lines.get(timeout=60)
+
+    yield wait
+    logger.removeHandler(handler)

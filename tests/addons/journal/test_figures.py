@@ -12,9 +12,7 @@ import pytest
 from eventbus_mp import Event, EventBus
 from eventbus_mp.addons.journal import Journal, figures, open_store
 from eventbus_mp.addons.journal.figures import Figures, FiguresFile, figures_path, read_figures
-from tests.addons.journal.test_outages import Away, heard
-
-__all__ = ["heard"]
+from tests.addons.journal.away import Away
 
 
 @pytest.fixture
@@ -25,7 +23,7 @@ def url(tmp_path: Path) -> str:
 def seen(url: str, wanted: Callable[[Figures], object]) -> Figures:
     """The figures, as soon as this is true of them."""
     while (found := read_figures(url)) is None or not wanted(found):
-        pass
+        os.sched_yield()
     return found
 
 

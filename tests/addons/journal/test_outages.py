@@ -4,46 +4,18 @@ from __future__ import annotations
 
 import logging
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import pytest
 
 from eventbus_mp import Event, EventBus
 from eventbus_mp.addons.journal import Journal, Selection, open_store
+from tests.addons.journal.away import Away, Said
 from tests.addons.journal.test_journal import stored_ids
 
 PAYLOAD = bytes(2_000)
-
-
-class Said(logging.Handler):
-    """Calls `hear` with each line that a journal logs."""
-
-    def __init__(self, hear: Callable[[str], object]) -> None:
-        super().__init__()
-        self._hear = hear
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._hear(record.getMessage())
-
-
-@pytest.fixture
-def heard(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[str], None]]:
-    """Waits until the journal of this process has logged a line with this text."""
-    lines: SimpleQueue[str] = SimpleQueue()
-    handler = Said(lines.put)
-    logger = logging.getLogger("eventbus_mp.journal")
-    logger.addHandler(handler)
-
-    def wait(text: str) -> None:
-        line = ""
-        while text not in line:
-            line = lines.get(timeout=60)
-
-    yield wait
-    logger.removeHandler(handler)
 
 
 @pytest.fixture
@@ -77,20 +49,6 @@ def test_the_disk_is_full_and_has_room_again(
     assert stored_ids(url) == list(range(2_000))
     child.tell()
     assert child.wait() == 0
-
-
-class Away:
-    """Something else is in the place of a store's file, until `back`."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._aside = path.with_name("aside")
-        path.rename(self._aside)
-        path.mkdir()
-
-    def back(self) -> None:
-        self._path.rmdir()
-        self._aside.rename(self._path)
 
 
 def test_events_wait_while_the_store_is_away(bus: EventBus, path: Path, heard: Callable[[str], None]) -> None:

@@ -1,0 +1,98 @@
+"""What a scrape asks, and whom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
+from prometheus_client.exposition import choose_encoder
+
+from eventbus_mp import BusConfig, EventBus, EventBusError, Snapshot, UsageError
+from eventbus_mp.addons.journal.figures import Figures, read_figures
+from eventbus_mp.addons.metrics.families import families
+from eventbus_mp.addons.metrics.journal import journal_families
+from eventbus_mp.addons.observer import Observer
+
+__all__ = ["BusCollector", "exposition"]
+
+SCRAPE_TIMEOUT_S = 1.0
+
+
+class BusCollector:
+    """A collector for `CollectorRegistry.register`: the metrics of one or more buses.
+
+    Making and registering it connects to nothing. A scrape asks each bus, which takes a second at most; a bus that does
+    not run or does not answer in that time has the sample `eventbus_up 0` and no other, and no scrape fails. Give one
+    collector all buses of a registry: what two collectors have under one name is there twice.
+
+    Args:
+        buses: Names, or handles, of which only the names and the settings are used.
+        config: The settings; None: those of a handle, or from `EVENTBUS_MP_*` variables.
+        journals: URLs of journals, as these were given to `Journal`. They are not opened: a scrape reads what the
+            journal's process on this machine notes of itself, so it is there when the store is away.
+
+    Raises:
+        UsageError: No bus is given.
+    """
+
+    def __init__(self, *buses: str | EventBus, config: BusConfig | None = None, journals: Sequence[str] = ()) -> None:
+        if not buses:
+            raise UsageError("BusCollector(): give the name of a bus, or several")
+        self._journals = tuple(journals)
+        self._observers = [Observer(bus, config=config, timeout_s=SCRAPE_TIMEOUT_S) for bus in buses]
+
+    def describe(self) -> list[Metric]:
+        """Nothing: a registry that asked for more at this moment would connect."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics of this moment. Blocks for one round trip for each bus, and never raises `EventBusError`."""
+        yield from families([(observer.name, _looked(observer)) for observer in self._observers])
+        yield from journal_families(_noted(self._journals))
+
+    def close(self) -> None:
+        """Leave the buses; the next scrape connects again."""
+        for observer in self._observers:
+            observer.close()
+
+
+def _looked(observer: Observer) -> Snapshot | None:
+    try:
+        return observer.ask(EventBus.snapshot)
+    except EventBusError:
+        return None  # `eventbus_up` says so.
+
+
+def _noted(journals: Iterable[str]) -> list[Figures]:
+    return [found for found in map(read_figures, journals) if found is not None]
+
+
+def exposition(bus: str, now: Snapshot | None, accept: str = "", journals: Sequence[str] = ()) -> tuple[bytes, str]:
+    """The metrics of one bus as text, and its content type.
+
+    Args:
+        bus: The bus's name.
+        now: Its snapshot; None: it cannot be asked.
+        accept: The header of this name that the scraper sent: it chooses between the two formats.
+        journals: As of `BusCollector`.
+    """
+
+    def collect() -> Iterator[Metric]:
+        yield from families([(bus, now)])
+        yield from journal_families(_noted(journals))
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Once(collect))  # type: ignore[arg-type, unused-ignore]
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type
+
+
+class _Once:
+    """A collector of what is known already."""
+
+    def __init__(self, collect: Callable[[], Iterator[Metric]]) -> None:
+        self.collect = collect
+
+    def describe(self) -> list[Metric]:
+        return []
