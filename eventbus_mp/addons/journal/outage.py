@@ -20,6 +20,7 @@ log = logging.getLogger("eventbus_mp.journal")
 PAUSE_FIRST_S, PAUSE_MAX_S = 0.05, 5.0
 SAY_S = 60.0
 SHIPPED_ROWS = 1_000
+SHIPPED_REJECTED = 100
 SHIPPED_PAGES = 5
 """How many pages go from the spool to the store between two batches."""
 
@@ -33,6 +34,9 @@ class Outage(Protocol):
         Raises:
             StoreLocked: Another process writes now.
         """
+
+    def drop_rejected(self, topic: str, id: str | int) -> None:
+        """Forget a rejected event, unless the store is away; raises as `append`."""
 
     def tend(self) -> None:
         """Do what is due, between two batches; raises as `append`."""
@@ -80,6 +84,15 @@ class Blocking:
                 return None
             pause_s = min(2 * pause_s, PAUSE_MAX_S)
 
+    def drop_rejected(self, topic: str, id: str | int) -> None:
+        """See `Outage`."""
+        try:
+            self._store.drop_rejected([(topic, id)])
+        except StoreLocked:
+            raise
+        except StoreError as error:
+            log.warning("event %r of topic %r is stored, and stays among the rejected: %s", id, topic, error)
+
     def tend(self) -> None:
         """Nothing is due."""
 
@@ -117,6 +130,7 @@ class Spooling:
     ) -> None:
         self._store = store
         self._spool = spool
+        self._to_store = Blocking(store, is_asked, waiting, figures)
         self._to_spool = Blocking(spool, is_asked, waiting, figures)
         self._figures = figures
         self._is_spooling = spool.last_position() > 0
@@ -146,6 +160,11 @@ class Spooling:
             self._figures.note(spooled=self._spooled)
         return spooled
 
+    def drop_rejected(self, topic: str, id: str | int) -> None:
+        """See `Outage`."""
+        for one in (self._to_store, self._to_spool):
+            one.drop_rejected(topic, id)
+
     def tend(self) -> None:
         """Ship some of what is in the spool, if the store is back."""
         if not self._is_spooling or time.monotonic() < self._next_try_s:
@@ -172,8 +191,9 @@ class Spooling:
         """One page; False: the spool is empty."""
         page = self._spool.page(Selection(), SHIPPED_ROWS)
         if not page:
-            # Those that were shipped before are there already, and change nothing.
-            self._store.append([], self._spool.rejected(SHIPPED_ROWS), run=self._run)
+            while rejected := self._spool.rejected(SHIPPED_REJECTED):
+                self._store.append([], rejected, run=self._run)
+                self._spool.drop_rejected([(one.topic, one.id) for one in rejected])
             self._spool.reclaim()
             return False
         self._store.append([entry.row for entry in page], run=self._run)

@@ -189,6 +189,12 @@ class Store(Protocol):
     ) -> None:
         """Note the counters of a run, and whether it ends here."""
 
+    def drop_rejected(self, keys: Sequence[tuple[str, str | int]]) -> int:
+        """Forget the rejected events of these topics and ids: how many there were."""
+
+    def drop_rejected_before(self, recorded_ns: int, limit: int) -> int:
+        """Forget up to `limit` rejected events that were recorded before: how many."""
+
     def delete(self, topic: str, id: str | int) -> bool:
         """Delete one entry; False: there is none."""
 

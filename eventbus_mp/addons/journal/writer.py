@@ -69,6 +69,8 @@ class _Batch:
     rejected: list[Rejected] = field(default_factory=list)
     skipped: list[tuple[EventShadow, str]] = field(default_factory=list)
     nbytes: int = 0
+    is_last_attempt: bool = False
+    """Its event is among the rejected, in case that this process crashes with it."""
 
 
 class Writer:
@@ -127,6 +129,11 @@ class Writer:
             UsageError: Another journal is subscribed by this name.
         """
         self._bus.on_lost(self._note_loss)
+        if self._bus.config.crashes_max == 1:
+            log.warning(
+                "bus %r has crashes_max=1: what a journal holds when it is killed is lost; give the bus 2 or more",
+                self._bus.name,
+            )
         before, continues = self._notes.before()
         inbox = self._bus.inbox(self._name, self._patterns, credit=2 * self._limits.events)
         try:
@@ -168,11 +175,10 @@ class Writer:
         if not taken:
             self._caught_up_ns = time.monotonic_ns()
             return []
+        if self._is_last_attempt(inbox, taken[0][0]):
+            return self._alone(inbox, taken)
         batches = [_Batch()]
         self._add(batches, taken)
-        # After a crash the bus sends each event alone that the dead writer held: there is no other to wait for.
-        if inbox.attempt(taken[0][0]) > 1:
-            return batches
         deadline_s = time.monotonic() + limits.within_s
         count = len(taken)
         while count < limits.events and len(batches) == 1 and not self._is_asked.is_set():
@@ -180,9 +186,35 @@ class Writer:
             if not more:
                 self._caught_up_ns = time.monotonic_ns()
                 break
+            if self._is_last_attempt(inbox, more[0][0]):
+                return [*batches, *self._alone(inbox, more)]
             self._add(batches, more)
             count += len(more)
         return batches if batches[-1].shadows or batches[-1].rejected else batches[:-1]
+
+    def _is_last_attempt(self, inbox: Inbox, shadow: EventShadow) -> bool:
+        """Whether the bus gives this event up if this process crashes with it.
+
+        What a dead writer held comes back one by one. As long as an event has another attempt it may be stored together
+        with others, and so it is cheap; at its last one it is stored alone, or one that crashes every writer would take
+        others along.
+        """
+        attempt = inbox.attempt(shadow)
+        return attempt > 1 and attempt >= self._bus.config.crashes_max
+
+    def _alone(self, inbox: Inbox, taken: list[tuple[EventShadow, Event]]) -> list[_Batch]:
+        """The batch of an event at its last attempt. It is among the rejected until it is stored."""
+        shadow = taken[0][0]
+        reason = f"the journal's process crashed {inbox.attempt(shadow)} times with it"
+        mark = Rejected(shadow.topic, shadow.id, reason, None, None, 0, time.time_ns())
+        if self._outage.append([], [mark], None) is None:
+            return []  # Asked to stop.
+        batches = [_Batch(is_last_attempt=True)]
+        self._add(batches, taken)
+        if batches[0].rejected:  # For another reason, which is to be the one that is kept.
+            self._outage.drop_rejected(shadow.topic, shadow.id)
+            batches[0].is_last_attempt = False
+        return [batch for batch in batches if batch.shadows or batch.rejected]
 
     def _add(self, batches: list[_Batch], taken: list[tuple[EventShadow, Event]]) -> None:
         """Put events into the last of the batches, and begin another one when it is full."""
@@ -215,6 +247,8 @@ class Writer:
         counts.stored += stored.stored
         counts.duplicates += stored.duplicates
         counts.rejected += len(batch.rejected) + len(stored.refused)
+        if batch.is_last_attempt and not stored.refused:
+            self._outage.drop_rejected(batch.shadows[0].topic, batch.shadows[0].id)
         self._settle(inbox, batch, dict(stored.refused))
 
     def _settle(self, inbox: Inbox, batch: _Batch, refused: dict[int, str]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from eventbus_mp import InvalidPattern, UsageError
-from eventbus_mp.addons.journal import Checkpoint, Selection, Store
+from eventbus_mp.addons.journal import Checkpoint, Rejected, Selection, Store
 from eventbus_mp.addons.journal.retention import HOLD_NS, Pruning, Retention, duration_ns
 from tests.addons.journal.rows import SECOND_NS, row
 
@@ -64,6 +65,43 @@ def test_what_is_older_goes_in_steps(aged: Store) -> None:
     assert pruning.step(NOW_NS, 5) == 3
     assert pruning.step(NOW_NS, 5) == 0
     assert left(aged) == ["b9", "b8", "b7", "b6", "b5", "b4", "a3", "b3", "a2", "b2", "a1", "b1"]
+
+
+def test_rejected_events_are_kept_as_long_as_others(aged: Store) -> None:
+    old, new = (Rejected("a", id, "why", None, None, 2, NOW_NS - id * HOUR_NS) for id in (4, 2))
+    aged.append([], [old, new])
+    assert Pruning(aged, Retention("forever")).step(NOW_NS) == 0
+    assert Pruning(aged, Retention("3h")).step(NOW_NS) == 15
+    assert [one.id for one in aged.rejected(10)] == [2]
+
+
+def test_what_is_stamped_in_the_future_goes_when_it_has_been_there_for_long(
+    aged: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The clock was ten years ahead for a while, and each later row has that time as well."""
+    elapsed_ns = 0
+    pruning = Pruning(aged, Retention("3h"), lambda: elapsed_ns)
+    aged.append([replace_time(row("ahead", "a"), NOW_NS + 87_600 * HOUR_NS)])
+    aged.append([replace_time(row("right", "a"), NOW_NS)])
+    with caplog.at_level(logging.CRITICAL, "eventbus_mp.journal"):
+        pruning.step(NOW_NS)
+    for hours in range(1, 4):
+        elapsed_ns = hours * HOUR_NS
+        aged.append([replace_time(row(f"{hours}", "a"), NOW_NS + elapsed_ns)])
+        pruning.step(NOW_NS + elapsed_ns)
+        if hours < 3:
+            assert {"ahead", "right"} <= set(left(aged))
+    assert left(aged) == ["1", "2", "3"]
+    assert len(pruning._looks) <= 4
+
+
+def test_a_clock_that_was_not_set_yet_deletes_nothing_that_is_new(aged: Store) -> None:
+    """A machine without a clock of its own begins in 1970. What is stored then counts as stored after the last."""
+    aged.append([replace_time(row("early", "a"), 5 * SECOND_NS)])
+    pruning = Pruning(aged, Retention("3h"), lambda: 0)
+    assert pruning.step(5 * SECOND_NS) == 0
+    pruning.step(NOW_NS)
+    assert left(aged) == ["a3", "b3", "a2", "b2", "a1", "b1", "early"]
 
 
 def test_nothing_goes_that_is_kept_for_ever(aged: Store) -> None:

@@ -146,6 +146,15 @@ def test_rejected_events_are_kept_once(store: Store) -> None:
     assert store.rejected(1) == found[:1]
 
 
+def test_rejected_events_are_forgotten(store: Store) -> None:
+    store.append([], [Rejected("order", id, "why", b"data", None, 2, at) for id, at in (("1", 1), (1, 2), ("2", 3))])
+    assert store.drop_rejected([("order", "1"), ("order", 7)]) == 1
+    assert store.drop_rejected([("order", "1")]) == store.drop_rejected([]) == 0
+    assert store.drop_rejected_before(3, 10) == 1
+    assert [one.id for one in store.rejected(10)] == ["2"]
+    assert store.drop_rejected_before(4, 0) == 0
+
+
 # --- reading ---
 
 

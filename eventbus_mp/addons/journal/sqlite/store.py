@@ -147,6 +147,17 @@ class SqliteStore(ReadingStore):
                 "UPDATE runs SET noted_ns = ?, notified_last = ?, waiting = ?, ended_ns = ? WHERE number = ?", values
             )
 
+    def drop_rejected(self, keys: Sequence[tuple[str, str | int]]) -> int:
+        """Forget the rejected events of these topics and ids: how many there were."""
+        with self._writing() as db:
+            return db.executemany("DELETE FROM rejected WHERE topic = ? AND event_id = ?", keys).rowcount
+
+    def drop_rejected_before(self, recorded_ns: int, limit: int) -> int:
+        """Forget up to `limit` rejected events that were recorded before: how many."""
+        inner = "SELECT position FROM rejected WHERE recorded_ns < ? LIMIT ?"
+        with self._writing() as db:
+            return db.execute(f"DELETE FROM rejected WHERE position IN ({inner})", (recorded_ns, limit)).rowcount
+
     def delete(self, topic: str, id: str | int) -> bool:
         """Delete one entry; False: there is none."""
         with self._writing() as db:
