@@ -224,6 +224,8 @@ class TestBus(EventBus):
     def process(self) -> EventBus:
         """Another process of the bus: a handle with a client of its own, to subscribe handlers on and to `kill`.
 
+        It is an `EventBus`. An `aio.EventBus` in the coroutine of `run` is a client of its own as it is.
+
         Raises:
             BusClosed: This bus was closed; a handle of its name would start a real one.
         """
@@ -269,8 +271,14 @@ class TestBus(EventBus):
 
         Raises:
             ProcessDied: This call was made by a handler of that process.
-            UsageError: It is this bus itself, or no client of it.
+            UsageError: It is this bus itself, or no client of it; or it is an `aio.EventBus`, which shares the loop of
+                `run` with the others.
         """
+        if isinstance(process, aio.EventBus):
+            raise UsageError(
+                f"kill({process!r}): the handles of asyncio share one loop, and none of them can die alone; give a "
+                "handle that `process` or `run_pool` has returned"
+            )
         session = process._session if isinstance(process, EventBus) else None
         if process is self or session is None or session not in self._world.sessions:
             raise UsageError(f"kill({process!r}): give another handle of bus {self.name!r}, one that is connected")

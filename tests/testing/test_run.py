@@ -58,6 +58,18 @@ def test_a_program_is_tested_in_no_time() -> None:
     assert shop.billed == ["1", "2", "2"]
 
 
+def test_a_handle_of_asyncio_is_not_killed() -> None:
+    with TestBus("test", ["a"]) as bus:
+
+        async def scenario() -> None:
+            async with aio.EventBus("test") as ours:
+                with pytest.raises(UsageError, match="none of them can die alone; give a handle that `process`"):
+                    bus.kill(ours)  # type: ignore[arg-type]
+                assert await ours.topics() == ["a"]
+
+        bus.run(scenario())
+
+
 def test_threads_and_tasks_are_clients_of_one_bus() -> None:
     with TestBus("shop", ["a", "b"]) as bus:
         got: list[Any] = []

@@ -20,6 +20,7 @@ from eventbus_mp import (
     UsageError,
     WaitTimeout,
     WorkerPool,
+    aio,
 )
 from eventbus_mp.testing import ProcessDied, TestBus
 
@@ -371,6 +372,8 @@ def test_what_its_calls_are_not_for(bus: TestBus) -> None:
         lambda: bus.run_pool(pool, 1.5),  # type: ignore[arg-type]
         lambda: bus.kill(None),  # type: ignore[arg-type]
         lambda: bus.kill(pool),  # type: ignore[arg-type]
+        lambda: bus.kill(aio.EventBus("test")),  # type: ignore[arg-type]
+        lambda: bus.run_pool(aio.EventBus("test")),  # type: ignore[arg-type]
         lambda: bus.assert_notified("a", times=-1),
         lambda: bus.assert_notified("a", times="2"),  # type: ignore[arg-type]
     ]
