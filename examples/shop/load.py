@@ -68,7 +68,7 @@ def put(order, card):
 
 def last_position():
     with open_store(JOURNAL) as store:
-        return max((entry.position for entry in store.page(Selection(), 1, newest_first=True)), default=0)
+        return store.last_position()
 
 
 def recorded(orders, position):
