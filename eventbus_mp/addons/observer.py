@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from eventbus_mp import BusClosed, BusConfig, EventBus, ManagerLost
+from eventbus_mp import BusClosed, BusConfig, EventBus, ManagerLost, UsageError
+from eventbus_mp.addons.checks import checked_config
 
 __all__ = ["Observer"]
 
@@ -27,9 +28,12 @@ class Observer:
     """
 
     def __init__(self, bus: str | EventBus, *, config: BusConfig | None = None, timeout_s: float = 1.0) -> None:
-        self.name = bus if isinstance(bus, str) else bus.name
+        if not isinstance(bus, (str, EventBus)):
+            raise UsageError(f"bus={bus!r:.80} is a {type(bus).__name__}; give the name of a bus, or a handle of it")
+        self.name = EventBus(bus).name if isinstance(bus, str) else bus.name
         if config is None:
             config = BusConfig.from_environment() if isinstance(bus, str) else bus.config
+        checked_config(config)
         wait_s = timeout_s / WAITS
         self._config = replace(config, connect_timeout_s=wait_s, request_timeout_s=wait_s, reconnect=False, topics=())
         self._handles: dict[str, EventBus] = {}

@@ -259,8 +259,8 @@ def test_the_environment(bus: EventBus, kept: Kept, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"topics": ["("]}, r"topics=\['\('\]: one is not a regular expression"),
-        ({"topics": "a"}, "write .text. for one"),
+        ({"topics": ["("]}, r"topics: pattern '\(' is not a regular expression"),
+        ({"topics": "a"}, "give a list of texts; .text. for one"),
         ({"level": "loud"}, "level='loud' is not a level"),
         ({"levels": {"a": "loud"}}, "levels='loud' is not a level"),
         ({"sample": 2}, "sample=2 is not a share"),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from eventbus_mp import EventBus, EventBusError, UsageError, WaitTimeout
+from eventbus_mp.addons.checks import checked_bus, checked_text, checked_texts
 from eventbus_mp.addons.journal.counters import subscriber_of
 from eventbus_mp.addons.journal.figures import Figures, FiguresFile
 from eventbus_mp.addons.journal.opening import default_url, open_store
@@ -85,19 +86,21 @@ class Journal:
         on_outage: str = "block",
         spool: str | None = None,
     ) -> None:
-        self._bus = bus
-        self.url = url if url is not None else default_url(bus.name)
-        self._patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+        self._bus = checked_bus("bus", bus)
+        self.url = checked_text("url", url) if url is not None else default_url(bus.name)
+        self._patterns = [patterns] if isinstance(patterns, str) else checked_texts("patterns", patterns)
         for pattern in self._patterns:
             matching(pattern, ())
-        self._name = name
-        self._retention = Retention(keep, keep_topics or {}, own_ttl)
+        self._name = checked_text("name", name)
+        self._retention = Retention(keep, keep_topics if keep_topics is not None else {}, own_ttl)
         self._limits = _checked_limits(batch_events, batch_bytes, batch_within_s)
         if on_outage not in ("block", "spool"):
             raise UsageError(f"on_outage={on_outage!r} is neither 'block' nor 'spool'")
         if spool is not None and on_outage != "spool":
             raise UsageError(f"spool={spool!r} needs on_outage='spool'")
-        self._spool = None if on_outage == "block" else spool or default_url(f"{bus.name}-spool")
+        self._spool: str | None = None
+        if on_outage == "spool":
+            self._spool = checked_text("spool", spool) if spool is not None else default_url(f"{bus.name}-spool")
         self._is_asked = threading.Event()
         self._is_settled = threading.Event()
         """Set when it writes, stands by, or has failed."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from eventbus_mp import UsageError
+from eventbus_mp.addons.checks import checked_text
 from eventbus_mp.addons.journal.sqlite.store import SqliteStore
 from eventbus_mp.addons.journal.store import Store
 
@@ -17,7 +18,8 @@ SQLITE = "sqlite:///"
 
 def default_url(bus: str) -> str:
     """Where the journal of a bus is, if nothing else is said: a SQLite file in the user's state directory."""
-    return f"{SQLITE}{state_directory() / bus}.db"
+    path = f"{state_directory() / checked_text('bus', bus)}.db"
+    return f"{SQLITE}{path.replace('%', '%25')}"
 
 
 def state_directory() -> Path:
@@ -38,7 +40,7 @@ def open_store(url: str, *, writes: bool = False) -> Store:
         UsageError: It is not such a URL.
         StoreUnavailable, StoreUnusable: As of `Store`.
     """
-    path = unquote(url.removeprefix(SQLITE))
+    path = unquote(checked_text("url", url).removeprefix(SQLITE))
     if not url.startswith(SQLITE) or not path or "\0" in path:
         raise UsageError(f"{url!r} is not a URL of a journal; give sqlite:///PATH")
     return SqliteStore(path, writes=writes)

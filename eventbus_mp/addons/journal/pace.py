@@ -6,9 +6,12 @@ from threading import Event as Flag
 from time import monotonic
 from typing import Protocol
 
+from eventbus_mp.addons.checks import checked_number
+
 __all__ = ["AsFastAsItGoes", "AsRecorded", "Pace", "Steady"]
 
 NS = 1_000_000_000
+FASTEST = 1e12
 
 
 class Pace(Protocol):
@@ -44,7 +47,7 @@ class AsRecorded(_Timed):
 
     def __init__(self, speed: float) -> None:
         super().__init__()
-        self._speed = speed
+        self._speed = checked_number("speed", speed, FASTEST)
         self._first_ns: int | None = None
 
     def wait(self, recorded_ns: int, stop: Flag) -> bool:
@@ -59,7 +62,7 @@ class Steady(_Timed):
 
     def __init__(self, rate: float) -> None:
         super().__init__()
-        self._rate = rate
+        self._rate = checked_number("rate", rate, FASTEST)
         self._count = 0
 
     def wait(self, recorded_ns: int, stop: Flag) -> bool:

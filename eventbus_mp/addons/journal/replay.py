@@ -26,6 +26,7 @@ from eventbus_mp import (
     NoSubscriber,
     UsageError,
 )
+from eventbus_mp.addons.checks import checked_bus, checked_count, checked_text
 from eventbus_mp.addons.journal.pace import AsFastAsItGoes, Pace
 from eventbus_mp.addons.journal.pages import pages_of
 from eventbus_mp.addons.journal.row import TIME_UNITS_NS, Entry, event_of
@@ -110,10 +111,16 @@ class Replay:
     ) -> None:
         if ttl not in get_args(Ttl):
             raise UsageError(f"Replay: ttl={ttl!r}; give one of {', '.join(get_args(Ttl))}")
-        if limit is not None and limit < 0:
-            raise UsageError(f"Replay: limit={limit!r} is below 0")
+        if limit is not None:
+            checked_count("limit", limit, 0)
+        if name is not None:
+            checked_text("name", name)
+        if not isinstance(selection, Selection):
+            raise UsageError(f"Replay: selection={selection!r:.80} is a {type(selection).__name__}; give a Selection")
+        if not hasattr(store, "page"):
+            raise UsageError(f"Replay: store={store!r:.80}; give a store, which `open_store` returns")
         self._store = store
-        self._bus = bus
+        self._bus = checked_bus("bus", bus)
         self._pace: Pace = pace or AsFastAsItGoes()
         self._ttl = ttl
         self._limit = limit

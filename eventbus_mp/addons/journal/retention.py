@@ -58,6 +58,8 @@ class Retention:
     own_ttl: bool = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.topics, Mapping):
+            raise UsageError(f"keep_topics={self.topics!r:.80}: give a mapping of patterns to times")
         for text in (self.keep, *self.topics.values()):
             duration_ns(text)
         for pattern in self.topics:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from eventbus_mp import InvalidPattern
+from eventbus_mp.addons.checks import compiled
 from eventbus_mp.addons.journal.store import Selection
 
 __all__ = ["Condition", "condition_of", "matching"]
@@ -25,10 +24,7 @@ def matching(pattern: str, names: Iterable[str]) -> list[str]:
     Raises:
         InvalidPattern: It is not a regular expression.
     """
-    try:
-        match = re.compile(pattern).match
-    except re.error as cause:
-        raise InvalidPattern(f"pattern {pattern!r} is not a regular expression: {cause}") from cause
+    match = compiled(pattern).match
     return [name for name in names if match(name)]
 
 

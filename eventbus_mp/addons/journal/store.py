@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import NamedTuple, Protocol
 
 from eventbus_mp import EventBusError
+from eventbus_mp.addons.checks import checked_count, checked_text
 from eventbus_mp.addons.journal.row import Entry, Row
 
 __all__ = [
@@ -98,6 +99,21 @@ class Selection:
     """Only what was recorded then or later, in nanoseconds since the epoch."""
     until_ns: int | None = None
     """Only what was recorded before."""
+
+    def __post_init__(self) -> None:
+        """Raises:
+        UsageError: A field is not of its kind.
+        """
+        if self.topic is not None:
+            checked_text("topic", self.topic, least=0)
+        if isinstance(self.transaction_id, str):
+            checked_text("transaction_id", self.transaction_id, least=0)
+        elif self.transaction_id is not None:
+            checked_count("transaction_id", self.transaction_id)
+        checked_count("after", self.after, 0)
+        for name in ("before", "since_ns", "until_ns"):
+            if getattr(self, name) is not None:
+                checked_count(name, getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 from zlib import crc32
 
-from eventbus_mp import UsageError
+from eventbus_mp import InvalidPattern, UsageError
+from eventbus_mp.addons.checks import checked_texts
+from eventbus_mp.addons.checks import compiled as compiled_one
 
 __all__ = ["Choice", "checked_level", "compiled"]
 
@@ -24,9 +26,9 @@ def compiled(what: str, patterns: Iterable[str]) -> tuple[re.Pattern[str], ...]:
         UsageError: One of them is not a regular expression.
     """
     try:
-        return tuple(re.compile(pattern) for pattern in patterns)
-    except (re.error, TypeError) as cause:
-        raise UsageError(f"{what}={patterns!r}: one is not a regular expression: {cause}") from cause
+        return tuple(map(compiled_one, checked_texts(what, patterns)))
+    except InvalidPattern as cause:
+        raise InvalidPattern(f"{what}: {cause}") from cause
 
 
 def checked_level(what: str, level: Any) -> int:

@@ -12,7 +12,7 @@ from eventbus_mp import Deliveries, Event, EventShadow, Instrument, SubscriberKe
 from eventbus_mp.addons.logger.choice import checked_level, compiled
 from eventbus_mp.addons.logger.lines import Fields, for_record, json_line, text_line
 from eventbus_mp.addons.logger.plain import error_text
-from eventbus_mp.addons.logger.writer import LineCounts, LineWriter, checked_patience
+from eventbus_mp.addons.logger.writer import LineCounts, LineWriter, checked_logger, checked_patience
 
 __all__ = ["DeliveryLogger"]
 
@@ -57,8 +57,7 @@ class DeliveryLogger(Instrument):
         self._level = checked_level("level", level)
         self._patterns = compiled("topics", topics)
         self._json = json
-        target = logging.getLogger(logger) if isinstance(logger, str) else logger
-        self._writer = LineWriter(target, checked_patience(patience_s), json=json)
+        self._writer = LineWriter(checked_logger(logger), checked_patience(patience_s), json=json)
 
     @property
     def counts(self) -> LineCounts:

@@ -10,10 +10,11 @@ from types import TracebackType
 from typing import Any
 
 from eventbus_mp import BusClosed, Event, EventBus, EventBusError, EventShadow, Inbox, UsageError
+from eventbus_mp.addons.checks import checked_bus, checked_text, checked_texts
 from eventbus_mp.addons.logger.choice import Choice, compiled
 from eventbus_mp.addons.logger.lines import Fields, for_record, json_line, text_line
 from eventbus_mp.addons.logger.plain import error_text, plain
-from eventbus_mp.addons.logger.writer import LineCounts, LineWriter, checked_patience
+from eventbus_mp.addons.logger.writer import LineCounts, LineWriter, checked_logger, checked_patience
 
 __all__ = ["EventLogger"]
 
@@ -82,20 +83,17 @@ class EventLogger:
     ) -> None:
         if type(bytes_max) is not int or bytes_max < BYTES_LEAST:
             raise UsageError(f"bytes_max={bytes_max!r} is not a whole number of {BYTES_LEAST} or more")
-        if isinstance(topics, str) or isinstance(redact, str):
-            raise UsageError("topics and redact are lists of texts; write [text] for one")
-        self._bus = bus
-        self._patterns = list(topics) if topics is not None else _topics_of_environment()
+        self._bus = checked_bus("bus", bus)
+        self._patterns = checked_texts("topics", topics) if topics is not None else _topics_of_environment()
         compiled("topics", self._patterns)
         self._choice = Choice(level if level is not None else _variable("LEVEL") or "info", levels, sample, per_second)
         self._light = light if light is not None else _flag("LIGHT", default=False)
         self._enabled = enabled if enabled is not None else _flag("ENABLED", default=True)
         self._json = json
-        self._redact = frozenset(key.lower() for key in redact)
+        self._redact = frozenset(key.lower() for key in checked_texts("redact", redact))
         self._bytes_max = bytes_max
-        self._name, self._broadcast = name, broadcast
-        target = logging.getLogger(logger) if isinstance(logger, str) else logger
-        self._writer = LineWriter(target, checked_patience(patience_s), json=json)
+        self._name, self._broadcast = checked_text("name", name), broadcast
+        self._writer = LineWriter(checked_logger(logger), checked_patience(patience_s), json=json)
         self._inbox: Inbox | None = None
         self._ended = threading.Event()
         self.error: EventBusError | None = None

@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from eventbus_mp import UsageError
 from eventbus_mp.addons.logger.lines import Fields, json_line
 
-__all__ = ["LINES_MAX", "LineCounts", "LineWriter", "checked_patience"]
+__all__ = ["LINES_MAX", "LineCounts", "LineWriter", "checked_logger", "checked_patience"]
 
 LINES_MAX = 1_000
 """How many lines wait at most while a handler of `logging` blocks."""
@@ -37,6 +37,19 @@ class LineCounts:
     """A handler, filter or formatter of `logging` raised."""
     missed: int
     """Not written, because a handler of `logging` blocked, and too many waited already."""
+
+
+def checked_logger(logger: str | logging.Logger) -> logging.Logger:
+    """The logger, given by its name or as itself.
+
+    Raises:
+        UsageError: It is something else.
+    """
+    if isinstance(logger, str):
+        return logging.getLogger(logger)
+    if isinstance(logger, (logging.Logger, logging.LoggerAdapter)):
+        return logger
+    raise UsageError(f"logger={logger!r:.80} is neither a logger nor the name of one")
 
 
 def checked_patience(patience_s: float) -> float:

@@ -9,6 +9,7 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 
 from eventbus_mp import BusConfig, EventBus, EventBusError, Snapshot, UsageError
+from eventbus_mp.addons.checks import checked_texts
 from eventbus_mp.addons.journal.figures import Figures, read_figures
 from eventbus_mp.addons.metrics.families import families
 from eventbus_mp.addons.metrics.journal import journal_families
@@ -33,13 +34,13 @@ class BusCollector:
             journal's process on this machine notes of itself, so it is there when the store is away.
 
     Raises:
-        UsageError: No bus is given.
+        UsageError: No bus is given, or an argument is not of its kind.
     """
 
     def __init__(self, *buses: str | EventBus, config: BusConfig | None = None, journals: Sequence[str] = ()) -> None:
         if not buses:
             raise UsageError("BusCollector(): give the name of a bus, or several")
-        self._journals = tuple(journals)
+        self._journals = tuple(checked_texts("journals", journals))
         self._observers = [Observer(bus, config=config, timeout_s=SCRAPE_TIMEOUT_S) for bus in buses]
 
     def describe(self) -> list[Metric]:

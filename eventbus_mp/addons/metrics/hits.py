@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from eventbus_mp import EventBus
+from eventbus_mp.addons.checks import checked_bus, checked_text
 
 __all__ = ["Hits"]
 
@@ -19,7 +20,7 @@ class Hits:
     """
 
     def __init__(self, bus: EventBus) -> None:
-        self._bus = bus
+        self._bus = checked_bus("bus", bus)
         self._incarnation = ""
         self._reset_at: dict[str, int] = {}
 
@@ -29,7 +30,7 @@ class Hits:
         Raises:
             EventBusError: The bus cannot be asked.
         """
-        return self.by_topic().get(topic, 0)
+        return self.by_topic().get(checked_text("topic", topic), 0)
 
     def by_topic(self) -> dict[str, int]:
         """Topic -> its events; raises as `of`."""
@@ -41,6 +42,8 @@ class Hits:
 
     def reset(self, topic: str | None = None) -> None:
         """Count from 0 on, for one topic or, with None, for all. Other `Hits` of the bus go on; raises as `of`."""
+        if topic is not None:
+            checked_text("topic", topic)
         counts = self._counts()
         self._reset_at |= counts if topic is None else {topic: counts.get(topic, 0)}
 

@@ -5,7 +5,6 @@ The rules are those of OpenTelemetry's conventions for messaging; docs/how-to/op
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterable, Sequence
 from contextvars import ContextVar, Token
@@ -17,6 +16,7 @@ from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, Context, attach
 from opentelemetry.trace import Link, Span, SpanKind, TracerProvider, get_current_span, set_span_in_context
 
 from eventbus_mp import Deliveries, Event, EventBus, EventShadow, Instrument, SubscriberKey, UsageError, aio
+from eventbus_mp.addons.checks import checked_texts, compiled
 from eventbus_mp.addons.otel import names
 from eventbus_mp.addons.otel.propagate import carried_by, complain, extracted, with_carried
 from eventbus_mp.addons.otel.spans import LINKS_MAX, SpanMaker, link_to
@@ -322,18 +322,11 @@ def instrument(
     Raises:
         UsageError: The handle is connected, or an argument is not valid.
     """
-    if not isinstance(bus, (EventBus, aio.EventBus)):
-        raise UsageError(f"instrument({bus!r:.80}): give an EventBus")
     if parent not in ("auto", "link"):
         raise UsageError(f"instrument(parent={parent!r}): give 'auto' or 'link'")
-    if isinstance(exclude, str):
-        raise UsageError(f"instrument(exclude={exclude!r:.80}): give a list of patterns")
-    patterns = tuple(exclude)
-    try:
-        for pattern in patterns:
-            re.compile(pattern)
-    except (re.error, TypeError) as cause:
-        raise UsageError(f"instrument(exclude={patterns!r:.80}): {cause}; give regular expressions") from cause
+    patterns = tuple(checked_texts("exclude", exclude))
+    for pattern in patterns:
+        compiled(pattern)
     if not _tracings(bus):
         kind = SettleTracing if settle_spans else Tracing
         bus.add_instrument(kind(bus.address, Options(parent, create_spans, patterns), tracer_provider))
@@ -350,4 +343,6 @@ def uninstrument(bus: EventBus | aio.EventBus) -> None:
 
 
 def _tracings(bus: EventBus | aio.EventBus) -> list[Tracing]:
+    if not isinstance(bus, (EventBus, aio.EventBus)):
+        raise UsageError(f"bus={bus!r:.80} is a {type(bus).__name__}; give an EventBus")
     return [found for found in bus.instruments if isinstance(found, Tracing)]

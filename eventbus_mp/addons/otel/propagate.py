@@ -70,8 +70,13 @@ def extracted(event: Event | None, context: Context) -> Context:
 def context_of(event: Event) -> Context:
     """The context that an event carries, for spans of your own: `tracer.start_span("work", context=context_of(event))`.
 
-    It is empty if the event carries none, or none that can be read. Never blocks, and raises nothing.
+    It is empty if the event carries none, or none that can be read. Never blocks.
+
+    Raises:
+        UsageError: It is no event.
     """
+    if not isinstance(event, Event):
+        raise UsageError(f"context_of({event!r:.80}): give an Event")
     return extracted(event, Context())
 
 

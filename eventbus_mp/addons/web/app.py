@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from eventbus_mp import BusConfig, EventBus, EventBusError, ManagerLost, NoSuchBus, NotSubscribed, UsageError
+from eventbus_mp.addons.checks import checked_text, checked_texts
 from eventbus_mp.addons.web.api import Api, NotFound
 from eventbus_mp.addons.web.guard import ACTION_HEADER, HEADERS, Guard, Refusal
 from eventbus_mp.addons.web.rows import json_bytes
@@ -60,6 +61,9 @@ class WebApp:
         token: What every request has to show as a bearer, or as the password of Basic; None: nothing.
         allow_actions: The page may settle events and send dead letters again. Otherwise it only looks.
         config: The settings; None: those of the handle, or from `EVENTBUS_MP_*` variables.
+
+    Raises:
+        UsageError: An argument is not of its kind.
     """
 
     def __init__(
@@ -71,6 +75,9 @@ class WebApp:
         allow_actions: bool = False,
         config: BusConfig | None = None,
     ) -> None:
+        hosts = checked_texts("hosts", hosts)
+        if token is not None:
+            checked_text("token", token)
         action_token = secrets.token_urlsafe(24) if allow_actions else None
         actions = {"header": ACTION_HEADER, "token": action_token} if action_token is not None else None
         self._view = BusView(bus, config)

@@ -349,7 +349,7 @@ def test_what_is_refused(test_bus: TestBus) -> None:
     bus = EventBus("test")
     with pytest.raises(UsageError, match="give 'auto' or 'link'"):
         instrument(bus, parent="both")
-    with pytest.raises(UsageError, match="give regular expressions"):
+    with pytest.raises(UsageError, match="is not a regular expression"):
         instrument(bus, exclude=["("])
     with pytest.raises(UsageError, match="give a list"):
         instrument(bus, exclude="abc")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from eventbus_mp.addons.journal.sqlite.connection import check_version, connected, is_empty, make_tables, told
+from eventbus_mp.addons.journal.sqlite.connection import asking, check_version, connected, is_empty, make_tables, told
 from eventbus_mp.addons.journal.sqlite.files import prepare
 from eventbus_mp.addons.journal.sqlite.schema import CHECKPOINTS_ID, CHECKPOINTS_TABLE
 from eventbus_mp.addons.journal.store import Checkpoint
@@ -57,7 +57,7 @@ class CheckpointFile:
         """Forget a checkpoint; False: there is none."""
         if not self._path.is_file():
             return False
-        with self._open() as db:
+        with asking(str(self._path)), self._open() as db:
             return db.execute("DELETE FROM checkpoints WHERE name = ?", (name,)).rowcount > 0
 
     @contextmanager

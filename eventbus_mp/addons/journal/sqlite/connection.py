@@ -13,7 +13,7 @@ from eventbus_mp.addons.journal.sqlite.files import WriterLock, check_file_syste
 from eventbus_mp.addons.journal.sqlite.schema import APPLICATION_ID, TABLES, VERSION, VERSION_MIN
 from eventbus_mp.addons.journal.store import StoreLocked, StoreUnavailable, StoreUnusable
 
-__all__ = ["ROW_FAULTS", "Database", "check_version", "connected", "is_empty", "make_tables", "told"]
+__all__ = ["ROW_FAULTS", "Database", "asking", "check_version", "connected", "is_empty", "make_tables", "told"]
 
 BUSY_TIMEOUT_S = 5.0
 CACHE_KIB = 64 << 10
@@ -46,7 +46,7 @@ class Database:
         if synchronous not in ("FULL", "NORMAL"):
             raise UsageError(f"synchronous={synchronous!r} is neither FULL nor NORMAL")
         self.path = Path(path).absolute()
-        self.url = f"sqlite:///{self.path}"
+        self.url = f"sqlite:///{self.path}".replace("%", "%25")
         self._writes = writes
         self._synchronous = synchronous
         self._pid = os.getpid()
@@ -189,7 +189,7 @@ class Database:
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        with told(self.path):
+        with asking(self.url), told(self.path):
             yield self._db
 
     # --- the end ---
@@ -204,6 +204,15 @@ class Database:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+
+@contextmanager
+def asking(url: str) -> Iterator[None]:
+    """Say it of a question if it has a value that SQLite cannot bind."""
+    try:
+        yield
+    except ROW_FAULTS as cause:
+        raise UsageError(f"{url}: no entry can have this value: {cause}") from cause
 
 
 @contextmanager

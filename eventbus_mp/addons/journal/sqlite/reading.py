@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from eventbus_mp.addons.checks import checked_count
 from eventbus_mp.addons.journal.row import Entry, Row
 from eventbus_mp.addons.journal.selecting import condition_of
 from eventbus_mp.addons.journal.sqlite.connection import Database
@@ -48,8 +49,8 @@ class ReadingStore(Database):
         }
 
     def _page(self, columns: str, selection: Selection, limit: int, newest_first: bool) -> list[Any]:
-        order = "DESC" if newest_first else "ASC"
-        return self._selected(f"{columns} WHERE {{}} ORDER BY position {order} LIMIT {int(limit)}", selection)
+        order = f"ORDER BY position {'DESC' if newest_first else 'ASC'}"
+        return self._selected(f"{columns} WHERE {{}} {order} LIMIT {checked_count('limit', limit, 0)}", selection)
 
     def _selected(self, query: str, selection: Selection) -> list[Any]:
         with self._reading() as db:

@@ -18,7 +18,7 @@ from typing import Any
 
 from eventbus_mp.addons.journal.row import Row
 from eventbus_mp.addons.journal.sqlite.checkpoints import CheckpointFile
-from eventbus_mp.addons.journal.sqlite.connection import ROW_FAULTS, told
+from eventbus_mp.addons.journal.sqlite.connection import ROW_FAULTS, asking, told
 from eventbus_mp.addons.journal.sqlite.reading import ReadingStore
 from eventbus_mp.addons.journal.sqlite.schema import COLUMNS, REJECTED_COLUMNS, RUN_COLUMNS
 from eventbus_mp.addons.journal.store import Checkpoint, Rejected, Run, Stored
@@ -149,7 +149,7 @@ class SqliteStore(ReadingStore):
 
     def drop_rejected(self, keys: Sequence[tuple[str, str | int]]) -> int:
         """Forget the rejected events of these topics and ids: how many there were."""
-        with self._writing() as db:
+        with asking(self.url), self._writing() as db:
             return db.executemany("DELETE FROM rejected WHERE topic = ? AND event_id = ?", keys).rowcount
 
     def drop_rejected_before(self, recorded_ns: int, limit: int) -> int:
@@ -160,7 +160,7 @@ class SqliteStore(ReadingStore):
 
     def delete(self, topic: str, id: str | int) -> bool:
         """Delete one entry; False: there is none."""
-        with self._writing() as db:
+        with asking(self.url), self._writing() as db:
             where = "topic = (SELECT number FROM topics WHERE name = ?) AND event_id = ?"
             return db.execute(f"DELETE FROM events WHERE {where}", (topic, id)).rowcount > 0
 
