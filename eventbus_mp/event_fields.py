@@ -61,7 +61,7 @@ def checked_headers(id: EventId, headers: Mapping[str, str]) -> dict[str, str]:
     Raises:
         UsageError: They are not texts by name, or too long.
     """
-    if not isinstance(headers, Mapping):
+    if type(headers) is not dict and not isinstance(headers, Mapping):
         raise UsageError(f"Event(id={id!r}, headers={headers!r:.80}): headers are a dict of str to str")
     copied: dict[str, str] = {}
     nbytes = 0

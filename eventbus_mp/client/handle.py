@@ -20,6 +20,7 @@ from eventbus_mp.client import sessions
 from eventbus_mp.client.handle_state import PAUSE_FIRST_S, PAUSE_MAX_S, HandleState
 from eventbus_mp.client.handler_spec import HandlerSpec
 from eventbus_mp.client.hooks import Hooks
+from eventbus_mp.client.instrumented import InstrumentedSession
 from eventbus_mp.client.session import Session
 from eventbus_mp.client.steps import Steps
 from eventbus_mp.errors import BusClosed, EventBusError, ManagerLost, NoSuchBus
@@ -128,6 +129,8 @@ class BusHandle(HandleState[Session]):
         shared = None if self._observes else sessions.worker_session(self.name, self.config.run_dir)
         try:
             if shared is not None or not self._instruments:
+                if self._instruments and not isinstance(shared, InstrumentedSession):
+                    self._warn_of_pool()
                 return self._connect(shared, None, lost)
             hooks = self._make_hooks()  # Two threads at once make them twice, and use one of them.
             return hooks.around("connect", partial(self._connect, None, hooks, lost), self.name)
@@ -234,6 +237,14 @@ class BusHandle(HandleState[Session]):
             "here; subscribe in each worker (gunicorn --preload: in post_worker_init; uWSGI: in a @postfork function)",
             self.name,
             ", ".join(map(repr, names)),
+        )
+
+    def _warn_of_pool(self) -> None:
+        """A worker's handles share its session, and this one's instruments would be missed in silence."""
+        log.warning(
+            "bus %r: this handle's instruments are not used in this worker, whose handles share the connection of its "
+            "pool, and the pool's handle has none; give them to the handle that the pool is made with",
+            self.name,
         )
 
     def _host_on(self, session: Session, spec: HandlerSpec) -> SubscriberKey:

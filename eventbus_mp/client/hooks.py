@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
+from operator import attrgetter
 from types import GeneratorType
 from typing import Any, TypeVar
 
@@ -73,6 +74,7 @@ class Hooks:
         for kind in KINDS:
             self._before[kind] = tuple(_overridden(self._instruments, f"before_{kind}"))
             self._after[kind] = tuple(_overridden(self._instruments[::-1], f"after_{kind}"))
+        self._replacing = tuple((each, partial(_replaced, hook)) for each, hook in self._before["notify"])
 
     def add(self, instrument: Instrument) -> None:
         """Call the hooks of this one as well, after those of the others; does nothing if it is among them."""
@@ -94,10 +96,10 @@ class Hooks:
 
     def before_notify(self, events: Sequence[Event]) -> Sequence[Event]:
         """Call these hooks: the events to publish. Each instrument gets what those before it have made of them."""
-        if self._is_silent:
+        if not self._replacing or self._is_silent:
             return events
-        for instrument, hook in self._before["notify"]:
-            given = self._call(instrument, partial(_replaced, hook), (events,))
+        for instrument, hook in self._replacing:
+            given = self._call(instrument, hook, (events,))
             events = given if given is not None else events
         return events
 
@@ -132,7 +134,7 @@ class Hooks:
         token = _in_hook.set(True)
         try:
             result = hook(*arguments)
-            if result is not None:
+            if result is not None and type(result) is not list:
                 refuse_unrun(result)
             return result
         except KeyboardInterrupt:
@@ -168,6 +170,9 @@ def _overridden(instruments: Iterable[Instrument], name: str) -> Iterator[BoundH
             yield instrument, hook
 
 
+_identity = attrgetter("topic", "id")
+
+
 def _replaced(hook: Callable[..., Any], events: Sequence[Event]) -> list[Event] | None:
     """What a hook wants to be published in place of `events`.
 
@@ -177,9 +182,9 @@ def _replaced(hook: Callable[..., Any], events: Sequence[Event]) -> list[Event] 
     given = hook(events)
     if given is None:
         return None
-    if not isinstance(given, GeneratorType):
+    if type(given) not in (list, tuple, GeneratorType):
         refuse_unrun(given)
     wanted = list(given)
-    if [(event.topic, event.id) for event in wanted] != [(event.topic, event.id) for event in events]:
+    if list(map(_identity, wanted)) != list(map(_identity, events)):
         raise TypeError(f"before_notify returned {wanted!r:.200}: give as many events, with the same topics and ids")
     return wanted

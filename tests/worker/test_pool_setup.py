@@ -183,6 +183,33 @@ def test_one_may_be_made_from_what_the_initializer_has_made(make_bus: Make, tmp_
     assert told(path) == {pid: ["connected", "handles 1"]}
 
 
+@pytest.mark.parametrize("pools_has_some", [False, True])
+def test_a_worker_has_those_of_its_pool_alone_and_says_so_where_they_are_missed(
+    make_bus: Make, tmp_path: Path, run_dir: Path, pools_has_some: bool
+) -> None:
+    pools, others = tmp_path / "pools", tmp_path / "others"
+    pools.mkdir()
+    others.mkdir()
+    log_file = tmp_path / "log"
+
+    def initialize() -> None:
+        logging.getLogger("eventbus_mp").addHandler(logging.FileHandler(log_file))
+        other = EventBus("test", run_dir=str(run_dir), instruments=[Tells(others)])
+        other.notify(Event("0", "a", 0))
+
+    bus = make_bus(topics=["a"], instruments=[Tells(pools)] if pools_has_some else [])
+    pool = WorkerPool(bus, 1, initializer=initialize)
+    pool.on("a", name="one")(print)
+    with pool:
+        (pid,) = pool.pids
+        bus.notify(Event("1", "a", 1))
+        bus.drain(timeout_s=30)
+    assert told(others) == {}
+    assert (pid in told(pools)) == pools_has_some
+    said = log_file.read_text()
+    assert ("give them to the handle that the pool is made with" in said) == (not pools_has_some)
+
+
 class Unshippable(Instrument):
     def __init__(self) -> None:
         self.generator = (number for number in range(3))

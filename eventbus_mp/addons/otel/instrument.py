@@ -1,294 +1,18 @@
-"""`instrument(bus)`: which spans there are, what is their parent, and which context events carry.
-
-The rules are those of OpenTelemetry's conventions for messaging; docs/how-to/opentelemetry.md has them as tables.
-"""
+"""`instrument(bus)`: have a handle make spans and metrics. Their rules are in tracing.py and measuring.py."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Sequence
-from contextvars import ContextVar, Token
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Iterable
 
-from opentelemetry import propagate
-from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, Context, attach, detach, get_current
-from opentelemetry.trace import Link, Span, SpanKind, TracerProvider, get_current_span, set_span_in_context
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import TracerProvider
 
-from eventbus_mp import Deliveries, Event, EventBus, EventShadow, Instrument, SubscriberKey, UsageError, aio
+from eventbus_mp import EventBus, UsageError, aio
 from eventbus_mp.addons.checks import checked_texts, compiled
-from eventbus_mp.addons.otel import names
-from eventbus_mp.addons.otel.propagate import carried_by, complain, extracted, with_carried
-from eventbus_mp.addons.otel.spans import LINKS_MAX, SpanMaker, link_to
+from eventbus_mp.addons.otel.measuring import MeasuringMaker
+from eventbus_mp.addons.otel.tracing import Options, SettleTracing, Tracing
 
-__all__ = ["Options", "SettleTracing", "Tracing", "instrument", "uninstrument"]
-
-WORST_FIRST = ("failed", "retried", "returned", "open", "skipped", "completed")
-
-
-class Options(NamedTuple):
-    """What `instrument` was given, but for what does not travel to another process."""
-
-    parent: str
-    create_spans: bool
-    exclude: tuple[str, ...]
-
-
-class _Waiting(NamedTuple):
-    """A call that takes from an inbox."""
-
-    limit: int
-    began_ns: int
-
-
-_Call = tuple[object, Span | None, Token[Context] | None, Any]
-"""A call that has begun, of a handler or an inbox: what it is of, its span, what to detach, and the call around it."""
-
-_call: ContextVar[_Call | None] = ContextVar("eventbus_mp_otel_call", default=None)
-
-
-class Tracing(Instrument):
-    """The hooks of `instrument`. In another process it is made anew, for that process's tracer provider."""
-
-    def __init__(self, address: str, options: Options, provider: TracerProvider | None = None) -> None:
-        self._address = address
-        self._options = options
-        self._spans = SpanMaker(address, options.exclude, provider)
-        self._published: dict[tuple[str, Any], list[Span]] = {}
-        """(topic, id) of the first event -> the spans of publishing that have begun."""
-        self.is_off = False
-        """Nothing new begins; what has begun ends."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._address, self._options)
-
-    def _is_silent(self, current: Context) -> bool:
-        # An exporter that uses the bus is not traced, or each span would cause the next one.
-        return self.is_off or bool(current.get(_SUPPRESS_INSTRUMENTATION_KEY))
-
-    def before_connect(self, bus: str) -> None:
-        """See `Instrument`."""
-        self._spans.begin()
-
-    # --- publishing ---
-
-    def before_notify(self, events: Sequence[Event]) -> Sequence[Event] | None:
-        """See `Instrument`."""
-        current = get_current()
-        traced = events if not self._is_silent(current) else ()
-        if not all(map(self._spans.traces, {event.topic for event in traced})):
-            traced = [event for event in traced if self._spans.traces(event.topic)]
-        if not traced:
-            return None
-        if len(events) == 1:
-            span, made = self._publish_one(traced[0], current)
-        else:
-            span, made = self._publish_many(list(traced), current)
-        if span is None:
-            return None
-        self._published.setdefault((events[0].topic, events[0].id), []).append(span)
-        if len(made) == len(events):
-            return made
-        replaced = iter(made)
-        return [next(replaced) if self._spans.traces(event.topic) else event for event in events]
-
-    def _publish_one(self, event: Event, current: Context) -> tuple[Span | None, list[Event]]:
-        own = carried_by(event) if event.headers else None
-        kind, links = (SpanKind.PRODUCER, []) if own is None else (SpanKind.CLIENT, [Link(own)])
-        span = self._spans.start(names.PUBLISH, event.topic, kind, current, links, event=event)
-        return span, [event if own or span is None else with_carried(event, _carrier(span, current))]
-
-    def _publish_many(self, events: list[Event], current: Context) -> tuple[Span | None, list[Event]]:
-        """One span for all, whose context they carry; or one for each, to which it links."""
-        made_in = [carried_by(event) if event.headers else None for event in events]
-        if self._options.create_spans:
-            for at, event in enumerate(events):
-                if made_in[at] is None:
-                    events[at], made_in[at] = self._create(event, current)
-        links = [link for event, own in zip(events, made_in, strict=True) for link in link_to(own, event)][:LINKS_MAX]
-        kind = SpanKind.PRODUCER if None in made_in else SpanKind.CLIENT
-        count = {names.BATCH_MESSAGE_COUNT: len(events)}
-        span = self._spans.start(names.PUBLISH, _topic_of(events), kind, current, links, more=count)
-        if span is None:
-            return None, events
-        carrier = _carrier(span, current)
-        return span, [
-            event if own else with_carried(event, carrier) for event, own in zip(events, made_in, strict=True)
-        ]
-
-    def _create(self, event: Event, current: Context) -> tuple[Event, Any]:
-        span = self._spans.start(names.CREATE, event.topic, SpanKind.PRODUCER, current, event=event)
-        if span is None:
-            return event, None
-        self._spans.end(span)
-        return with_carried(event, _carrier(span, current)), span.get_span_context()
-
-    def after_notify(
-        self, events: Sequence[Event], shadows: Sequence[EventShadow], error: BaseException | None
-    ) -> None:
-        """See `Instrument`."""
-        key = events[0].topic, events[0].id
-        spans = self._published.get(key)
-        if spans:
-            self._spans.end(spans.pop(), error)
-            if not spans:
-                self._published.pop(key, None)
-
-    # --- handling ---
-
-    def before_handle(self, subscriber: SubscriberKey, items: Deliveries) -> None:
-        """See `Instrument`."""
-        current = get_current()
-        span = token = None
-        if not self._is_silent(current):
-            if len(items) == 1:
-                span, context = self._process(subscriber, items, current)
-            else:
-                span, context = self._process_batch(subscriber, items, current), current
-            if span is not None:
-                token = attach(set_span_in_context(span, context))
-        _call.set((items, span, token, _call.get()))
-
-    def _process(self, subscriber: SubscriberKey, items: Deliveries, current: Context) -> tuple[Span | None, Context]:
-        """The span of a call, and the context in which the call is, but for the span."""
-        # hot path: 2 us less of 30 (SDK and all) by what looks only where there is something.
-        item = items[0]
-        if not self._spans.traces(item.topic):
-            return None, current
-        event = item if isinstance(item, Event) else items.events[0]
-        parent, base = current, extracted(event, current)
-        found = get_current_span(base).get_span_context()
-        if current and get_current_span(current).get_span_context().is_valid:
-            found = get_current_span(extracted(event, Context())).get_span_context()
-            base = current
-        elif self._options.parent == "auto":
-            parent = base
-        attempt = items.attempts[0]
-        span = self._spans.start(
-            names.PROCESS,
-            item.topic,
-            SpanKind.CONSUMER,
-            parent,
-            (Link(found),) if found.is_valid else (),
-            group=subscriber.name,
-            event=event if event is not None else item,
-            more={names.ATTEMPT: attempt} if attempt > 1 else None,
-        )
-        return span, base
-
-    def _process_batch(self, subscriber: SubscriberKey, items: Deliveries, current: Context) -> Span | None:
-        if not any(self._spans.traces(item.topic) for item in items):
-            return None
-        more = {names.BATCH_MESSAGE_COUNT: len(items)}
-        topic, links = _topic_of(items), _links(items)
-        group = subscriber.name
-        return self._spans.start(names.PROCESS, topic, SpanKind.CONSUMER, current, links, group=group, more=more)
-
-    def after_handle(
-        self, subscriber: SubscriberKey, items: Deliveries, outcomes: Sequence[str], error: BaseException | None
-    ) -> None:
-        """See `Instrument`."""
-        call = _call.get()
-        if call is None or call[0] is not items:
-            return  # It began when there was no hook.
-        _, span, token, outer = call
-        _call.set(outer)
-        try:
-            if span is not None:
-                worst = outcomes[0] if len(outcomes) == 1 else next(each for each in WORST_FIRST if each in outcomes)
-                self._spans.end(span, error, worst)
-        finally:
-            if token is not None:
-                detach(token)
-
-    # --- taking ---
-
-    def before_receive(self, subscriber: SubscriberKey, limit: int) -> None:
-        """See `Instrument`."""
-        _call.set((_Waiting(limit, time.time_ns()), None, None, _call.get()))
-
-    def after_receive(self, subscriber: SubscriberKey, shadows: Deliveries, error: BaseException | None) -> None:
-        """See `Instrument`."""
-        call = _call.get()
-        if call is None or not isinstance(call[0], _Waiting):
-            return
-        waiting = call[0]
-        _call.set(call[3])
-        current = get_current()
-        if self._is_silent(current) or not (shadows or error):
-            return
-        if shadows and not any(self._spans.traces(shadow.topic) for shadow in shadows):
-            return
-        one: Event | EventShadow | None = None
-        more: dict[str, Any] = {}
-        if waiting.limit > 1 or not shadows:
-            more[names.BATCH_MESSAGE_COUNT] = len(shadows)
-        else:
-            one = shadows.events[0] or shadows[0]
-            if shadows.attempts[0] > 1:
-                more[names.ATTEMPT] = shadows.attempts[0]
-        start = partial(self._spans.start, group=subscriber.name, event=one, more=more, start_ns=waiting.began_ns)
-        span = start(names.RECEIVE, _topic_of(shadows), SpanKind.CLIENT, current, _links(shadows))
-        if span is not None:
-            self._spans.end(span, error)
-
-
-class SettleTracing(Tracing):
-    """With spans for what a program settles by hand."""
-
-    def before_settle(self, subscriber: SubscriberKey, shadows: Sequence[EventShadow], outcome: str) -> None:
-        """See `Instrument`."""
-        current = get_current()
-        span = None
-        if not self._is_silent(current) and any(self._spans.traces(shadow.topic) for shadow in shadows):
-            operation = names.ACK if outcome == "completed" else names.SKIP
-            one = shadows[0] if len(shadows) == 1 else None
-            more: dict[str, Any] = {names.OUTCOME: outcome}
-            if one is None:
-                more[names.BATCH_MESSAGE_COUNT] = len(shadows)
-            start = partial(self._spans.start, group=subscriber.name, event=one, more=more)
-            span = start(operation, _topic_of(shadows), SpanKind.CLIENT, current)
-        _call.set((shadows, span, None, _call.get()))
-
-    def after_settle(
-        self, subscriber: SubscriberKey, shadows: Sequence[EventShadow], outcome: str, error: BaseException | None
-    ) -> None:
-        """See `Instrument`."""
-        call = _call.get()
-        if call is None or call[0] is not shadows:
-            return
-        _, span, _, outer = call
-        _call.set(outer)
-        if span is not None:
-            self._spans.end(span, error)
-
-
-def _carrier(span: Span, current: Context) -> dict[str, str]:
-    """What travels in headers of the context in which this span is."""
-    carrier: dict[str, str] = {}
-    try:
-        propagate.get_global_textmap().inject(carrier, set_span_in_context(span, current))
-    except Exception as error:
-        complain("the configured propagator raised, and events carry no context", error)
-    return carrier
-
-
-def _topic_of(items: Iterable[Event | EventShadow]) -> str | None:
-    """The topic of all of them; None: they have several."""
-    topics = {item.topic for item in items}
-    return topics.pop() if len(topics) == 1 else None
-
-
-def _links(items: Deliveries) -> list[Link]:
-    """To the spans in whose contexts the first of these were made."""
-    first = items.first(LINKS_MAX)
-    found = zip(first, first.events, first.attempts, strict=True)
-    return [
-        link
-        for item, event, attempt in found
-        if event is not None
-        for link in link_to(carried_by(event), item, attempt)
-    ]
+__all__ = ["instrument", "uninstrument"]
 
 
 def instrument(
@@ -298,14 +22,16 @@ def instrument(
     create_spans: bool = False,
     settle_spans: bool = False,
     exclude: Iterable[str] = (),
+    metrics: bool = True,
     tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
 ) -> None:
-    """Have spans for what this handle does, and contexts in the headers of its events. Never blocks.
+    """Have spans for what this handle does, contexts in the headers of its events, and metrics. Never blocks.
 
-    Call it before the first use of the handle, which may be an `on`. The SDK may be set up later, in each process:
-    until then spans go nowhere, and contexts are passed on. A `WorkerPool` of this bus takes it along to its workers.
-    Repeated, it changes nothing. No error of the SDK, or of what is configured in it, makes an event fail; it is
-    logged.
+    Call it before the first use of the handle, which may be an `on`. What spans go to may be set up later, in each
+    process: until then they go nowhere, and contexts are passed on. There are metrics if what they go to is set up
+    before the handle connects. A `WorkerPool` of this bus takes it along to its workers. Repeated, it changes nothing.
+    No error of the SDK, or of what is configured in it, makes an event fail; it is logged.
 
     Args:
         bus: The handle.
@@ -314,10 +40,12 @@ def instrument(
             handler's call begins a trace.
         create_spans: Whether each event of `notify_many` has a span, and a context, of its own.
         settle_spans: Whether settling by hand has spans.
-        exclude: Patterns of topics whose events have neither spans nor contexts, such as those that an exporter
-            publishes. As in `EventBus.on`, they match from the beginning.
+        exclude: Patterns of topics whose events have neither spans nor contexts, and are not measured, such as those
+            that an exporter publishes. As in `EventBus.on`, they match from the beginning.
+        metrics: Whether there are metrics, where there is a meter provider.
         tracer_provider: Where the spans of this process go; None, and in workers that are not forked: to the global
             one.
+        meter_provider: Where its metrics go; as `tracer_provider`.
 
     Raises:
         UsageError: The handle is connected, or an argument is not valid.
@@ -327,22 +55,25 @@ def instrument(
     patterns = tuple(checked_texts("exclude", exclude))
     for pattern in patterns:
         compiled(pattern)
-    if not _tracings(bus):
+    if not _own(bus):
         kind = SettleTracing if settle_spans else Tracing
         bus.add_instrument(kind(bus.address, Options(parent, create_spans, patterns), tracer_provider))
+        if metrics:
+            bus.add_instrument(MeasuringMaker(bus.address, patterns, meter_provider))
 
 
 def uninstrument(bus: EventBus | aio.EventBus) -> None:
-    """Have no spans any more: nothing new begins from now on, and spans that have begun end. Never blocks.
+    """Have no spans and metrics any more: nothing new begins from now on, and what has begun ends. Never blocks.
 
     A handle that is connected stays as it is until it connects anew, with hooks that do nothing.
     """
-    for tracing in _tracings(bus):
-        tracing.is_off = True
-        bus.remove_instrument(tracing)
+    for source in _own(bus):
+        source.is_off = True
+        bus.remove_instrument(source)
 
 
-def _tracings(bus: EventBus | aio.EventBus) -> list[Tracing]:
+def _own(bus: EventBus | aio.EventBus) -> list[Tracing | MeasuringMaker]:
+    """What `instrument` has added."""
     if not isinstance(bus, (EventBus, aio.EventBus)):
         raise UsageError(f"bus={bus!r:.80} is a {type(bus).__name__}; give an EventBus")
-    return [found for found in bus.instruments if isinstance(found, Tracing)]
+    return [found for found in bus.instruments if isinstance(found, (Tracing, MeasuringMaker))]

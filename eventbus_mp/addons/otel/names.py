@@ -1,4 +1,4 @@
-"""The names of spans and attributes: OpenTelemetry's conventions for messaging, version 1.44, and a few of our own.
+"""The names of spans, metrics and attributes: OpenTelemetry's conventions for messaging, version 1.44, and ours.
 
 They are written out here, because the module that has them (`opentelemetry.semconv._incubating`) is private and moves;
 a test compares the two.
@@ -13,26 +13,32 @@ __all__ = [
     "ATTEMPT",
     "BATCH_MESSAGE_COUNT",
     "CLIENT_ID",
+    "CONSUMED",
     "CONSUMER_GROUP_NAME",
     "CONVERSATION_ID",
     "CREATE",
     "DESTINATION_NAME",
     "ERROR_TYPE",
     "MESSAGE_ID",
+    "OPERATION_DURATION",
     "OPERATION_NAME",
     "OPERATION_TYPE",
     "OUTCOME",
     "PROCESS",
+    "PROCESS_DURATION",
     "PUBLISH",
     "RECEIVE",
     "SCHEMA_URL",
+    "SECONDS",
+    "SENT",
     "SERVER_ADDRESS",
     "SKIP",
     "SKIP_REASON",
     "SYSTEM",
     "SYSTEM_NAME",
+    "Metric",
     "Operation",
-    "name_of_error",
+    "error_type",
 ]
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
@@ -82,7 +88,34 @@ ACK = Operation("ack", "settle")
 SKIP = Operation("skip", "settle")
 
 
-def name_of_error(error: BaseException) -> str:
-    """The value of `error.type`: the name of its class, with its module unless it is Python's own."""
+class Metric(NamedTuple):
+    """An instrument of a meter."""
+
+    name: str
+    unit: str
+    description: str
+
+
+SENT = Metric(
+    "messaging.client.sent.messages", "{message}", "Number of messages producer attempted to send to the broker."
+)
+CONSUMED = Metric(
+    "messaging.client.consumed.messages", "{message}", "Number of messages that were delivered to the application."
+)
+"""Once a delivery, whichever way its event is taken."""
+OPERATION_DURATION = Metric(
+    "messaging.client.operation.duration",
+    "s",
+    "Duration of messaging operation initiated by a producer or consumer client.",
+)
+PROCESS_DURATION = Metric("messaging.process.duration", "s", "Duration of processing operation.")
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+"""The buckets of both durations."""
+
+
+def error_type(error: BaseException | None) -> str:
+    """The value of `error.type`: the name of its class, with its module unless it is Python's own; None: of several."""
+    if error is None:
+        return "_OTHER"
     kind = type(error)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

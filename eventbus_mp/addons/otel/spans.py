@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -15,13 +14,12 @@ from eventbus_mp import Event, EventShadow, __version__
 from eventbus_mp.addons.otel import names
 from eventbus_mp.addons.otel.names import Operation
 from eventbus_mp.addons.otel.propagate import complain
+from eventbus_mp.addons.otel.topics import NAMES_MAX, Traced
 
 __all__ = ["LINKS_MAX", "SpanMaker", "link_to"]
 
 LINKS_MAX = 128
 """How many links a span has at most: as many as the SDK keeps (`OTEL_SPAN_LINK_COUNT_LIMIT`)."""
-NAMES_MAX = 1_000
-"""For how many topics names and attributes are kept ready."""
 SKIP_REASON_CHARACTERS_MAX = 1_000
 
 Attributes = dict[str, Any]
@@ -38,7 +36,8 @@ class SpanMaker:
 
     def __init__(self, address: str, exclude: Sequence[str], provider: TracerProvider | None) -> None:
         self._address = address
-        self._exclude = [re.compile(pattern) for pattern in exclude]
+        self.traces = Traced(exclude)
+        """Whether events of a topic have spans."""
         self._tracer = get_tracer("eventbus_mp", __version__, provider, schema_url=names.SCHEMA_URL)
         self.begin()
 
@@ -49,17 +48,7 @@ class SpanMaker:
             names.SERVER_ADDRESS: self._address,
             names.CLIENT_ID: f"{os.getpid()}@{socket.gethostname()}",
         }
-        self._ready: dict[tuple[Operation, str | None, str | None], tuple[str, Attributes]] = {}
-        self._traced: dict[str, bool] = {}
-
-    def traces(self, topic: str) -> bool:
-        """Whether events of this topic have spans."""
-        found = self._traced.get(topic)
-        if found is None:
-            if len(self._traced) >= NAMES_MAX:
-                self._traced.clear()
-            found = self._traced[topic] = not any(pattern.match(topic) for pattern in self._exclude)
-        return found
+        self._ready: dict[tuple[str, str | None, str | None], tuple[str, Attributes]] = {}
 
     def start(
         self,
@@ -87,12 +76,12 @@ class SpanMaker:
             more: Further attributes.
             start_ns: When it began; None: now.
         """
-        ready = self._ready.get((operation, topic, group)) or self._make_ready(operation, topic, group)
-        name, attributes = ready[0], dict(ready[1])
+        name, common = self._ready.get((operation.name, topic, group)) or self._make_ready(operation, topic, group)
+        attributes = common.copy()
         try:
             if event is not None:
                 attributes[names.MESSAGE_ID] = str(event.id)
-                if isinstance(event, Event) and (transaction := event.transaction_id) is not None:
+                if type(event) is Event and (transaction := event.transaction_id) is not None:
                     attributes[names.CONVERSATION_ID] = str(transaction)
             if more:
                 attributes.update(more)
@@ -109,28 +98,33 @@ class SpanMaker:
             attributes[names.DESTINATION_NAME] = topic
         if group is not None:
             attributes[names.CONSUMER_GROUP_NAME] = group
-        found = self._ready[operation, topic, group] = operation.span_name(topic), attributes
+        found = self._ready[operation.name, topic, group] = operation.span_name(topic), attributes
         return found
 
     @staticmethod
     def end(span: Span, error: BaseException | None = None, outcome: str | None = None) -> None:
         """The span's work is done, perhaps with an error; a handler that skips its event, or puts it off, has none."""
         try:
-            if outcome is not None:
-                span.set_attribute(names.OUTCOME, outcome)
-                if outcome == "skipped" and error is not None:
-                    span.set_attribute(names.SKIP_REASON, str(error)[:SKIP_REASON_CHARACTERS_MAX])
-            if error is not None and outcome in (None, "failed"):
-                span.record_exception(error)
-                span.set_attribute(names.ERROR_TYPE, names.name_of_error(error))
-                span.set_status(StatusCode.ERROR, str(error))
-            elif outcome == "failed":  # Of a batch: its function has returned what was wrong with single events.
-                span.set_attribute(names.ERROR_TYPE, "_OTHER")
-                span.set_status(StatusCode.ERROR)
+            if span.is_recording():
+                _say_how_it_ended(span, error, outcome)
         except Exception as problem:
             complain("a span cannot say how its work ended", problem)
         finally:
             _end(span)
+
+
+def _say_how_it_ended(span: Span, error: BaseException | None, outcome: str | None) -> None:
+    has_failed = error is not None
+    if outcome is not None:
+        has_failed = outcome == "failed"
+        span.set_attribute(names.OUTCOME, outcome)
+        if outcome == "skipped" and error is not None:
+            span.set_attribute(names.SKIP_REASON, str(error)[:SKIP_REASON_CHARACTERS_MAX])
+    if has_failed:  # Without an error, of a batch: its function has returned what was wrong with single events.
+        if error is not None:
+            span.record_exception(error)
+        span.set_attribute(names.ERROR_TYPE, names.error_type(error))
+        span.set_status(StatusCode.ERROR, str(error) if error is not None else None)
 
 
 def _end(span: Span) -> None:

@@ -6,8 +6,11 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from opentelemetry import propagate, trace
+from opentelemetry import metrics, propagate, trace
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -27,15 +30,18 @@ def provider_to(url: str, service: str) -> TracerProvider:
 
 
 def configure(url: str, service: str) -> None:
-    """Make it the global one: an `initializer` of a pool."""
-    trace.set_tracer_provider(provider_to(url, service))
+    """Make it the global one, and one for metrics beside it: an `initializer` of a pool."""
+    provider = provider_to(url, service)
+    trace.set_tracer_provider(provider)
+    reader = PeriodicExportingMetricReader(OTLPMetricExporter(url.replace("traces", "metrics")))
+    metrics.set_meter_provider(MeterProvider([reader], provider.resource, shutdown_on_exit=False))
 
 
 def flush() -> None:
     """Export what is left: a `finalizer` of a pool."""
-    provider = trace.get_tracer_provider()
-    assert isinstance(provider, TracerProvider)
-    provider.shutdown()
+    for provider in (trace.get_tracer_provider(), metrics.get_meter_provider()):
+        assert isinstance(provider, (TracerProvider, MeterProvider))
+        provider.shutdown()
 
 
 def go_on(bus: EventBus, event: Event) -> None:

@@ -1,4 +1,4 @@
-"""A receiver of OTLP over HTTP, as a collector is one: it keeps the spans that it gets."""
+"""A receiver of OTLP over HTTP, as a collector is one: it keeps the spans that it gets, and counts of metrics."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -36,6 +40,8 @@ class Receiver:
 
     def __init__(self) -> None:
         self._spans: list[Received] = []
+        self.counts: dict[tuple[str, int], int] = {}
+        """(name of a metric, process) -> the last value of a counter, or how many values a histogram has."""
         self._more = threading.Condition()
         receiver = self
 
@@ -44,14 +50,18 @@ class Receiver:
 
             def do_POST(self) -> None:
                 """An export."""
-                request = ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["Content-Length"])))
-                answer = ExportTraceServiceResponse().SerializeToString()
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.path.endswith("/metrics"):
+                    receiver._keep_metrics(ExportMetricsServiceRequest.FromString(body))
+                    answer = ExportMetricsServiceResponse().SerializeToString()
+                else:
+                    receiver._keep(ExportTraceServiceRequest.FromString(body))
+                    answer = ExportTraceServiceResponse().SerializeToString()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/x-protobuf")
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
                 self.wfile.write(answer)
-                receiver._keep(request)
 
             def log_message(self, *arguments: Any) -> None:
                 """Not shown."""
@@ -73,6 +83,16 @@ class Receiver:
         with self._more:
             self._spans += found
             self._more.notify_all()
+
+    def _keep_metrics(self, request: ExportMetricsServiceRequest) -> None:
+        for resource in request.resource_metrics:
+            pid = _values(resource.resource.attributes).get("process.pid", 0)
+            for scope in resource.scope_metrics:
+                for metric in scope.metrics:
+                    self.counts[metric.name, pid] = sum(
+                        [point.as_int for point in metric.sum.data_points]
+                        + [point.count for point in metric.histogram.data_points]
+                    )
 
     def wait_for(self, count: int, timeout_s: float = 60.0) -> list[Received]:
         """All spans, when there are `count`."""

@@ -12,7 +12,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from eventbus_mp import Event, EventBus, EventShadow, Retry, Skip
 from eventbus_mp.addons.otel import context_of
-from eventbus_mp.addons.otel.names import name_of_error
+from eventbus_mp.addons.otel.names import error_type
 from eventbus_mp.testing.testbus import TestBus
 from tests.addons.otel.memory import Spans, attributes, id_of, links_of, parent_of, short
 
@@ -71,7 +71,7 @@ def test_an_error_of_a_class_of_ones_own() -> None:
     class Odd(Exception):
         pass
 
-    assert name_of_error(Odd()) == f"{__name__}.test_an_error_of_a_class_of_ones_own.<locals>.Odd"
+    assert error_type(Odd()) == f"{__name__}.test_an_error_of_a_class_of_ones_own.<locals>.Odd"
 
 
 # --- listeners and inboxes ---

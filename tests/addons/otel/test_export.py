@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import urllib.request
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
@@ -72,6 +73,19 @@ def test_the_workers_of_a_pool(make_bus: Make, receiver: Receiver, method: str) 
     assert pids[1] == pids[2] != pids[0]
     assert found[3].has_failed
     assert found[3].attributes["error.type"] == "ValueError"
+    if is_forked:
+        assert receiver.counts == {}
+    else:
+        counted: Counter[str] = Counter()
+        for (name, _), count in receiver.counts.items():
+            counted[name] += count
+        assert counted == {
+            "messaging.client.sent.messages": 1,
+            "messaging.client.consumed.messages": 2,
+            "messaging.client.operation.duration": 1,
+            "messaging.process.duration": 2,
+        }
+        assert {pid for _, pid in receiver.counts} == set(pids[1:])
 
 
 def test_a_trace_from_a_web_request_to_the_second_handler(make_bus: Make, receiver: Receiver, run_dir: Path) -> None:

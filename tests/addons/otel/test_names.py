@@ -42,4 +42,4 @@ def test_the_schema_is_one_that_there_is() -> None:
     ("error", "name"), [(ValueError(), "ValueError"), (names.Operation.__class__, "type"), (KeyError(1), "KeyError")]
 )
 def test_the_name_of_an_error(error: BaseException, name: str) -> None:
-    assert names.name_of_error(error) == name
+    assert names.error_type(error) == name
