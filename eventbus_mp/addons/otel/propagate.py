@@ -79,7 +79,7 @@ def context_of(event: Event) -> Context:
     It is empty if the event carries none, or none that can be read. Never blocks.
 
     Raises:
-        UsageError: It is no event.
+        UsageError: It is not an Event.
     """
     if not isinstance(event, Event):
         raise UsageError(f"context_of({event!r:.80}): give an Event")
