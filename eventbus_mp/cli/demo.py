@@ -7,10 +7,12 @@ import os
 import sys
 import sysconfig
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eventbus_mp.cli._arguments import at_least
+from eventbus_mp.cli._beside import Beside
 from eventbus_mp.cli._exits import Exit
 from eventbus_mp.cli._text import complain
 
@@ -36,6 +38,10 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
     parser.add_argument(
         "--trace", choices=["console"], help="print OpenTelemetry's spans of all processes on standard error"
     )
+    parser.add_argument(
+        "--journal", nargs="?", const="", metavar="URL", help="store every event and compare (no URL: a temporary file)"
+    )
+    parser.add_argument("--web", action="store_true", help="show the bus on a page while it runs")
     parser.add_argument("--no-baseline", action="store_true", help="do not run the loop to show the speed-up")
     return parser
 
@@ -53,12 +59,21 @@ def run(options: argparse.Namespace) -> int:
         complain(f"no .py file below {root}")
         return Exit.USAGE
     processes = len(os.sched_getaffinity(0)) if options.processes is None else options.processes
+    if not processes and (options.journal is not None or options.web):
+        complain("--journal and --web need a bus: give --processes 1 or more")
+        return Exit.USAGE
     if options.trace:
         _show_spans()
-    result = _measure(root, files, processes, options)
+    beside = Beside(options.journal, has_page=options.web)
+    with beside.files():
+        if processes:
+            result = _on_bus(root, files, processes, options, beside)
+            result = replace(result, journal=beside.check(result))
+        else:
+            result = _in_loop(root, files, options)
     differences: list[str] = []
     if processes and (options.check or not options.no_baseline):
-        plain = _measure(root, files, 0, options)
+        plain = _in_loop(root, files, options)
         result = replace(result, baseline_seconds=plain.seconds)
         differences = plain.totals.differences(result.totals) if options.check else []
     _show(result, options)
@@ -66,19 +81,31 @@ def run(options: argparse.Namespace) -> int:
         print(f"difference: {difference}", file=sys.stderr)
     if options.check and processes and not options.json:
         print("check: the loop without the bus finds " + ("something else" if differences else "exactly the same"))
-    return Exit.FAILED if differences else Exit.DONE
+    is_wrong = differences or (result.journal is not None and result.journal.differences)
+    return Exit.FAILED if is_wrong else Exit.DONE
 
 
-def _measure(root: Path, files: list[Path], processes: int, options: argparse.Namespace) -> DemoResult:
+def _on_bus(root: Path, files: list[Path], processes: int, options: argparse.Namespace, beside: Beside) -> DemoResult:
     from eventbus_mp.demo import pipeline
-    from eventbus_mp.demo.totals import STEPS
 
-    unit = "results on the bus" if processes else "results without it"
-    with _progress(len(STEPS) * len(files), unit, options) as progress:
-        if not processes:
-            return pipeline.run_in_loop(root, files, progress.update)
-        on_kill = (lambda pid: progress.note(f"killed worker {pid}")) if options.kill else None
-        return pipeline.run_on_bus(root, files, processes, progress.update, on_kill, _trace if options.trace else None)
+    is_silent = options.json or options.trace
+    with _progress(files, "results on the bus", options) as progress:
+        return pipeline.run_on_bus(
+            root,
+            files,
+            processes,
+            progress.update,
+            (lambda pid: progress.note(f"killed worker {pid}")) if options.kill else None,
+            _trace if options.trace else None,
+            partial(beside.running, complain if is_silent else progress.note),
+        )
+
+
+def _in_loop(root: Path, files: list[Path], options: argparse.Namespace) -> DemoResult:
+    from eventbus_mp.demo import pipeline
+
+    with _progress(files, "results without it", options) as progress:
+        return pipeline.run_in_loop(root, files, progress.update)
 
 
 def _show_spans() -> None:
@@ -95,13 +122,14 @@ def _trace(bus: EventBus) -> Callable[[], object]:
     return _show_spans
 
 
-def _progress(total: int, unit: str, options: argparse.Namespace) -> Any:
+def _progress(files: list[Path], unit: str, options: argparse.Namespace) -> Any:
     if options.json or options.trace:
         return _Silent()
     # It imports rich, which --json does without.
     from eventbus_mp.demo import report
+    from eventbus_mp.demo.totals import STEPS
 
-    return report.progress(total, unit=unit)
+    return report.progress(len(STEPS) * len(files), unit=unit)
 
 
 class _Silent:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,9 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
         "--allow-host", action="append", default=[], metavar="NAME", help="the page is reached by it; may be repeated"
     )
     parser.add_argument("--allow-actions", action="store_true", help="let the page settle and redeliver events")
+    parser.add_argument(
+        "--journal", nargs="?", const="", metavar="URL", help="show this journal as well (no URL: the default one)"
+    )
     add_json(parser, lines=True)
     return parser
 
@@ -54,6 +58,7 @@ def run(options: argparse.Namespace) -> int:
         hosts=[options.host, *options.allow_host],
         token=token,
         allow_actions=options.allow_actions,
+        journal=_journal(options),
         config=BusConfig.from_environment(run_dir=str(run_root(options))),
     )
     with listening(options.host, options.port, options.uds, is_guarded=token is not None) as (listener, address):
@@ -63,6 +68,18 @@ def run(options: argparse.Namespace) -> int:
         else:
             serve(app, listener, said=lambda: print(f"{options.bus}: {address}", flush=True))
     return Exit.DONE
+
+
+def _journal(options: argparse.Namespace) -> str | None:
+    """The URL of the journal; a wrong one is refused, but a store need not be there."""
+    if options.journal is None:
+        return None
+    from eventbus_mp.addons.journal import StoreError, default_url, open_store
+
+    url: str = options.journal or default_url(options.bus)
+    with suppress(StoreError):  # The page says so, and goes on.
+        open_store(url).close()
+    return url
 
 
 def _token(given: str | None) -> str | None:

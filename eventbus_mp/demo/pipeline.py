@@ -12,8 +12,8 @@ import os
 import signal
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,9 @@ from eventbus_mp.errors import EventBusError, Skip
 from eventbus_mp.events import Event
 from eventbus_mp.worker.pool import WorkerPool
 
-__all__ = ["run_in_loop", "run_on_bus"]
+__all__ = ["run_in_loop", "run_on_bus", "totals_of"]
 
+COLLECTOR = "collector"
 TOPICS = ("file_found", "file_measured", "file_tokenized", "file_skipped")
 SILENCE_S_MAX = 120.0
 """If there is no result for this long, something is broken; no file takes this long."""
@@ -59,6 +60,7 @@ def run_on_bus(
     on_progress: OnProgress,
     on_kill: Callable[[int], None] | None,
     trace: Callable[[EventBus], Callable[[], object]] | None = None,
+    beside: Callable[[EventBus], AbstractContextManager[object]] = nullcontext,
 ) -> DemoResult:
     """Run the pipeline on a bus of its own; blocks until every file has its results.
 
@@ -70,15 +72,16 @@ def run_on_bus(
         on_kill: Kill one worker in mid-run and call this with its pid; None: kill no worker.
         trace: Has this process's part in the bus traced, and gives what each worker is to call for that; None: there
             are no traces.
+        beside: What runs beside the pipeline, from before the first event until after the last one is collected.
 
     Raises:
         EventBusError: There was no result for two minutes, or the bus ended.
     """
-    with _own_bus() as bus:
+    with _own_bus() as bus, beside(bus):
         pool = WorkerPool(bus, processes, initializer=trace(bus) if trace is not None else None)
         pool.on("file_found$", name=MEASURE)(partial(_measure_file, bus))
         pool.on("file_found$", name=TOKENS)(partial(_tokenize_file, bus))
-        with bus.inbox("collector", ["file_(measured|tokenized|skipped)$"]) as inbox, pool:
+        with bus.inbox(COLLECTOR, ["file_(measured|tokenized|skipped)$"]) as inbox, pool:
             started = time.perf_counter()
             bus.notify_many(_file_found(path) for path in files)
             kill = partial(_kill_one, pool, on_kill) if on_kill is not None else None
@@ -144,8 +147,22 @@ def _take_repeats(bus: EventBus, inbox: Inbox, totals: Totals) -> None:
     again, and perhaps as the last one of all.
     """
     bus.drain("file_found$", timeout_s=SILENCE_S_MAX)
-    while bus.statistics().events_unsettled:
+    while _unsettled(bus):
         _take_results(bus, inbox, totals)
+
+
+def _unsettled(bus: EventBus) -> int:
+    """How many results the collector has not settled; others may have some of their own."""
+    return sum(item.queued + item.sent for item in bus.statistics().subscribers if item.name == COLLECTOR)
+
+
+def totals_of(events: Iterable[Event]) -> Totals:
+    """The totals of all results among these events, which may be stored ones."""
+    totals = Totals()
+    for event in events:
+        if event.topic != "file_found":
+            _add(totals, event)
+    return totals
 
 
 def _kill_one(pool: WorkerPool, on_kill: Callable[[int], None]) -> int:
@@ -192,10 +209,14 @@ def _work(bus: EventBus, event: Event, step: str, work: Callable[[str], Any]) ->
     try:
         return work(os.fsdecode(event.data["path"]))
     except Unmeasurable as error:
-        _publish(bus, event, "file_skipped", {"path": event.data["path"], "step": step, "reason": error.reason})
+        data = {"path": event.data["path"], "step": step, "reason": error.reason}
+        # The other step publishes an event of this topic as well: with one id, they would be one event to a journal.
+        _publish(bus, event, "file_skipped", data, event_id=f"{event.id}-{step}")
         raise Skip(error.reason) from None
 
 
-def _publish(bus: EventBus, event: Event, topic: str, data: dict[str, Any]) -> None:
+def _publish(
+    bus: EventBus, event: Event, topic: str, data: dict[str, Any], *, event_id: str | int | None = None
+) -> None:
     assert event.transaction_id is not None
-    bus.notify(Event(event.id, topic, data, transaction_id=event.transaction_id, source="demo"))
+    bus.notify(Event(event_id or event.id, topic, data, transaction_id=event.transaction_id, source="demo"))

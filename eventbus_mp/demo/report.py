@@ -21,7 +21,7 @@ from eventbus_mp.console import (
     box,
     printable,
 )
-from eventbus_mp.demo.totals import DemoResult, Totals
+from eventbus_mp.demo.totals import DemoResult, JournalCheck, Totals
 
 SKIPPED_SHOWN_MAX = 20
 LINE_INTERVAL_S = 1.0
@@ -210,6 +210,18 @@ def _summary(result: DemoResult) -> Iterable[str]:
         yield f"{result.speed_up:.2f} times as fast as a plain loop ({result.baseline_seconds:.2f} s)."
     if result.killed_pid is not None:
         yield f"Worker {result.killed_pid} was killed in mid-run; its unsettled events went to another."
+    if result.journal is not None:
+        yield from _journal(result.journal, result.events)
+
+
+def _journal(check: JournalCheck, notified: int) -> Iterable[str]:
+    yield f"The journal {check.url} holds {check.events:,} events of {notified:,}."
+    if check.duplicates:
+        yield f"{check.duplicates:,} came again after the kill, and are stored once."
+    if check.differences:
+        yield f"They do not match: {check.differences[0]}"
+    else:
+        yield "They match: none is missing, and the totals from the journal are exactly the same."
 
 
 def _table(*headings: str) -> Table:

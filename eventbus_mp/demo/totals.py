@@ -181,6 +181,18 @@ class SubscriberRow:
 
 
 @dataclass(frozen=True, slots=True)
+class JournalCheck:
+    """What the journal of a run holds, compared with what went over the bus."""
+
+    url: str
+    events: int
+    duplicates: int
+    """Results that a worker published and another one again, because the first was killed; they are stored once."""
+    differences: tuple[str, ...] = ()
+    """Empty: every event is there, and the totals of the stored ones are the run's."""
+
+
+@dataclass(frozen=True, slots=True)
 class DemoResult:
     """One run of the demo, for the screen and for machines."""
 
@@ -196,6 +208,8 @@ class DemoResult:
     """The worker that was killed in mid-run; None: none was."""
     baseline_seconds: float | None = None
     """How long the plain loop took for the same files; None if it was not measured."""
+    journal: JournalCheck | None = None
+    """None: there was no journal."""
 
     @property
     def speed_up(self) -> float | None:
@@ -216,6 +230,7 @@ class DemoResult:
             "events_per_s": round(self.events_per_s, 1),
             "killed_pid": self.killed_pid,
             "subscribers": [asdict(row) for row in self.subscribers],
+            "journal": asdict(self.journal) if self.journal is not None else None,
             "totals": self.totals.as_dict(),
         }
         return json.dumps(record, indent=2)

@@ -166,6 +166,7 @@ def test_as_json_holds_the_whole_result() -> None:
         "events_per_s": 20.0,
         "killed_pid": 77,
         "subscribers": [{"name": "measure", "completed": 2, "skipped": 1, "redelivered": 3}],
+        "journal": None,
         "totals": totals(A).as_dict(),
     }
 

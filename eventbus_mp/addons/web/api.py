@@ -13,6 +13,8 @@ from dataclasses import replace
 from typing import Any
 
 from eventbus_mp import EventBus, EventBusError, Snapshot, UsageError, Watcher
+from eventbus_mp.addons.web.journal_api import JournalApi
+from eventbus_mp.addons.web.parameters import NotFound, event_of, given, id_of, page_of
 from eventbus_mp.addons.web.rows import (
     bus_fields,
     delivery_row,
@@ -27,23 +29,13 @@ from eventbus_mp.addons.web.rows import (
 )
 from eventbus_mp.addons.web.view import BusView
 
-__all__ = ["Api", "NotFound"]
+__all__ = ["Api"]
 
 log = logging.getLogger("eventbus_mp.web")
 
-LIMIT_MAX = 500
 STORY_MAX = 200
 SORTS = ("unsettled", "rate", "notified", "oldest_age_s", "bytes_unsettled", "dropped", "name")
 ACTIONS = ("complete", "skip", "redeliver")
-INT_BOUND = 1 << 63
-
-
-class NotFound(Exception):
-    """There is no such topic, event or path."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(f"no such {what}")
-        self.what = what
 
 
 class Api:
@@ -52,11 +44,15 @@ class Api:
     Args:
         view: What it knows of its bus.
         actions: What is said of actions: None, or how to ask for them.
+        journal: Answers about its journal; None: it has none.
     """
 
-    def __init__(self, view: BusView, actions: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, view: BusView, actions: Mapping[str, str] | None = None, journal: JournalApi | None = None
+    ) -> None:
         self._view = view
         self._actions = actions
+        self._journal = journal
 
     async def answer(self, path: Sequence[str], query: Mapping[str, str]) -> dict[str, Any]:
         """The answer to a GET.
@@ -74,9 +70,11 @@ class Api:
             case ["topics", topic, "events"]:
                 return await self._events(topic, query)
             case ["topics", topic, "events", event_id]:
-                return {"event": await self._event(topic, _id(event_id, query))}
+                return {"event": await self._event(topic, id_of(event_id, query))}
             case ["subscribers"]:
                 return await self._subscribers()
+            case ["api", "journal", *rest] if self._journal is not None:
+                return await self._journal.answer(rest, query)
             case ["api", name]:
                 return await self._named(name, query)
         raise NotFound("path")
@@ -88,13 +86,13 @@ class Api:
             case "processes":
                 return {"processes": [process_row(item) for item in (await self._view.look()).now.processes]}
             case "events":
-                return await self._events(_given(query, "topic"), query)
+                return await self._events(given(query, "topic"), query)
             case "event":
-                return {"event": await self._event(*_event(query))}
+                return {"event": await self._event(*event_of(query))}
             case "explain":
-                return await self._explain(*_event(query))
+                return await self._explain(*event_of(query))
             case "story":
-                return await self._story(*_event(query))
+                return await self._story(*event_of(query))
             case "stuck":
                 return await self._stuck(query)
         raise NotFound("path")
@@ -102,9 +100,10 @@ class Api:
     async def state(self) -> bytes:
         """The message of the live stream: a look, or why there is none."""
         try:
-            return json_bytes((await self._view.look()).as_dict())
+            look = (await self._view.look()).as_dict()
         except EventBusError as error:
-            return json_bytes({"is_up": False, "error": str(error)})
+            look = {"is_up": False, "error": str(error)}
+        return json_bytes({**look, "has_journal": self._journal is not None})
 
     async def snapshot(self) -> Snapshot:
         """With all topics."""
@@ -125,7 +124,7 @@ class Api:
             items.sort(key=lambda item: item.name)
         elif sort:
             items.sort(key=lambda item: -(getattr(item, sort) or 0))
-        limit, after = _page(query)
+        limit, after = page_of(query)
         page = items[after : after + limit]
         return {
             "topics": [topic_row(item, found.rates.get(item.name)) for item in page],
@@ -154,7 +153,7 @@ class Api:
         }
 
     async def _events(self, topic: str, query: Mapping[str, str]) -> dict[str, Any]:
-        limit, after = _page(query)
+        limit, after = page_of(query)
 
         def question(bus: EventBus) -> dict[str, Any]:
             if not bus.topic_exists(topic):
@@ -167,7 +166,7 @@ class Api:
         return await self._view.ask(question)
 
     async def _stuck(self, query: Mapping[str, str]) -> dict[str, Any]:
-        limit, _ = _page(query)
+        limit, _ = page_of(query)
         try:
             older_s = float(query.get("older_s", "1"))
         except ValueError as cause:
@@ -219,7 +218,7 @@ class Api:
         if not all(isinstance(value, str) for value in fields.values()):
             raise UsageError("topic and id are texts")
         topic = str(fields["topic"])
-        event_id = _id(str(fields["id"]), {"int": "1"} if wanted.get("int") is True else {})
+        event_id = id_of(str(fields["id"]), {"int": "1"} if wanted.get("int") is True else {})
         action, subscriber, config = wanted["action"], wanted.get("subscriber"), wanted.get("config")
         if action == "redeliver":
             done = await self._view.ask(lambda bus: bus.redeliver((topic, event_id)))
@@ -233,36 +232,3 @@ class Api:
             done = 1
         log.info("%s: %s event %r of topic %r for %r (%d)", who, action, event_id, topic, subscriber, done)
         return {"done": done}
-
-
-# --- parameters ---
-
-
-def _given(query: Mapping[str, str], name: str) -> str:
-    if name not in query:
-        raise UsageError(f"give the parameter {name}")
-    return query[name]
-
-
-def _event(query: Mapping[str, str]) -> tuple[str, str | int]:
-    return _given(query, "topic"), _id(_given(query, "id"), query)
-
-
-def _id(text: str, query: Mapping[str, str]) -> str | int:
-    if query.get("int", "0") not in ("1", "true"):
-        return text
-    digits = text.removeprefix("-")
-    if not (digits.isascii() and digits.isdecimal() and len(digits) < 20 and -INT_BOUND <= int(text) < INT_BOUND):
-        raise UsageError(f"id={text!r:.60} is not an integer of 64 bits")
-    return int(text)
-
-
-def _page(query: Mapping[str, str]) -> tuple[int, int]:
-    """(limit, after) as given."""
-    numbers = []
-    for name, default, most in (("limit", "100", LIMIT_MAX), ("after", "0", INT_BOUND - 1)):
-        text = query.get(name, default)
-        if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) <= most):
-            raise UsageError(f"{name}={text!r:.40}: give a whole number, {most} at most")
-        numbers.append(int(text))
-    return max(numbers[0], 1), numbers[1]

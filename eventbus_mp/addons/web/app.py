@@ -5,6 +5,7 @@ All addresses on the page are relative, so nothing has to know the prefix, nor w
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
@@ -14,8 +15,12 @@ from urllib.parse import quote, unquote
 
 from eventbus_mp import BusConfig, EventBus, EventBusError, ManagerLost, NoSuchBus, NotSubscribed, UsageError
 from eventbus_mp.addons.checks import checked_text, checked_texts
-from eventbus_mp.addons.web.api import Api, NotFound
+from eventbus_mp.addons.journal import StoreUnavailable, StoreUnusable
+from eventbus_mp.addons.web.api import Api
 from eventbus_mp.addons.web.guard import ACTION_HEADER, HEADERS, Guard, Refusal
+from eventbus_mp.addons.web.journal_api import JournalApi
+from eventbus_mp.addons.web.journal_view import JournalView
+from eventbus_mp.addons.web.parameters import NotFound
 from eventbus_mp.addons.web.rows import json_bytes
 from eventbus_mp.addons.web.stream import Stream
 from eventbus_mp.addons.web.view import BusView
@@ -40,6 +45,7 @@ STATIC = {
     "app.js": ("app.js", "text/javascript; charset=utf-8"),
     "tables.js": ("tables.js", "text/javascript; charset=utf-8"),
     "details.js": ("details.js", "text/javascript; charset=utf-8"),
+    "journal.js": ("journal.js", "text/javascript; charset=utf-8"),
     "app.css": ("app.css", "text/css; charset=utf-8"),
     "icon.svg": ("icon.svg", "image/svg+xml"),
 }
@@ -60,6 +66,8 @@ class WebApp:
             refused.
         token: What every request has to show as a bearer, or as the password of Basic; None: nothing.
         allow_actions: The page may settle events and send dead letters again. Otherwise it only looks.
+        journal: The URL of the bus's journal, as of `open_store`; the page then shows what is stored, and `metrics` has
+            the journal's. It is only read, in threads, and need not be there. None: there is none.
         config: The settings; None: those of the handle, or from `EVENTBUS_MP_*` variables.
 
     Raises:
@@ -73,15 +81,19 @@ class WebApp:
         hosts: Collection[str] = (),
         token: str | None = None,
         allow_actions: bool = False,
+        journal: str | None = None,
         config: BusConfig | None = None,
     ) -> None:
         hosts = checked_texts("hosts", hosts)
         if token is not None:
             checked_text("token", token)
+        if journal is not None:
+            checked_text("journal", journal)
         action_token = secrets.token_urlsafe(24) if allow_actions else None
         actions = {"header": ACTION_HEADER, "token": action_token} if action_token is not None else None
         self._view = BusView(bus, config)
-        self._api = Api(self._view, actions)
+        self._journal = JournalView(journal) if journal is not None else None
+        self._api = Api(self._view, actions, JournalApi(self._journal) if self._journal is not None else None)
         self._guard = Guard(hosts, token, action_token)
         self._stream = Stream(self._api.state)
 
@@ -95,8 +107,10 @@ class WebApp:
         self._stream.stop()
 
     def close(self) -> None:
-        """Leave the bus. Blocks for an answer of the bus that is under way."""
+        """Leave the bus and the journal. Blocks for an answer of the bus that is under way."""
         self._view.close()
+        if self._journal is not None:
+            self._journal.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, as ASGI has it."""
@@ -135,7 +149,7 @@ class WebApp:
             return await self._got(request, path)
         except NotFound as error:
             return _json({"error": str(error), "not_found": error.what}, 404)
-        except (NoSuchBus, ManagerLost) as error:
+        except (NoSuchBus, ManagerLost, StoreUnavailable, StoreUnusable) as error:
             return _json({"error": str(error)}, 503)
         except UsageError as error:
             return _json({"error": str(error)}, 409 if isinstance(error, NotSubscribed) else 400)
@@ -168,7 +182,11 @@ class WebApp:
             now = await self._api.snapshot()
         except EventBusError:
             now = None  # A metric says so.
-        text, kind = exposition(self._view.name, now, request.headers.get("accept", ""))
+        journals = [self._journal.url] if self._journal is not None else []
+        # In a thread, because it reads a file.
+        text, kind = await asyncio.to_thread(
+            exposition, self._view.name, now, request.headers.get("accept", ""), journals
+        )
         return Response(text, headers={"content-type": kind})
 
     async def _act(self, request: Request, path: list[str]) -> Response:

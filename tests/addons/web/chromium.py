@@ -40,8 +40,12 @@ os.execv(sys.argv[3], sys.argv[3:])
 """
 """Become the browser, which has its pipes as descriptors 3 and 4, and is nobody's child: what a test leaves is looked
 for among the children of the tests, and the browser stays for several of them. It ends when its pipes do."""
-KEY_CODES = {"Escape": 27, "Enter": 13, "Tab": 9}
+KEY_CODES = {"Escape": 27, "Enter": 13, "Tab": 9, "ArrowLeft": 37, "ArrowRight": 39}
 PATIENCE_S = 20.0
+MARKUP = "<img src=x onerror=\"document.title='pwned'\">"
+"""A name that does something if the page takes it for markup."""
+LIVE = "document.querySelector('#state')?.textContent === 'live'"
+"""True when the page has shown a look at its bus."""
 
 
 def program() -> str | None:

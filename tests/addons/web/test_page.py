@@ -10,12 +10,11 @@ import pytest
 from eventbus_mp import Event, EventBus
 from eventbus_mp.addons.web import WebApp
 from tests.addons.web import chromium
-from tests.addons.web.chromium import Page
+from tests.addons.web.chromium import LIVE, MARKUP, Page
 from tests.addons.web.serving import served
 
 pytestmark = pytest.mark.skipif(chromium.program() is None, reason="no Chromium is installed")
 
-MARKUP = "<img src=x onerror=\"document.title='pwned'\">"
 MANY = 10_000
 EVENTS = 20_000
 
@@ -31,21 +30,6 @@ bus.on("mail", name="mailer")(wait_for_the_mail_server)
 print("ready", flush=True)
 threading.Event().wait()
 """
-LIVE = "document.querySelector('#state')?.textContent === 'live'"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with chromium.page(tmp_path_factory.mktemp("chromium")) as page:
-        yield page
-
-
-@pytest.fixture
-def page(browser: Page) -> Iterator[Page]:
-    browser.size(1280, 900)
-    browser.errors.clear()
-    yield browser
-    assert browser.errors == []
 
 
 class Shop:
@@ -221,6 +205,11 @@ def test_a_bus_that_ends(page: Page, shop: Shop) -> None:
     page.until("document.querySelector('#state').className === 'down'")
     assert "test" in page.text("#state")
     assert page.run("document.querySelector('main').className") == "stale"
+
+
+def test_a_page_without_a_journal_has_no_tabs(page: Page, shop: Shop) -> None:
+    opened(page, shop)
+    assert page.run("document.querySelector('#tabs').hidden")
 
 
 def test_thousands_of_topics_and_of_events(page: Page, make_bus: Callable[..., EventBus]) -> None:

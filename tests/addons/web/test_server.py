@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from eventbus_mp import Event, EventBus, EventBusError, UsageError
+from eventbus_mp.addons.journal import open_store
 from eventbus_mp.addons.web.server import is_loopback, listening
 from eventbus_mp.cli import main
+from tests.addons.journal.rows import rows
 from tests.addons.web.serving import PATIENCE_S, Events, ask
 from tests.cli.shell import environment
 
@@ -211,3 +213,27 @@ def test_without_its_packages_it_says_what_to_install(run_dir: Path) -> None:
     assert done.returncode == 2
     assert "needs the packages starlette and uvicorn" in done.stderr
     assert done.stderr.endswith("type: pip install 'eventbus-mp[web]'\n")
+
+
+def test_with_a_journal(bus: EventBus, start: Start, tmp_path: Path) -> None:
+    bus.topics()
+    url = f"sqlite:///{tmp_path / 'shop.db'}"
+    web = start("--journal", url, "--port", 0)
+    assert "there is no journal" in ask(web.port, "/api/journal").json["journal"]["error"]
+    with open_store(url, writes=True) as store:
+        store.take_lock()
+        store.append(rows(3))
+    assert ask(web.port, "/api/journal/events?limit=1").json["events"][0]["id"] == "2"
+    assert web.end() == (0, "")
+
+
+def test_with_the_default_journal(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    web = start("--journal", "--port", 0)
+    assert f"{tmp_path}/state/eventbus-mp/test.db" in ask(web.port, "/api/journal").json["journal"]["error"]
+    assert web.end() == (0, "")
+
+
+def test_a_url_that_is_none_is_refused(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["web", "test", "--run-dir", str(run_dir), "--journal", "shop.db"]) == 2
+    assert "is not a URL of a journal" in capsys.readouterr().err

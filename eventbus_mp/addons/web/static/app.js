@@ -1,8 +1,9 @@
 // The page: one stream of looks at the bus, and the tables that show the latest one. Without a viewer nobody looks:
 // the stream is closed while the page is hidden or paused.
 
-import { Sparklines, Table, bytes, count, element, eventId, rate, seconds, subscriberName } from "./tables.js";
+import { Sparklines, Table, bytes, count, eventId, rate, seconds, showNumbers, subscriberName } from "./tables.js";
 import { get, learnActions, openEvent, openTopic } from "./details.js";
+import { closeJournal, followJournal, offerJournal } from "./journal.js";
 
 const RETRY_MS = 2000;
 const ROWS = 100;
@@ -104,6 +105,7 @@ function say(text, kind) {
 }
 
 function show(message) {
+  offerJournal(message.has_journal);
   if (!message.is_up) {
     say(message.error, "down");
     return;
@@ -113,7 +115,7 @@ function show(message) {
   document.title = `${now.bus} (${count(now.events.unsettled)})`;
   at("bus").textContent = now.bus;
   say("live", "up");
-  showNumbers({
+  showNumbers(at("numbers"), {
     "events/s": rate(message.rate),
     unsettled: count(now.events.unsettled),
     notified: count(now.events.notified),
@@ -130,18 +132,6 @@ function show(message) {
   processes.show(now.processes);
   showMemory(now);
   showTopics();
-}
-
-function showNumbers(numbers) {
-  const place = at("numbers");
-  for (const [name, value] of Object.entries(numbers)) {
-    let known = document.getElementById(`number-${name}`);
-    if (known === null) {
-      known = element("dd", { id: `number-${name}` });
-      place.append(element("div", {}, element("dt", { text: name }), known));
-    }
-    if (known.textContent !== value) known.textContent = value;
-  }
 }
 
 function showMemory(now) {
@@ -194,7 +184,9 @@ async function showTopics() {
 // --- the stream ---
 
 function open() {
-  if (stream !== null || isPaused || document.hidden) return;
+  if (isPaused || document.hidden) return;
+  followJournal(() => look?.snapshot.subscribers ?? []);
+  if (stream !== null) return;
   stream = new EventSource("sse");
   for (const name of ["init", "snapshot"]) stream.addEventListener(name, (event) => show(JSON.parse(event.data)));
   stream.addEventListener("init", () => learnActions().catch((error) => say(error.message, "down")));
@@ -208,6 +200,7 @@ function open() {
 }
 
 function close() {
+  closeJournal();
   stream?.close();
   stream = null;
 }

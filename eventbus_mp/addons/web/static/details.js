@@ -1,6 +1,6 @@
 // The two dialogs: the events of a topic, a page at a time, and one event with its reasons, its story and its data.
 
-import { Table, element, eventId, seconds, subscriberName, bytes } from "./tables.js";
+import { Table, element, eventId, seconds, subscriberName, bytes, time } from "./tables.js";
 
 const PAGE = 100;
 const at = (id) => document.getElementById(id);
@@ -14,7 +14,7 @@ export async function get(path, parameters = {}) {
 }
 
 export async function learnActions() {
-  actions = (await get("api/bus")).actions;
+  ({ actions } = await get("api/bus"));
 }
 
 const named = (row) => ({ topic: row.topic, id: row.id, int: row.int ? "1" : "0" });
@@ -65,9 +65,22 @@ let event = null;
 
 export function openEvent(row) {
   event = row;
+  at("event-why").hidden = false;
   at("event-dialog-head").textContent = `Event ${eventId(row)} of ${row.topic}`;
   if (!at("event-dialog").open) at("event-dialog").showModal();
   lookAtEvent(false);
+}
+
+// One of the journal: the bus knows nothing of it any more.
+export async function openStored(row) {
+  event = row;
+  at("event-why").hidden = true;
+  at("event-dialog-head").textContent = `Stored event ${eventId(row)} of ${row.topic}`;
+  if (!at("event-dialog").open) at("event-dialog").showModal();
+  at("event").replaceChildren(element("p", { className: "empty", text: "looking" }));
+  const place = element("p", { text: `Position ${row.position}, stored ${time(row.recorded_s)}.` });
+  const parts = await part("Data", get("api/journal/event", { position: row.position }), data);
+  if (row === event) at("event").replaceChildren(place, ...parts);
 }
 
 async function lookAtEvent(asksWhy) {

@@ -38,6 +38,26 @@ export const eventId = (row) => (row.id === null ? "(unreadable)" : row.int ? ro
 
 export const subscriberName = (key) => (key.config === null ? key.name : `${key.name} ${JSON.stringify(key.config)}`);
 
+export function time(value_s) {
+  const date = new Date(value_s * 1e3);
+  const two = (number) => String(number).padStart(2, "0");
+  const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
+  return `${day} ${date.toLocaleTimeString("en-GB")}.${String(date.getMilliseconds()).padStart(3, "0")}`;
+}
+
+// Named numbers in a list of definitions, which change in place.
+export function showNumbers(place, numbers) {
+  for (const [name, value] of Object.entries(numbers)) {
+    const id = `${place.id}-${name}`;
+    let known = document.getElementById(id);
+    if (known === null) {
+      known = element("dd", { id });
+      place.append(element("div", {}, element("dt", { text: name }), known));
+    }
+    if (known.textContent !== value) known.textContent = value;
+  }
+}
+
 // --- tables ---
 
 // A column: { head, text(row), number, short, wide, bad(row), click(row), node(row) }. A row keeps its elements as long as its
@@ -106,6 +126,7 @@ export class Table {
       }
       const text = column.text(row);
       if (target.textContent !== text) target.textContent = text;
+      if (column.click) target.hidden = text === "";
       const names = [column.number && "number", column.wide && "wide", column.short && "short", column.bad?.(row) && "bad", text === "" && "nothing"];
       cell.className = names.filter(Boolean).join(" ");
     });
