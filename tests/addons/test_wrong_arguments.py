@@ -67,7 +67,7 @@ def calls(bus: EventBus, store: Store) -> Iterator[tuple[str, Callable[[Any], ob
         (EventLogger, {"bus": bus}, "bus topics level light enabled levels logger json redact sample per_second"),
         (EventLogger, {"bus": bus}, "bytes_max name broadcast patience_s"),
         (DeliveryLogger, {}, "level topics logger json patience_s"),
-        (WebApp, {"bus": "test"}, "bus hosts token allow_actions config"),
+        (WebApp, {"bus": "test"}, "bus hosts token allow_actions journal config"),
         (instrument, {"bus": EventBus("another")}, "bus parent create_spans settle_spans exclude"),
         (uninstrument, {}, "bus"),
         (context_of, {}, "event"),

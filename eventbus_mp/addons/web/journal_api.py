@@ -170,7 +170,7 @@ def _event_question(query: Mapping[str, str]) -> Callable[[Store], dict[str, Any
         topic, event_id = given(query, "topic"), id_of(given(query, "id"), query)
         return lambda store: _entry_fields(store.find(topic, event_id))
     position = number_of(query, "position", 0)
-    selection = Selection(after=position - 1, before=position + 1)
+    selection = Selection(after=max(position - 1, 0), before=position + 1)
 
     def question(store: Store) -> dict[str, Any]:
         for heading in store.headings(selection, 1):
