@@ -63,20 +63,29 @@ def checked_headers(id: EventId, headers: Mapping[str, str]) -> dict[str, str]:
     """
     if type(headers) is not dict and not isinstance(headers, Mapping):
         raise UsageError(f"Event(id={id!r}, headers={headers!r:.80}): headers are a dict of str to str")
-    copied: dict[str, str] = {}
+    copied = dict(headers)
     nbytes = 0
-    for given_name, given_value in dict(headers).items():
-        name = given_name if type(given_name) is str else as_text(given_name)
-        value = given_value if type(given_value) is str else as_text(given_value)
-        if name is None or value is None:
-            raise UsageError(
-                f"Event(id={id!r}): header {given_name!r:.80} is {given_value!r:.80}; names and values are str"
-            )
-        copied[name] = value
+    for name, value in copied.items():
+        if type(name) is not str or type(value) is not str:
+            return checked_headers(id, _plain_headers(id, copied))
         try:
-            nbytes += len(name.encode()) + len(value.encode())
+            nbytes += len(name) if name.isascii() else len(name.encode())
+            nbytes += len(value) if value.isascii() else len(value.encode())
         except UnicodeEncodeError as cause:
             raise UsageError(f"Event(id={id!r}): header {name!r:.80} is not valid unicode text") from cause
     if nbytes > HEADERS_BYTES_MAX:
         raise UsageError(f"Event(id={id!r}): the headers have {nbytes} bytes of UTF-8; {HEADERS_BYTES_MAX} are allowed")
     return copied
+
+
+def _plain_headers(id: EventId, headers: Mapping[Any, Any]) -> dict[str, str]:
+    """Those with texts of a subclass, as texts of none."""
+    plain = {}
+    for given_name, given_value in headers.items():
+        name, value = as_text(given_name), as_text(given_value)
+        if name is None or value is None:
+            raise UsageError(
+                f"Event(id={id!r}): header {given_name!r:.80} is {given_value!r:.80}; names and values are str"
+            )
+        plain[name] = value
+    return plain

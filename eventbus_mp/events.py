@@ -114,12 +114,12 @@ class Event(Generic[Data_co]):
     _payload: memoryview | bytes | EncodedData | None
     _marks: tuple[int, int, int, int]
     # Set by memory/payload.py, which is above this module; the public name `Event` comes from there.
-    _encode_data: ClassVar[Callable[[Any], EncodedData]]
-    """The data of an event that was made here, encoded."""
+    # Each gives a field that is `NOT_READ`.
+    _load_id: ClassVar[Callable[[Any], EventId]]
     _load_data: ClassVar[Callable[[Any], Any]]
-    """The data, which is `NOT_READ`."""
-    _load: ClassVar[Callable[[Any, str], Any]]
-    """Another field that is `NOT_READ`, or "encoded"."""
+    _load_envelope: ClassVar[Callable[[Any], tuple[Any, ...] | None]]
+    _load_encoded: ClassVar[Callable[[Any], EncodedData]]
+    """The data, encoded, whatever event this is."""
 
     def __init__(
         self,
@@ -170,7 +170,19 @@ class Event(Generic[Data_co]):
             self._envelope += (checked,)
 
     @classmethod
-    def from_encoded(cls, id: EventId, topic: str, encoded: EncodedData, **fields: Any) -> Event[Any]:
+    def from_encoded(
+        cls,
+        id: EventId,
+        topic: str,
+        encoded: EncodedData,
+        *,
+        transaction_id: EventId | None = None,
+        initialized_at: int | None = None,
+        occurred_at: int | None = None,
+        source: str | None = None,
+        ttl: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Event[Any]:
         """An event whose data is encoded already, as `Event.encoded` of another one gave it.
 
         Publishing it copies the bytes as they are: nothing is decoded, and the types in the data need not be known to
@@ -180,14 +192,26 @@ class Event(Generic[Data_co]):
             id: As of `Event`.
             topic: As of `Event`.
             encoded: (data, buffers, format), all of them bytes or memoryviews.
-            fields: The other fields of `Event`.
+            transaction_id, initialized_at, occurred_at, source, ttl, headers: As of `Event`.
 
         Raises:
             UsageError: As of `Event`; or `encoded` is not of that form, or of another format than this version's.
         """
         checked = _checked_encoded(encoded)
-        event: Event[Any] = Event(id, topic, checked, **fields)
-        event._data = NOT_READ
+        event: Event[Any] = new_object(Event)
+        # By name and not by calling the class, which would make a dict of these first: half of the time.
+        Event.__init__(
+            event,
+            id,
+            topic,
+            NOT_READ,
+            transaction_id=transaction_id,
+            initialized_at=initialized_at,
+            occurred_at=occurred_at,
+            source=source,
+            ttl=ttl,
+            headers=headers,
+        )
         event._payload = checked
         return event
 
@@ -195,7 +219,7 @@ class Event(Generic[Data_co]):
     def id(self) -> EventId:
         value = self._id
         if value is NOT_READ:
-            value = self._id = self._load("id")
+            value = self._id = self._load_id()
         return value
 
     @property
@@ -213,20 +237,18 @@ class Event(Generic[Data_co]):
     def encoded(self) -> EncodedData:
         """The data as it is encoded, and the buffers beside it; nothing is decoded.
 
-        Of a fetched event they are read-only views: they keep its memory in use as long as they live. An event that was
-        made in this process is encoded now; its buffers are your own memory.
+        Of a large fetched event they are read-only views: they keep its memory in use as long as they live. An event
+        that was made in this process is encoded now; its buffers are your own memory.
 
         Raises:
             EncodeError: The data cannot travel.
         """
-        if self._payload is None:
-            return self._encode_data()
-        return self._load("encoded")  # type: ignore[no-any-return]
+        return self._load_encoded()
 
     def _field(self, index: int) -> Any:
         values = self._envelope
         if values is NOT_READ:
-            values = self._envelope = self._load("envelope")
+            values = self._envelope = self._load_envelope()
         return values[index] if values is not None else None
 
     @property
@@ -254,7 +276,7 @@ class Event(Generic[Data_co]):
         """Read-only; None if there are none."""
         values = self._envelope
         if values is NOT_READ:
-            values = self._envelope = self._load("envelope")
+            values = self._envelope = self._load_envelope()
         return MappingProxyType(values[5]) if values is not None and len(values) > 5 else None
 
     @property
@@ -275,7 +297,7 @@ class Event(Generic[Data_co]):
         event._payload = self.encoded if self._payload is not None else None
         values = self._envelope
         if values is NOT_READ:
-            values = self._envelope = self._load("envelope")
+            values = self._envelope = self._load_envelope()
         rest = values[:5] if values is not None else NO_ENVELOPE
         checked = checked_headers(event._id, headers) if headers else None
         if checked:
@@ -344,6 +366,8 @@ def _checked_encoded(encoded: Any) -> EncodedData:
     Raises:
         UsageError: It is not of the form of `EncodedData`, or of another format.
     """
+    if type(encoded) is EncodedData and type(encoded[0]) is bytes and encoded[1] == () and encoded[2] == FORMAT:
+        return encoded  # What the rest would make of it.
     try:
         data, buffers, format = encoded
         views = tuple(_bytes_of(buffer) for buffer in buffers)

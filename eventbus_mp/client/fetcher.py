@@ -7,6 +7,7 @@ from typing import Any
 from eventbus_mp.client.connection import Connection
 from eventbus_mp.client.reporter import Reporter
 from eventbus_mp.client.steps import Steps, ask
+from eventbus_mp.errors import DecodeError
 from eventbus_mp.events import ID_BYTES_MAX, Event, EventShadow, Place, shadow_at
 from eventbus_mp.geometry import EVENTS_PAGE_MAX
 from eventbus_mp.ids import EventId
@@ -75,6 +76,17 @@ class EventFetcher:
         head = bytes(view[offset : offset + (length if length < HEAD_BYTES_MAX else HEAD_BYTES_MAX)])
         event_id = read_id(head, sequence)
         return None if event_id is None else shadow_at(name, event_id, (topic, segment, offset, length, sequence))
+
+    def delivered_both(self, record: Record) -> tuple[EventShadow, Event] | None:
+        """The shadow and the event of a delivery that this process holds; the header is read once for both."""
+        event = self.delivered_event(record)
+        if event is None:
+            return None
+        try:
+            event_id = event.id
+        except DecodeError:
+            return None  # Its memory was overwritten, as for `delivered_shadow`.
+        return shadow_at(event._topic, event_id, (*record[1:5], record[7])), event
 
     def fetch(self, at: tuple[int, int, int, int, int]) -> Event | None:
         """The event at this place, or None when it is settled."""

@@ -241,7 +241,8 @@ class Inbox(Mailbox):
     def _settle_many(self, shadows: list[EventShadow], outcome: int, reason: str = "") -> None:
         self._check_open()
         for shadow in shadows:
-            self._place(shadow)
+            if getattr(shadow, "_at", None) is None:
+                self._place(shadow)  # which refuses it
         session = self._session
         try:
             session.settle(self, shadows, outcome, reason)

@@ -61,13 +61,13 @@ class Mailbox:
 
     def _event(self, record: Record) -> tuple[EventShadow, Event] | None:
         """As `_shadow`, with the event; None as well if it was marked meanwhile: its memory may be in other hands."""
-        shadow = self._shadow(record)
-        event = self._session.fetcher.delivered_event(record) if shadow is not None else None
-        if event is None:
-            self._endpoint.settle(record[7], Outcome.FAILED, PAYLOAD_GONE)
-        if shadow is None or event is None or record[7] not in self._endpoint.in_flight:
+        if record[6] and record[6] <= self._transport.monotonic_ns():
+            self._endpoint.settle(record[7], Outcome.SKIPPED, EXPIRED)
             return None
-        return shadow, event
+        both = self._session.fetcher.delivered_both(record)
+        if both is None:
+            self._endpoint.settle(record[7], Outcome.FAILED, PAYLOAD_GONE)
+        return both if record[7] in self._endpoint.in_flight else None
 
     def _note_release(self, shadow: EventShadow, delay_s: float) -> bool:
         """Note that a shadow in flight is to be tried again after a delay; False: it is not in flight here."""

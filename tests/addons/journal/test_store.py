@@ -92,6 +92,24 @@ def test_a_batch_of_any_size_keeps_its_order(store: Store) -> None:
     assert [entry.row.id for entry in store.page(ALL, total + 1)] == [str(number) for number in range(total)]
 
 
+def test_rows_of_a_batch_have_what_others_of_it_lack(store: Store) -> None:
+    fields: list[dict[str, Any]] = [
+        {},
+        {"transaction_id": "t"},
+        {"occurred_at": 1, "ttl": 2},
+        {"headers": {"a": "b"}},
+        {"source": "here", "initialized_at": 3},
+        {"data": [memoryview(b"beside")]},
+    ]
+    batches = [
+        [row(f"{shift}-{number}", **fields[(number + shift) % count]) for number in range(300)]
+        for shift, count in enumerate([1, 2, 6, 3, 1], 1)
+    ]
+    for batch in batches:
+        assert store.append(batch).stored == len(batch)
+    assert entries_of(store.page(ALL, 2_000)) == [plain(one) for batch in batches for one in batch]
+
+
 def test_a_large_event_is_stored(store: Store) -> None:
     store.append([row("1", data=bytes(20 << 20)), row("2", data=memoryview(bytes(20 << 20)))])
     assert [len(event_of(entry.row).data) for entry in store.page(ALL, 10)] == [20 << 20] * 2
@@ -210,13 +228,13 @@ def test_the_position_of_a_time_among_gaps(many: Store) -> None:
 
 def test_a_clock_that_was_set_back(store: Store, open_one: OpenStore) -> None:
     store.append([row("1", at_s=1_000)])
-    store.append([row("2", at_s=10), row("3", at_s=1_001), row("4", at_s=5)])
+    store.append([row("2", at_s=10), row("3", at_s=1_001), row("4", at_s=5), row("5", at_s=6), row("6", at_s=4)])
     store.close()
     again = open_one(writes=True)
-    again.append([row("5", at_s=7)])
+    again.append([row("7", at_s=7)])
     seconds = [entry.row.recorded_ns // SECOND_NS for entry in again.page(ALL, 10)]
-    assert seconds == [1_000, 1_000, 1_001, 1_001, 1_001]
-    assert ids(again.page(Selection(since_ns=1_001 * SECOND_NS), 10)) == ["3", "4", "5"]
+    assert seconds == [1_000, 1_000, 1_001, 1_001, 1_001, 1_001, 1_001]
+    assert ids(again.page(Selection(since_ns=1_001 * SECOND_NS), 10)) == ["3", "4", "5", "6", "7"]
 
 
 # --- deleting ---
