@@ -85,6 +85,16 @@ def test_scale_gives_a_table_for_each_case(tmp_path: Path) -> None:
         assert all(value >= 0 for value in values)
 
 
+def test_journal_and_replay_are_measured_beside_the_bus_without_them(tmp_path: Path) -> None:
+    arguments = ["--events", "5000", "--repeat", "1", "--directory", str(tmp_path)]
+    figures, printed = _run("benchmarks.journal", tmp_path, arguments)
+    assert list(figures["rows"]) == ["inbox", "journal", "sqlite3", "notify_many", "replay"]
+    for name, row in figures["rows"].items():
+        assert f"{row['events/s']:,.0f}" in printed
+        assert (row["manager us"] > 0) == (name != "sqlite3")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["figures.json", "said.txt"]
+
+
 def _chosen() -> list[str]:
     return [argument for topology in CHOSEN for argument in ("--topology", topology.name)]
 
