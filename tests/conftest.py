@@ -9,7 +9,7 @@ import tempfile
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -234,11 +234,11 @@ def nothing_is_left(tmp_path: Path) -> Iterator[None]:
 
     It is set up before the fixtures that a test asks for, so it looks when they are gone.
     """
-    segments, descriptors = _segments(), _descriptors()
+    segments, descriptors, before = _segments(), _descriptors(), set(os.listdir("/proc"))
     yield
-    if leaving := _processes(tmp_path):
+    if leaving := _processes(tmp_path, before):
         _await_ends(leaving)
-        assert _processes(tmp_path) == {}
+        assert _processes(tmp_path, before) == {}
     run_dir = tmp_path / "run"
     left = [path.relative_to(run_dir) for path in run_dir.rglob("*")] if run_dir.is_dir() else []
     assert left == []
@@ -267,11 +267,14 @@ def _descriptors() -> set[str]:
     return found
 
 
-def _processes(tmp_path: Path) -> dict[int, str]:
-    """Managers of this test's run directory, and children of this process: pid -> command line."""
+def _processes(tmp_path: Path, before: Set[str] = frozenset()) -> dict[int, str]:
+    """Managers of this test's run directory, and children of this process: pid -> command line.
+
+    Those that ran `before` are not looked at, which are most of the machine's.
+    """
     found = {}
     parents = {os.getpid(), forkserver._forkserver._forkserver_pid}
-    for name in filter(str.isdecimal, os.listdir("/proc")):
+    for name in filter(str.isdecimal, set(os.listdir("/proc")) - before):
         with suppress(FileNotFoundError, ProcessLookupError):
             command = _read(f"/proc/{name}/cmdline").replace(b"\0", b" ").decode(errors="replace")
             state, parent, *_ = _read(f"/proc/{name}/stat").rpartition(b") ")[2].split()
@@ -282,7 +285,7 @@ def _processes(tmp_path: Path) -> dict[int, str]:
 
 
 def _read(path: str) -> bytes:
-    """A file of /proc, read by the bare calls: every test looks at every process of the machine."""
+    """A file of /proc, read by the bare calls: every test looks at all that began meanwhile."""
     fd = os.open(path, os.O_RDONLY)
     try:
         return os.read(fd, 1 << 16)
