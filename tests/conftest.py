@@ -33,25 +33,32 @@ HELPERS = ("multiprocess.forkserver", "multiprocess.resource_tracker", "multipro
 
 HERE = Path(__file__).resolve().parent
 ONE_PYTHON = (
-    "addons/journal/test_crash_points.py",
-    "addons/journal/test_outages.py",
-    "addons/otel/test_how_to.py",
-    "addons/test_metrics.py",
-    "addons/web",
+    "addons",
     "cli",
+    "core",
     "demo",
-    "faults/test_crash_points.py",
-    "faults/test_takeover_amid.py",
-    "properties/test_core_machine.py",
+    "faults",
+    "properties",
     "servers",
     "test_benchmarks.py",
     "test_docs.py",
     "test_examples.py",
     "test_layering.py",
     "test_tidy.py",
+    "worker/test_pipelines.py",
+    "worker/test_service.py",
 )
 """Texts, pure decisions, processes that are killed at each step, and what goes on outside of our package: there is
 nothing in them for a second CPython."""
+EVERY_PYTHON = (
+    "addons/journal/test_sqlite.py",
+    "addons/journal/test_store.py",
+    "addons/otel/test_asyncio.py",
+    "addons/otel/test_spans.py",
+    "faults/test_manager_death.py",
+    "faults/test_worker_death.py",
+)
+"""What of these folders stands on the standard library's sqlite3 and contextvars, or on how a process ends."""
 
 
 # How long an example takes is the machine's business.
@@ -68,9 +75,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    only_once = [HERE / name for name in ONE_PYTHON]
+    once, always = ({HERE / name for name in names} for names in (ONE_PYTHON, EVERY_PYTHON))
     for item in items:
-        if any(path == item.path or path in item.path.parents for path in only_once):
+        if item.path not in always and not once.isdisjoint((item.path, *item.path.parents)):
             item.add_marker("one_python")
 
 
