@@ -1,0 +1,217 @@
+"""The outbox in a PostgreSQL database, as its relay sees it.
+
+A row becomes visible when its transaction commits, and ids are given out before that: so a row may come with a lower
+position than what was published already. Each look therefore begins at the first row that waits, and remembers nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+from zlib import crc32
+
+from eventbus_mp.addons.journal.row import Entry, Row
+from eventbus_mp.addons.journal.store import StoreLocked, StoreUnavailable, StoreUnusable
+from eventbus_mp.addons.outbox.ids import loaded_id
+from eventbus_mp.addons.outbox.schema import COLUMNS, check_table
+from eventbus_mp.addons.outbox.stop import StopFlag
+from eventbus_mp.addons.outbox.store import Item, Refused, TopicCounts, missing_table
+from eventbus_mp.addons.postgresql import connected, one_line, psycopg
+
+__all__ = ["PostgresOutbox"]
+
+POLL_S = 1.0
+APPLICATION = "eventbus-mp outbox"
+LOCK_CLASS = 0x65624F31
+"""The first half of the keys of our advisory locks: "ebO1"."""
+_COLUMNS = ", ".join(COLUMNS)
+_CONDITIONS = {
+    "waiting": "done_ns IS NULL",
+    "published": "done_ns IS NOT NULL AND reason IS NULL",
+    "refused": "done_ns IS NOT NULL AND reason IS NOT NULL",
+}
+_STATES = ("waiting", "refused", "published")
+"""In the order of the fields of `TopicCounts`."""
+
+
+class PostgresOutbox:
+    """The `OutboxStore` of `postgresql://...`; see `open_outbox`."""
+
+    def __init__(self, url: str, table: str, *, poll_s: float | None = None) -> None:
+        self._dsn = url
+        self._table = check_table(table, "postgresql")
+        self._poll_s = POLL_S if poll_s is None else poll_s
+        self._key = (LOCK_CLASS, crc32(table.encode()) - (1 << 31))
+        self._connection: psycopg.Connection[Any] | None = None
+        self._is_relay = False
+        """Whether the lock is wanted; the session of the server that has it may have ended."""
+        self._is_locked = False
+        self._is_woken = False
+        self.url = shown(url)
+        with self._open():
+            pass
+
+    # --- for the one relay ---
+
+    def take_lock(self) -> bool:
+        """Become the one relay of this outbox: an advisory lock, which the server gives up with the session."""
+        with self._open() as db:
+            if not self._is_locked:
+                found = db.execute("SELECT pg_try_advisory_lock(%s, %s)", self._key).fetchone()
+                self._is_locked = bool(found and found[0])
+                if self._is_locked:
+                    # Deletions that are lost with the server are published once more.
+                    db.execute("SET synchronous_commit = off")
+                    db.execute(f'LISTEN "{self._table}"')
+            return self._is_locked
+
+    def waiting(self, limit: int, held: Collection[str]) -> list[Entry]:
+        """See `OutboxStore`."""
+        others = " AND topic <> ALL(%s)" if held else ""
+        query = (
+            f"SELECT position, {_COLUMNS} FROM {self._table} WHERE done_ns IS NULL{others} ORDER BY position LIMIT %s"
+        )
+        values = (list(held), limit) if held else (limit,)
+        if not self.take_lock():
+            raise StoreLocked(f"the connection to {self.url} was lost, and another relay has the lock now")
+        with self._open() as db:
+            self._is_woken = False  # In front of the look: what is committed after it wakes again.
+            return [_entry(found) for found in db.execute(query, values, binary=True)]
+
+    def finish(self, positions: Sequence[int], refused: Sequence[Refused], done_ns: int, *, keep: bool) -> None:
+        """See `OutboxStore`."""
+        with self._open() as db, db.transaction():
+            if positions and keep:
+                db.execute(
+                    f"UPDATE {self._table} SET done_ns = %s WHERE position = ANY(%s)", (done_ns, list(positions))
+                )
+            elif positions:
+                db.execute(f"DELETE FROM {self._table} WHERE position = ANY(%s)", (list(positions),))
+            for position, reason in refused:
+                db.execute(
+                    f"UPDATE {self._table} SET done_ns = %s, reason = %s WHERE position = %s",
+                    (done_ns, reason.replace("\0", "\\0"), position),
+                )
+
+    def wait(self, timeout_s: float, stop: StopFlag) -> None:
+        """See `OutboxStore`: sleeps until the server says that something was committed."""
+        if not self._is_woken:
+            with self._open() as db:
+                # What comes is read with the next query, that of `waiting`; an end of file is an error there.
+                stop.wait(min(self._poll_s, timeout_s), db.fileno())
+
+    def prune(self, below_ns: int, limit: int) -> int:
+        """See `OutboxStore`."""
+        inner = f"SELECT position FROM {self._table} WHERE done_ns < %s AND reason IS NULL LIMIT %s"
+        with self._open() as db:
+            return db.execute(f"DELETE FROM {self._table} WHERE position IN ({inner})", (below_ns, limit)).rowcount
+
+    # --- for who looks ---
+
+    def items(self, *, after: int, limit: int, refused: bool = False, published: bool = False) -> list[Item]:
+        """See `OutboxStore`."""
+        condition = _CONDITIONS["refused" if refused else "published" if published else "waiting"]
+        query = (
+            f"SELECT position, {_COLUMNS}, done_ns, reason FROM {self._table} WHERE {condition} AND position > %s "
+            "ORDER BY position LIMIT %s"
+        )
+        with self._open() as db:
+            return [_item(found) for found in db.execute(query, (after, limit), binary=True)]
+
+    def find(self, position: int) -> Item | None:
+        """See `OutboxStore`."""
+        query = f"SELECT position, {_COLUMNS}, done_ns, reason FROM {self._table} WHERE position = %s"
+        with self._open() as db:
+            found = db.execute(query, (position,), binary=True).fetchone()
+        return _item(found) if found is not None else None
+
+    def counts(self) -> dict[str, TopicCounts]:
+        """See `OutboxStore`."""
+        counted = ", ".join(f"count(*) FILTER (WHERE {_CONDITIONS[state]})" for state in _STATES)
+        oldest = "min(recorded_ns) FILTER (WHERE done_ns IS NULL)"
+        query = f'SELECT topic, {counted}, {oldest} FROM {self._table} GROUP BY topic ORDER BY topic COLLATE "C"'
+        with self._open() as db:
+            return {topic: TopicCounts(*found) for topic, *found in db.execute(query)}
+
+    def retry(self, positions: Sequence[int] | None) -> int:
+        """See `OutboxStore`."""
+        change = f"UPDATE {self._table} SET done_ns = NULL, reason = NULL WHERE {_CONDITIONS['refused']}"
+        done = self._change(change, positions)
+        with self._open() as db:
+            db.execute("SELECT pg_notify(%s, '')", (self._table,))
+        return done
+
+    def discard(self, positions: Sequence[int]) -> int:
+        """See `OutboxStore`."""
+        return self._change(f"DELETE FROM {self._table} WHERE {_CONDITIONS['refused']}", positions)
+
+    def _change(self, change: str, positions: Sequence[int] | None) -> int:
+        with self._open() as db:
+            if positions is None:
+                return db.execute(change).rowcount
+            return db.execute(f"{change} AND position = ANY(%s)", (list(positions),)).rowcount
+
+    # --- the connection ---
+
+    @contextmanager
+    def _open(self) -> Iterator[psycopg.Connection[Any]]:
+        """The connection, made anew if the last one was lost; errors are those of a store."""
+        try:
+            if self._connection is None or self._connection.closed:
+                self._connect()
+            assert self._connection is not None
+            yield self._connection
+        except psycopg.errors.UndefinedTable as cause:
+            raise missing_table(self.url, self._table) from cause
+        except (psycopg.ProgrammingError, psycopg.DataError) as cause:
+            raise StoreUnusable(f"{self.url}: {one_line(cause)}") from cause
+        except psycopg.Error as cause:
+            raise StoreUnavailable(f"{self.url}: {one_line(cause)}") from cause
+
+    def _connect(self) -> None:
+        self._let_go()
+        db = connected(self._dsn, APPLICATION)
+        try:
+            db.execute(f"SELECT position FROM {self._table} LIMIT 0")
+            db.add_notify_handler(self._note_notification)
+        except BaseException:
+            db.close()
+            raise
+        self._connection = db
+        self._is_woken = True
+
+    def _note_notification(self, notification: object) -> None:
+        self._is_woken = True
+
+    def _let_go(self) -> None:
+        connection, self._connection = self._connection, None
+        self._is_locked = False
+        if connection is not None:
+            connection.close()
+
+    def close(self) -> None:
+        """Give up the lock, and let go of everything. Repeated, it does nothing."""
+        self._let_go()
+
+    def __enter__(self) -> PostgresOutbox:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _entry(found: Sequence[Any]) -> Entry:
+    return Entry(found[0], _row(found[1:]))
+
+
+def _item(found: Sequence[Any]) -> Item:
+    return Item(found[0], _row(found[1:-2]), *found[-2:])
+
+
+def _row(found: Sequence[Any]) -> Row:
+    topic, event_id, transaction_id, *rest = found
+    return Row(topic, loaded_id(event_id), loaded_id(transaction_id), *rest, expires_ns=None)  # type: ignore[arg-type]

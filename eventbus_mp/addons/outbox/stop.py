@@ -1,0 +1,39 @@
+"""A flag that says "stop", and that a wait for a descriptor can wait for as well."""
+
+from __future__ import annotations
+
+import os
+import select
+
+__all__ = ["StopFlag"]
+
+
+class StopFlag:
+    """Set once, by any thread or by a signal handler. `close` it in the end."""
+
+    def __init__(self) -> None:
+        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._is_set = False
+
+    def set(self) -> None:
+        """Ask to stop; never blocks. Repeated, or after `close`, it does nothing more."""
+        if not self._is_set and self._fd >= 0:
+            self._is_set = True
+            os.eventfd_write(self._fd, 1)
+
+    def is_set(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._is_set
+
+    def wait(self, timeout_s: float, fd: int | None = None) -> bool:
+        """Block until it is set, until `fd` can be read, or for so many seconds: whether it is set."""
+        fds = [self._fd] if fd is None else [self._fd, fd]
+        if not self._is_set:
+            select.select(fds, [], [], timeout_s)
+        return self._is_set
+
+    def close(self) -> None:
+        """Let go of the descriptor. Repeated, it does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
