@@ -61,7 +61,7 @@ IMPORTERS = {
     "multiprocess": ("worker", "lifecycle"),
     "filelock": ("runtime.filelocks",),
     "watchfiles": ("worker.source_changes",),
-    "sqlite3": ("addons.journal.sqlite",),
+    "sqlite3": ("addons.journal.sqlite", "addons.outbox.sqlite"),
     "trio": ("aio.trio_loop",),
     "psycopg": ("addons.postgresql",),
     "prometheus_client": ("addons.metrics",),

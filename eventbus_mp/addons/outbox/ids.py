@@ -13,14 +13,11 @@ def stored_id(id: str | int | None) -> str | None:
 
 
 def loaded_id(text: str | None) -> str | int | None:
-    """The id of what `stored_id` made.
-
-    Raises:
-        ValueError: It did not make this.
-    """
+    """The id of what `stored_id` made; None of what it did not make."""
     if text is None:
         return None
-    id = json.loads(text)
-    if type(id) is not str and type(id) is not int:
-        raise ValueError(f"{text!r} is not an id")
-    return id
+    try:
+        id = json.loads(text)
+    except ValueError:
+        return None
+    return id if type(id) is str or type(id) is int else None

@@ -23,7 +23,7 @@ def open_outbox(url: str, *, table: str = TABLE, poll_s: float | None = None) ->
         url: `sqlite:///PATH`, with four slashes an absolute one; or `postgresql://USER@HOST/DATABASE`, as libpq and
             SQLAlchemy know it.
         table: As of `Outbox`.
-        poll_s: How often to look in SQLite for what was committed, in seconds (default: 0.05); in PostgreSQL, if no
+        poll_s: How often to look in SQLite for what was committed, in seconds (default: 0.02); in PostgreSQL, if no
             notification comes (default: 1).
 
     Raises:

@@ -9,17 +9,15 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from eventbus_mp import EventBusError, Event, UsageError
+from eventbus_mp import Event, EventBusError, UsageError
 from eventbus_mp.addons.journal.row import RefusedRow, row_of
 from eventbus_mp.addons.outbox.ids import stored_id
-from eventbus_mp.addons.outbox.schema import COLUMNS, TABLE, schema, statements_of
+from eventbus_mp.addons.outbox.schema import TABLE, schema, statements_of
 
 __all__ = ["Outbox", "dialect_of", "insert_statement"]
 
 SQLITE_MODULES = ("sqlite3", "pysqlite3", "sqlcipher3")
 POSTGRESQL_MODULES = ("psycopg", "psycopg2")
-TEXTS = tuple(COLUMNS.index(name) for name in ("topic", "source"))
-"""What goes into a text column as it is."""
 Values = tuple[Any, ...]
 
 
@@ -158,7 +156,7 @@ def _values_of(event: Event, dialect: str) -> Values:
     values = row[:-1]
     if dialect == "sqlite":
         return values
-    for index in TEXTS:
-        if values[index] is not None and "\0" in values[index]:
-            raise UsageError(f"{COLUMNS[index]}={values[index]!r:.80}: PostgreSQL has no texts with a NUL")
+    for name, text in (("topic", row.topic), ("source", row.source)):
+        if text is not None and "\0" in text:
+            raise UsageError(f"{name}={text!r:.80}: PostgreSQL has no texts with a NUL")
     return (values[0], stored_id(values[1]), stored_id(values[2]), *values[3:])

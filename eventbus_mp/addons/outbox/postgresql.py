@@ -6,6 +6,7 @@ position than what was published already. Each look therefore begins at the firs
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -15,7 +16,7 @@ from zlib import crc32
 from eventbus_mp.addons.journal.row import Entry, Row
 from eventbus_mp.addons.journal.store import StoreLocked, StoreUnavailable, StoreUnusable
 from eventbus_mp.addons.outbox.ids import loaded_id
-from eventbus_mp.addons.outbox.schema import COLUMNS, check_table
+from eventbus_mp.addons.outbox.schema import COLUMN_LIST, CONDITIONS, check_table
 from eventbus_mp.addons.outbox.stop import StopFlag
 from eventbus_mp.addons.outbox.store import Item, Refused, TopicCounts, missing_table
 from eventbus_mp.addons.postgresql import connected, one_line, psycopg
@@ -26,14 +27,7 @@ POLL_S = 1.0
 APPLICATION = "eventbus-mp outbox"
 LOCK_CLASS = 0x65624F31
 """The first half of the keys of our advisory locks: "ebO1"."""
-_COLUMNS = ", ".join(COLUMNS)
-_CONDITIONS = {
-    "waiting": "done_ns IS NULL",
-    "published": "done_ns IS NOT NULL AND reason IS NULL",
-    "refused": "done_ns IS NOT NULL AND reason IS NOT NULL",
-}
-_STATES = ("waiting", "refused", "published")
-"""In the order of the fields of `TopicCounts`."""
+_PASSWORD = re.compile(r"(?<=:)[^:/@]+(?=@)|(?<=password=)[^&]+")
 
 
 class PostgresOutbox:
@@ -45,11 +39,9 @@ class PostgresOutbox:
         self._poll_s = POLL_S if poll_s is None else poll_s
         self._key = (LOCK_CLASS, crc32(table.encode()) - (1 << 31))
         self._connection: psycopg.Connection[Any] | None = None
-        self._is_relay = False
-        """Whether the lock is wanted; the session of the server that has it may have ended."""
         self._is_locked = False
         self._is_woken = False
-        self.url = shown(url)
+        self.url = _PASSWORD.sub("***", url)
         with self._open():
             pass
 
@@ -71,7 +63,8 @@ class PostgresOutbox:
         """See `OutboxStore`."""
         others = " AND topic <> ALL(%s)" if held else ""
         query = (
-            f"SELECT position, {_COLUMNS} FROM {self._table} WHERE done_ns IS NULL{others} ORDER BY position LIMIT %s"
+            f"SELECT position, {COLUMN_LIST} FROM {self._table} "
+            f"WHERE done_ns IS NULL{others} ORDER BY position LIMIT %s"
         )
         values = (list(held), limit) if held else (limit,)
         if not self.take_lock():
@@ -110,26 +103,25 @@ class PostgresOutbox:
 
     # --- for who looks ---
 
-    def items(self, *, after: int, limit: int, refused: bool = False, published: bool = False) -> list[Item]:
+    def items(self, state: str, *, after: int, limit: int) -> list[Item]:
         """See `OutboxStore`."""
-        condition = _CONDITIONS["refused" if refused else "published" if published else "waiting"]
         query = (
-            f"SELECT position, {_COLUMNS}, done_ns, reason FROM {self._table} WHERE {condition} AND position > %s "
-            "ORDER BY position LIMIT %s"
+            f"SELECT position, {COLUMN_LIST}, done_ns, reason FROM {self._table} "
+            f"WHERE {CONDITIONS[state]} AND position > %s ORDER BY position LIMIT %s"
         )
         with self._open() as db:
             return [_item(found) for found in db.execute(query, (after, limit), binary=True)]
 
     def find(self, position: int) -> Item | None:
         """See `OutboxStore`."""
-        query = f"SELECT position, {_COLUMNS}, done_ns, reason FROM {self._table} WHERE position = %s"
+        query = f"SELECT position, {COLUMN_LIST}, done_ns, reason FROM {self._table} WHERE position = %s"
         with self._open() as db:
             found = db.execute(query, (position,), binary=True).fetchone()
         return _item(found) if found is not None else None
 
     def counts(self) -> dict[str, TopicCounts]:
         """See `OutboxStore`."""
-        counted = ", ".join(f"count(*) FILTER (WHERE {_CONDITIONS[state]})" for state in _STATES)
+        counted = ", ".join(f"count(*) FILTER (WHERE {condition})" for condition in CONDITIONS.values())
         oldest = "min(recorded_ns) FILTER (WHERE done_ns IS NULL)"
         query = f'SELECT topic, {counted}, {oldest} FROM {self._table} GROUP BY topic ORDER BY topic COLLATE "C"'
         with self._open() as db:
@@ -137,7 +129,7 @@ class PostgresOutbox:
 
     def retry(self, positions: Sequence[int] | None) -> int:
         """See `OutboxStore`."""
-        change = f"UPDATE {self._table} SET done_ns = NULL, reason = NULL WHERE {_CONDITIONS['refused']}"
+        change = f"UPDATE {self._table} SET done_ns = NULL, reason = NULL WHERE {CONDITIONS['refused']}"
         done = self._change(change, positions)
         with self._open() as db:
             db.execute("SELECT pg_notify(%s, '')", (self._table,))
@@ -145,7 +137,7 @@ class PostgresOutbox:
 
     def discard(self, positions: Sequence[int]) -> int:
         """See `OutboxStore`."""
-        return self._change(f"DELETE FROM {self._table} WHERE {_CONDITIONS['refused']}", positions)
+        return self._change(f"DELETE FROM {self._table} WHERE {CONDITIONS['refused']}", positions)
 
     def _change(self, change: str, positions: Sequence[int] | None) -> int:
         with self._open() as db:
@@ -214,4 +206,4 @@ def _item(found: Sequence[Any]) -> Item:
 
 def _row(found: Sequence[Any]) -> Row:
     topic, event_id, transaction_id, *rest = found
-    return Row(topic, loaded_id(event_id), loaded_id(transaction_id), *rest, expires_ns=None)  # type: ignore[arg-type]
+    return Row._make((topic, loaded_id(event_id), loaded_id(transaction_id), *rest, None))

@@ -11,12 +11,24 @@ from typing import NamedTuple
 
 from eventbus_mp import UsageError
 
-__all__ = ["COLUMNS", "DIALECTS", "TABLE", "Statements", "check_table", "schema", "statements_of"]
+__all__ = [
+    "COLUMNS",
+    "COLUMN_LIST",
+    "CONDITIONS",
+    "DIALECTS",
+    "TABLE",
+    "Statements",
+    "check_table",
+    "schema",
+    "statements_of",
+]
 
 TABLE = "eventbus_outbox"
 DIALECTS = ("sqlite", "postgresql")
-_NAME = re.compile(r"[a-z_][a-z0-9_]{0,47}(\.[a-z_][a-z0-9_]{0,47})?")
-"""With or without a schema. Such names need no quotes, and leave room for those of the indexes."""
+_NAME = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?")
+"""With or without a schema. Such names need no quotes."""
+_LENGTH_MAX = 48
+"""PostgreSQL cuts names off at 63; those of the indexes are longer."""
 
 COLUMNS = (
     "topic",
@@ -33,6 +45,14 @@ COLUMNS = (
     "recorded_ns",
 )
 """Of a row, in the order of its fields. The last one of a journal's, `expires_ns`, is missing: a bus counts the ttl."""
+
+COLUMN_LIST = ", ".join(COLUMNS)
+CONDITIONS = {
+    "waiting": "done_ns IS NULL",
+    "refused": "done_ns IS NOT NULL AND reason IS NOT NULL",
+    "published": "done_ns IS NOT NULL AND reason IS NULL",
+}
+"""What a row is, by the condition that says so; in the order of the fields of `TopicCounts`."""
 
 _SQLITE = """\
 CREATE TABLE IF NOT EXISTS {table} (
@@ -100,9 +120,10 @@ def check_table(name: str, dialect: str) -> str:
     """
     if dialect not in DIALECTS:
         raise UsageError(f"dialect={dialect!r} is neither 'sqlite' nor 'postgresql'")
-    if not isinstance(name, str) or _NAME.fullmatch(name) is None or (dialect == "sqlite" and "." in name):
-        may_have_schema = ", or schema.name" if dialect == "postgresql" else ""
-        raise UsageError(f"table={name!r}: give a name of up to 48 of a-z, 0-9 and _{may_have_schema}")
+    is_name = isinstance(name, str) and len(name) <= _LENGTH_MAX and _NAME.fullmatch(name) is not None
+    if not is_name or (dialect == "sqlite" and "." in name):
+        with_schema = ", or schema.name" if dialect == "postgresql" else ""
+        raise UsageError(f"table={name!r}: give a name of up to {_LENGTH_MAX} of a-z, 0-9 and _{with_schema}")
     return name
 
 
@@ -127,7 +148,7 @@ def statements_of(dialect: str, table: str) -> Statements:
     """The statements for a table; raises as `schema`."""
     check_table(table, dialect)
     mark = "?" if dialect == "sqlite" else "%s"
-    add = f"INSERT INTO {table} ({', '.join(COLUMNS)}) VALUES ({', '.join([mark] * len(COLUMNS))})"
+    add = f"INSERT INTO {table} ({COLUMN_LIST}) VALUES ({', '.join([mark] * len(COLUMNS))})"
     if dialect == "sqlite":
         return Statements(add, add, "")
     # One round trip. A notification is sent by COMMIT, and by no ROLLBACK; those of one transaction are one.

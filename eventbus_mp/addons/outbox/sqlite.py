@@ -14,19 +14,14 @@ from eventbus_mp.addons.journal.row import Entry, Row
 from eventbus_mp.addons.journal.sqlite.connection import connected, told
 from eventbus_mp.addons.journal.sqlite.files import WriterLock, identity_of
 from eventbus_mp.addons.journal.store import StoreLocked, StoreUnavailable
-from eventbus_mp.addons.outbox.schema import COLUMNS, check_table
+from eventbus_mp.addons.outbox.schema import COLUMN_LIST, CONDITIONS, check_table
 from eventbus_mp.addons.outbox.stop import StopFlag
 from eventbus_mp.addons.outbox.store import Item, Refused, TopicCounts, missing_table
 
 __all__ = ["SqliteOutbox"]
 
-POLL_S = 0.05
-_COLUMNS = ", ".join(COLUMNS)
-_CONDITIONS = {
-    "waiting": "done_ns IS NULL",
-    "published": "done_ns IS NOT NULL AND reason IS NULL",
-    "refused": "done_ns IS NOT NULL AND reason IS NOT NULL",
-}
+POLL_S = 0.02
+"""A look costs 70 us: a third of a percent of a processor."""
 
 
 class SqliteOutbox:
@@ -49,14 +44,14 @@ class SqliteOutbox:
     # --- for the one relay ---
 
     def take_lock(self) -> bool:
-        """Become the one relay of this outbox: a lock on a file beside it, which the kernel gives up with the process."""
+        """Become the one relay of this outbox: by a file beside it, whose lock ends with the process."""
         return self._lock.take()
 
     def waiting(self, limit: int, held: Collection[str]) -> list[Entry]:
         """See `OutboxStore`."""
         others = f" AND topic NOT IN ({','.join('?' * len(held))})" if held else ""
         query = (
-            f"SELECT position, {_COLUMNS} FROM {self._table} WHERE done_ns IS NULL{others} ORDER BY position LIMIT ?"
+            f"SELECT position, {COLUMN_LIST} FROM {self._table} WHERE done_ns IS NULL{others} ORDER BY position LIMIT ?"
         )
         if not self._lock.take():
             raise StoreLocked(f"the lock of {self.url} was removed, and another relay has it now")
@@ -66,13 +61,10 @@ class SqliteOutbox:
 
     def finish(self, positions: Sequence[int], refused: Sequence[Refused], done_ns: int, *, keep: bool) -> None:
         """See `OutboxStore`. It need not be on the disk: a loss of power has some published once more."""
-        if keep:
-            done, values = f"UPDATE {self._table} SET done_ns = ?", (done_ns,)
-        else:
-            done, values = f"DELETE FROM {self._table}", ()
+        done = f"UPDATE {self._table} SET done_ns = {int(done_ns)}" if keep else f"DELETE FROM {self._table}"
         with self._transaction() as db:
             for first, last in _runs(positions):
-                db.execute(f"{done} WHERE position BETWEEN ? AND ?", (*values, first, last))
+                db.execute(f"{done} WHERE position BETWEEN ? AND ?", (first, last))
             for position, reason in refused:
                 db.execute(
                     f"UPDATE {self._table} SET done_ns = ?, reason = ? WHERE position = ?", (done_ns, reason, position)
@@ -94,26 +86,25 @@ class SqliteOutbox:
 
     # --- for who looks ---
 
-    def items(self, *, after: int, limit: int, refused: bool = False, published: bool = False) -> list[Item]:
+    def items(self, state: str, *, after: int, limit: int) -> list[Item]:
         """See `OutboxStore`."""
-        condition = _CONDITIONS["refused" if refused else "published" if published else "waiting"]
         query = (
-            f"SELECT position, {_COLUMNS}, done_ns, reason FROM {self._table} WHERE {condition} AND position > ? "
-            "ORDER BY position LIMIT ?"
+            f"SELECT position, {COLUMN_LIST}, done_ns, reason FROM {self._table} "
+            f"WHERE {CONDITIONS[state]} AND position > ? ORDER BY position LIMIT ?"
         )
         with self._open() as db:
             return [_item(found) for found in db.execute(query, (after, limit))]
 
     def find(self, position: int) -> Item | None:
         """See `OutboxStore`."""
-        query = f"SELECT position, {_COLUMNS}, done_ns, reason FROM {self._table} WHERE position = ?"
+        query = f"SELECT position, {COLUMN_LIST}, done_ns, reason FROM {self._table} WHERE position = ?"
         with self._open() as db:
             found = db.execute(query, (position,)).fetchone()
         return _item(found) if found is not None else None
 
     def counts(self) -> dict[str, TopicCounts]:
         """See `OutboxStore`."""
-        counted = ", ".join(f"count(CASE WHEN {_CONDITIONS[state]} THEN 1 END)" for state in _STATES)
+        counted = ", ".join(f"count(CASE WHEN {condition} THEN 1 END)" for condition in CONDITIONS.values())
         oldest = "min(CASE WHEN done_ns IS NULL THEN recorded_ns END)"
         query = f"SELECT topic, {counted}, {oldest} FROM {self._table} GROUP BY topic ORDER BY topic"
         with self._open() as db:
@@ -121,12 +112,12 @@ class SqliteOutbox:
 
     def retry(self, positions: Sequence[int] | None) -> int:
         """See `OutboxStore`."""
-        change = f"UPDATE {self._table} SET done_ns = NULL, reason = NULL WHERE {_CONDITIONS['refused']}"
+        change = f"UPDATE {self._table} SET done_ns = NULL, reason = NULL WHERE {CONDITIONS['refused']}"
         return self._change(change, positions)
 
     def discard(self, positions: Sequence[int]) -> int:
         """See `OutboxStore`."""
-        return self._change(f"DELETE FROM {self._table} WHERE {_CONDITIONS['refused']}", positions)
+        return self._change(f"DELETE FROM {self._table} WHERE {CONDITIONS['refused']}", positions)
 
     def _change(self, change: str, positions: Sequence[int] | None) -> int:
         with self._transaction() as db:
@@ -199,30 +190,23 @@ class SqliteOutbox:
         self.close()
 
 
-_STATES = ("waiting", "refused", "published")
-"""In the order of the fields of `TopicCounts`."""
-
-
 def _last_change(db: sqlite3.Connection) -> int:
     return int(db.execute("PRAGMA data_version").fetchone()[0])
 
 
 def _entry(found: tuple[Any, ...]) -> Entry:
-    return Entry(found[0], Row(*found[1:], expires_ns=None))
+    return Entry(found[0], Row._make((*found[1:], None)))
 
 
 def _item(found: tuple[Any, ...]) -> Item:
-    return Item(found[0], Row(*found[1:-2], expires_ns=None), *found[-2:])
+    return Item(found[0], Row._make((*found[1:-2], None)), *found[-2:])
 
 
 def _runs(positions: Sequence[int]) -> Iterator[tuple[int, int]]:
     """(first, last) of each run of neighbours."""
-    first = last = None
-    for position in sorted(positions):
-        if last is None or position != last + 1:
-            if first is not None and last is not None:
-                yield first, last
-            first = position
-        last = position
-    if first is not None and last is not None:
-        yield first, last
+    ordered = sorted(positions)
+    begin = 0
+    for at, position in enumerate(ordered):
+        if at + 1 == len(ordered) or ordered[at + 1] != position + 1:
+            yield ordered[begin], position
+            begin = at + 1

@@ -38,7 +38,7 @@ class Item:
 
     @property
     def state(self) -> str:
-        """"waiting", "published" or "refused"."""
+        """ "waiting", "published" or "refused"."""
         if self.done_ns is None:
             return "waiting"
         return "published" if self.reason is None else "refused"
@@ -93,8 +93,8 @@ class OutboxStore(Protocol):
 
     # --- for who looks ---
 
-    def items(self, *, after: int, limit: int, refused: bool = False, published: bool = False) -> list[Item]:
-        """Up to `limit` items behind a position: those that wait; or those that were refused, or published."""
+    def items(self, state: str, *, after: int, limit: int) -> list[Item]:
+        """Up to `limit` items behind a position that are "waiting", "refused" or "published"."""
 
     def find(self, position: int) -> Item | None:
         """The item at a position."""

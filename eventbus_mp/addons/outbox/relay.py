@@ -1,0 +1,302 @@
+"""Relay: publishes what was committed to an outbox, on a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+from eventbus_mp import BusClosed, EventBus, EventBusError, LostBus, UsageError, WaitTimeout
+from eventbus_mp.addons.journal.retention import duration_ns
+from eventbus_mp.addons.journal.row import Entry
+from eventbus_mp.addons.journal.store import StoreError, StoreLocked
+from eventbus_mp.addons.outbox.backoff import Backoff
+from eventbus_mp.addons.outbox.opening import open_outbox
+from eventbus_mp.addons.outbox.publishing import HELD_S, Publishing
+from eventbus_mp.addons.outbox.schema import TABLE
+from eventbus_mp.addons.outbox.stop import StopFlag
+from eventbus_mp.addons.outbox.store import OutboxStore, Refused
+
+__all__ = ["Relay", "RelayStatus"]
+
+log = logging.getLogger("eventbus_mp.outbox")
+
+STANDBY_S = 0.5
+"""How often a standby asks for the lock: no database lets it wait for one and be asked to stop."""
+IDLE_S = 10.0
+"""How long to wait for a commit before looking all the same."""
+BATCH_FIRST, BATCH_MAX = 16, 100_000
+"""How many rows are read at first, for they may be large; and at most."""
+BATCH_BYTES = 4 << 20
+"""About so many bytes are read at once, if the rows are like those before."""
+PRUNE_S, PRUNED_ROWS = 10.0, 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class RelayStatus:
+    """What a relay has done since it was started."""
+
+    state: str
+    """"starting", "publishing", "standing by" (another one publishes), "stopped" or "failed"."""
+    published: int
+    refused: int
+    """Put aside, because the bus cannot take them."""
+    dropped: int
+    """How many of the published ones nobody got; only with `allow_drop`."""
+    held: tuple[str, ...]
+    """Topics whose events wait for a subscriber."""
+
+
+class Relay:
+    """Publishes what was committed to an outbox, and deletes it when the bus has it.
+
+    One relay at a time publishes from an outbox; another one stands by until that one is gone. An event is published
+    once; or again, with the same topic and id, if a relay or a database was killed or lost in between. Within a topic,
+    events of one transaction come in the order in which they were added, and an event that was added after another
+    transaction had committed comes after those of that one. What was added at the same time comes in any order.
+
+    Args:
+        bus: The bus. Its `require` counts. The handle may be used for other things as well.
+        url: Of the database: see `open_outbox`.
+        table: As of `Outbox`.
+        once: Publish what is there, and end; else wait for more.
+        allow_drop: Whether events of topics that nobody is subscribed to count as published. If not, they wait, and the
+            other topics go on.
+        keep: How long published events stay in the table, "7d" for example; None: they are deleted at once.
+        batch: How many events are published at once, at most.
+        poll_s: As of `open_outbox`.
+
+    Raises:
+        UsageError: An argument is not valid.
+    """
+
+    def __init__(
+        self,
+        bus: EventBus,
+        url: str,
+        *,
+        table: str = TABLE,
+        once: bool = False,
+        allow_drop: bool = False,
+        keep: str | None = None,
+        batch: int = 500,
+        poll_s: float | None = None,
+    ) -> None:
+        if type(batch) is not int or not 1 <= batch <= BATCH_MAX:
+            raise UsageError(f"batch={batch!r} is not a number from 1 to {BATCH_MAX:,}")
+        self._bus = bus
+        self.url = url
+        self._table = table
+        self._once = once
+        self._allow_drop = allow_drop
+        self._keep = keep is not None
+        self._keep_ns = duration_ns(keep)
+        self._batch = batch
+        self._poll_s = poll_s
+        self._thread: threading.Thread | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._stop = StopFlag()
+        self._is_settled = threading.Event()
+        """Set when it publishes, stands by, or has failed."""
+        self._state = "stopped"
+        self._error: BaseException | None = None
+        self._published = self._refused = self._dropped = 0
+        self._limit = min(BATCH_FIRST, self._batch)
+        self._pruned_s = 0.0
+        self._publishing = Publishing(self._bus, allow_drop=self._allow_drop, stop=self._stop)
+
+    def start(self, *, timeout_s: float = 30.0) -> Relay:
+        """Begin to publish, or to stand by, on a thread. Blocks until either is the case.
+
+        Raises:
+            StoreError: The outbox cannot be opened. Once it is, a database that fails is tried again for ever. With
+                `once`: another relay publishes (`StoreLocked`).
+            UsageError: It is running, or its URL is not one.
+            WaitTimeout: It took longer than `timeout_s`; then it was stopped again.
+            EventBusError: The bus cannot be reached.
+        """
+        if self._thread is not None and self._thread.is_alive():
+            raise UsageError("this relay is running")
+        self._stop.close()
+        self._reset()
+        self._state = "starting"
+        self._thread = threading.Thread(target=self._run, name="eventbus_mp outbox", daemon=True)
+        self._thread.start()
+        if not self._is_settled.wait(timeout_s):
+            self.stop()
+            raise WaitTimeout(f"the relay of {self.url} has not begun after {timeout_s:g} s")
+        if self._error is not None:
+            self.stop()
+            raise self._error
+        return self
+
+    def stop(self, *, timeout_s: float | None = None) -> None:
+        """Finish what is being published, and end; the rest waits in the outbox. Repeated, it does nothing.
+
+        Blocks until that is done.
+
+        Raises:
+            WaitTimeout: It is not done after `timeout_s`; it still will be.
+        """
+        self._stop.set()
+        thread = self._thread
+        if thread is None or thread is threading.current_thread():
+            return
+        thread.join(timeout_s)
+        if thread.is_alive():
+            raise WaitTimeout(f"the relay of {self.url} has not ended after {timeout_s:g} s")
+        self._thread = None
+        self._stop.close()
+
+    def ask_to_stop(self) -> None:
+        """As `stop`, without waiting until it is done; a signal handler may call it."""
+        self._stop.set()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Block until the relay has ended by itself or was stopped, or for `timeout_s`: whether it has.
+
+        Raises:
+            EventBusError: Why it ended by itself.
+        """
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+            if self._thread.is_alive():
+                return False
+        if self._error is not None:
+            raise self._error
+        return True
+
+    def status(self) -> RelayStatus:
+        """What it does and has done. Never blocks."""
+        held = tuple(sorted(self._publishing.held.copy()))
+        return RelayStatus(self._state, self._published, self._refused, self._dropped, held)
+
+    def __enter__(self) -> Relay:
+        return self.start() if self._thread is None else self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # --- on the thread ---
+
+    def _run(self) -> None:
+        try:
+            with open_outbox(self.url, table=self._table, poll_s=self._poll_s) as store:
+                self._bus.on_lost(self._note_loss)
+                while not self._stop.is_set() and self._await_lock(store):
+                    try:
+                        self._relay(store)
+                        break
+                    except StoreLocked as error:
+                        log.error("%s", error)
+            self._state = "stopped"
+        except EventBusError as error:
+            self._error, self._state = error, "failed"
+            if self._is_settled.is_set():  # else `start` raises it
+                log.error("the relay of %s has ended: %s", self.url, error)
+        except BaseException as error:
+            self._error, self._state = error, "failed"
+            raise
+        finally:
+            self._is_settled.set()
+
+    def _note_loss(self, lost: LostBus) -> None:
+        self._publishing.forget()
+
+    def _await_lock(self, store: OutboxStore) -> bool:
+        """Stand by until the lock is held; False: asked to stop before."""
+        pauses = Backoff("the outbox", store.url)
+        while not self._try_lock(store, pauses):
+            if self._stop.wait(pauses.pause_s() if pauses.is_away else STANDBY_S):
+                return False
+        return True
+
+    def _try_lock(self, store: OutboxStore, pauses: Backoff) -> bool:
+        try:
+            is_locked = store.take_lock()
+        except StoreError as error:
+            if not self._is_settled.is_set():
+                raise
+            pauses.note(error)
+            return False
+        pauses.end()
+        if not is_locked and self._once:
+            raise StoreLocked(f"another relay publishes from {store.url}")
+        if not is_locked and self._state != "standing by":
+            log.info("standing by: another relay publishes from %s", store.url)
+            self._state = "standing by"
+            self._is_settled.set()
+        return is_locked
+
+    def _relay(self, store: OutboxStore) -> None:
+        """Publish, until it is asked to stop, or all is published that is to be, or the lock is lost."""
+        self._bus.topics()  # A bus that cannot be reached is said here, and not in the log.
+        log.info("bus %r gets what is committed to %s", self._bus.name, store.url)
+        self._state = "publishing"
+        self._is_settled.set()
+        pauses = Backoff("the outbox", store.url)
+        while not self._stop.is_set():
+            try:
+                if not self._turn(store) and self._once:
+                    return
+            except (StoreLocked, BusClosed):
+                raise
+            except EventBusError as error:
+                pauses.note(error)
+                self._stop.wait(pauses.pause_s())
+            else:
+                pauses.end()
+
+    def _turn(self, store: OutboxStore) -> bool:
+        """Publish what waits; if nothing does, wait until something was committed. Whether anything was published."""
+        self._publishing.release_held()
+        held = self._publishing.held
+        entries = store.waiting(self._limit, held)
+        if entries:
+            self._publish(store, entries)
+        elif not self._once:
+            store.wait(HELD_S if held else IDLE_S, self._stop)
+        self._prune_in_time(store)
+        return bool(entries)
+
+    def _publish(self, store: OutboxStore, entries: Sequence[Entry]) -> None:
+        self._fit_limit(entries)
+        done = self._publishing.publish(entries)
+        if done.accepted or done.refused:
+            self._finish(store, done.accepted, done.refused)
+        self._published += len(done.accepted)
+        self._refused += len(done.refused)
+        self._dropped += done.dropped
+
+    def _finish(self, store: OutboxStore, accepted: Sequence[int], refused: Sequence[Refused]) -> None:
+        """Have the outbox know it, however long that takes: it must not publish them again only for being away."""
+        pauses = Backoff("the outbox", store.url)
+        while True:
+            try:
+                store.finish(accepted, refused, time.time_ns(), keep=self._keep)
+            except StoreError as error:
+                pauses.note(error)
+            else:
+                pauses.end()
+                return
+            if self._stop.wait(pauses.pause_s()):
+                return
+
+    def _fit_limit(self, entries: Sequence[Entry]) -> None:
+        """As many rows the next time as make `BATCH_BYTES`, if they are like these."""
+        values = (value for entry in entries for value in (entry.row.data, entry.row.buffers))
+        mean = max(1, sum(len(value) for value in values if isinstance(value, bytes)) // len(entries))
+        self._limit = max(1, min(2 * self._limit, self._batch, BATCH_BYTES // mean))
+
+    def _prune_in_time(self, store: OutboxStore) -> None:
+        if self._keep_ns is None or time.monotonic() - self._pruned_s < PRUNE_S:
+            return
+        if store.prune(time.time_ns() - self._keep_ns, PRUNED_ROWS) < PRUNED_ROWS:
+            self._pruned_s = time.monotonic()
