@@ -64,6 +64,7 @@ _HANDSHAKE = "eventbus_mp.runtime.handshake"
 _PUBLISHER = "eventbus_mp.client.publisher"
 _CONNECT = "eventbus_mp.client.connect"
 _WRITER = "eventbus_mp.addons.journal.writer:Writer"
+_OUTBOX = "eventbus_mp.addons.outbox"
 _SQLITE = "eventbus_mp.addons.journal.sqlite"
 
 _POINTS = {
@@ -102,6 +103,12 @@ _POINTS = {
     "journal: after settle": _Point(f"{_WRITER}._settle", True),
     "journal: between subscribing and its note": _Point(f"{_SQLITE}.store:SqliteStore.begin_run", False),
     "journal: after the note of a run": _Point(f"{_SQLITE}.store:SqliteStore.begin_run", True),
+    # The relay of an outbox.
+    "outbox: between read and publish": _Point(f"{_OUTBOX}.publishing:Publishing.publish", False),
+    "outbox: between two batches of a look": _Point(f"{_OUTBOX}.publishing:Publishing._accept", False),
+    "outbox: between publish and finish": _Point(f"{_OUTBOX}.publishing:Publishing.publish", True),
+    "outbox: before COMMIT": _Point(f"{_OUTBOX}.relay:Relay._finish", False),
+    "outbox: after COMMIT": _Point(f"{_OUTBOX}.relay:Relay._finish", True),
     # The manager; `die_at` is to be called in its process.
     "manager: between read and decide": _Point("eventbus_mp.manager.journal:Journal.read", True, _result_is_something),
     "manager: between decide and perform": _Point("eventbus_mp.core.bus:BusCore.handle", True),

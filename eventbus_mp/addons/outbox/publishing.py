@@ -116,7 +116,6 @@ class Publishing:
     def _look_at(self, topics: Sequence[str]) -> None:
         """Hold those that nobody is subscribed to, or let them go."""
         for topic in topics:
-            self.held.pop(topic, None)
             try:
                 if not self._bus.config.strict:
                     self._bus.register_topic(topic)  # A producer with a handle would have done it.
@@ -125,6 +124,7 @@ class Publishing:
                 is_heard = True
             if is_heard:
                 self._heard.add(topic)
+                self.held.pop(topic, None)
             else:
                 self._hold(topic, f"nobody is subscribed to topic {topic!r} of bus {self._bus.name!r}")
 

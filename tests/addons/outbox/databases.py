@@ -15,10 +15,12 @@ DATABASES = ("sqlite", "postgresql")
 class Database:
     """A database with a table `orders` of the user's and an outbox; `url` is all that a relay gets."""
 
-    def __init__(self, dialect: str, url: str) -> None:
+    def __init__(self, dialect: str, url: str, *, is_new: bool = True) -> None:
         self.dialect = dialect
         self.url = url
         self._opened: list[Any] = []
+        if not is_new:
+            return
         connection = self.connect()
         Outbox.create_table(connection)
         connection.cursor().execute("CREATE TABLE orders (id bigint)")
