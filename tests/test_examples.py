@@ -44,6 +44,15 @@ EXPECTED: dict[str, tuple[str, Expected]] = {
             "1 order_paid 1 {'amount': 10}",
         ],
     ),
+    "outbox": (
+        "example-outbox",
+        [
+            "order 2 is rolled back",
+            "order 1 is billed: 10",
+            "order 3 is billed: 30",
+            "0 events are left in the outbox",
+        ],
+    ),
     "pool": (
         "example-pool",
         [
