@@ -1,4 +1,4 @@
-"""How long to wait before the next try of what is away, and what to log meanwhile."""
+"""How long to wait before the next try when the database or the bus is away, and what to log meanwhile."""
 
 from __future__ import annotations
 
@@ -15,15 +15,9 @@ SAY_S = 60.0
 
 
 class Backoff:
-    """One line when something goes away, one a minute while it is, and one when it is back.
+    """One line when something goes away, one a minute while it is, and one when it is back."""
 
-    Args:
-        what: What cannot go on meanwhile.
-        where: What it belongs to.
-    """
-
-    def __init__(self, what: str, where: str) -> None:
-        self._what = f"{what} {where}"
+    def __init__(self) -> None:
         self._began_s = 0.0
         self._said_s = 0.0
         self._pause_s = PAUSE_FIRST_S
@@ -37,9 +31,9 @@ class Backoff:
         now_s = time.monotonic()
         if not self._began_s:
             self._began_s = now_s
-            log.error("%s waits, and tries again: %s", self._what, error)
+            log.error("the outbox waits, and tries again: %s", error)
         elif now_s - self._said_s >= SAY_S:
-            log.error("%s waits for %.0f s now: %s", self._what, now_s - self._began_s, error)
+            log.error("the outbox has waited for %.0f s: %s", now_s - self._began_s, error)
         else:
             return
         self._said_s = now_s
@@ -53,6 +47,6 @@ class Backoff:
     def end(self) -> None:
         """It succeeded."""
         if self._began_s:
-            log.warning("%s goes on after %.1f s", self._what, time.monotonic() - self._began_s)
+            log.warning("the outbox goes on after %.1f s", time.monotonic() - self._began_s)
             self._began_s = 0.0
         self._pause_s = PAUSE_FIRST_S

@@ -29,7 +29,7 @@ def open_outbox(url: str, *, table: str = TABLE, poll_s: float | None = None) ->
     Raises:
         UsageError: It is not such a URL, the package psycopg is missing, or another argument is not valid.
         StoreUnavailable: The database is not there, or not now.
-        StoreUnusable: It has no such table, or is no database.
+        StoreUnusable: It has no such table, or is not a database.
     """
     if poll_s is not None and (not isinstance(poll_s, (int, float)) or not 0 < poll_s <= 3_600):
         raise UsageError(f"poll_s={poll_s!r} is not a time in seconds, above 0 and up to 3,600")

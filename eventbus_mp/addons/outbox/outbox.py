@@ -35,7 +35,7 @@ class Outbox:
             has no such thing, and its relay always looks.
 
     Raises:
-        UsageError: It is no such connection, or no table can have this name.
+        UsageError: It is not such a connection, or no table can have this name.
     """
 
     __slots__ = ("_connection", "_dialect", "_statements", "_table", "_wake")
@@ -56,7 +56,7 @@ class Outbox:
 
         Raises:
             EncodeError: Its data cannot travel.
-            UsageError: It is no event, or the database cannot hold one of its fields.
+            UsageError: It is not an event, or the database cannot hold one of its fields.
             Exception: The driver's own errors, as from any INSERT: there is no such table, the database is locked.
         """
         values = _values_of(event, self._dialect)
@@ -92,7 +92,7 @@ class Outbox:
         an error of the database, as from any CREATE TABLE.
 
         Raises:
-            UsageError: It is no connection as of `Outbox`, or no table can have this name.
+            UsageError: It is not a connection as of `Outbox`, or no table can have this name.
             Exception: The driver's own errors.
         """
         cursor = connection.cursor()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from time import monotonic
 from types import TracebackType
 from typing import Any
 from zlib import crc32
@@ -41,6 +42,8 @@ class PostgresOutbox:
         self._connection: psycopg.Connection[Any] | None = None
         self._is_locked = False
         self._is_woken = False
+        self._looked_s = 0.0
+        """When `waiting` looked last."""
         self.url = _PASSWORD.sub("***", url)
         with self._open():
             pass
@@ -70,6 +73,7 @@ class PostgresOutbox:
         if not self.take_lock():
             raise StoreLocked(f"the connection to {self.url} was lost, and another relay has the lock now")
         with self._open() as db:
+            self._looked_s = monotonic()
             self._is_woken = False  # In front of the look: what is committed after it wakes again.
             return [_entry(found) for found in db.execute(query, values, binary=True)]
 
@@ -88,12 +92,17 @@ class PostgresOutbox:
                     (done_ns, reason.replace("\0", "\\0"), position),
                 )
 
-    def wait(self, timeout_s: float, stop: StopFlag) -> None:
+    def wait(self, timeout_s: float, stop: StopFlag) -> bool:
         """See `OutboxStore`: sleeps until the server says that something was committed."""
-        if not self._is_woken:
+        if self._is_woken:
+            return True
+        left_s = self._looked_s + self._poll_s - monotonic()
+        if left_s > 0:
             with self._open() as db:
                 # What comes is read with the next query, that of `waiting`; an end of file is an error there.
-                stop.wait(min(self._poll_s, timeout_s), db.fileno())
+                if stop.wait_for(db.fileno(), min(left_s, timeout_s)):
+                    return True
+        return monotonic() >= self._looked_s + self._poll_s
 
     def prune(self, below_ns: int, limit: int) -> int:
         """See `OutboxStore`."""

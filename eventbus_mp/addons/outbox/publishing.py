@@ -103,11 +103,14 @@ class Publishing:
         self._notify(batch, done)
         return done
 
-    def release_held(self) -> None:
-        """Look, if it is time to, whether topics that are held have somebody now."""
-        if self.held and monotonic() - self._looked_s >= HELD_S:
-            self._looked_s = monotonic()
-            self._look_at(list(self.held))
+    def release_held(self) -> bool:
+        """Look, if it is time to, whether topics that are held have somebody now: whether one of them has."""
+        if not self.held or monotonic() - self._looked_s < HELD_S:
+            return False
+        self._looked_s = monotonic()
+        before = len(self.held)
+        self._look_at(list(self.held))
+        return len(self.held) < before
 
     def forget(self) -> None:
         """The bus was lost: who is subscribed to the next one is not known."""

@@ -212,7 +212,7 @@ class Relay:
 
     def _await_lock(self, store: OutboxStore) -> bool:
         """Stand by until the lock is held; False: asked to stop before."""
-        pauses = Backoff("the outbox", store.url)
+        pauses = Backoff()
         while not self._try_lock(store, pauses):
             if self._stop.wait(pauses.pause_s() if pauses.is_away else STANDBY_S):
                 return False
@@ -241,7 +241,7 @@ class Relay:
         log.info("bus %r gets what is committed to %s", self._bus.name, store.url)
         self._state = "publishing"
         self._is_settled.set()
-        pauses = Backoff("the outbox", store.url)
+        pauses = Backoff()
         while not self._stop.is_set():
             try:
                 if not self._turn(store) and self._once:
@@ -257,14 +257,21 @@ class Relay:
     def _turn(self, store: OutboxStore) -> bool:
         """Publish what waits; if nothing does, wait until something was committed. Whether anything was published."""
         self._publishing.release_held()
-        held = self._publishing.held
-        entries = store.waiting(self._limit, held)
+        entries = store.waiting(self._limit, self._publishing.held)
         if entries:
             self._publish(store, entries)
         elif not self._once:
-            store.wait(HELD_S if held else IDLE_S, self._stop)
+            self._await_work(store)
         self._prune_in_time(store)
         return bool(entries)
+
+    def _await_work(self, store: OutboxStore) -> None:
+        """Until something was committed, or a topic that is held has somebody: a look passes over all that is held."""
+        while self._publishing.held:
+            if store.wait(HELD_S, self._stop) or self._stop.is_set() or self._publishing.release_held():
+                return
+            self._prune_in_time(store)
+        store.wait(IDLE_S, self._stop)
 
     def _publish(self, store: OutboxStore, entries: Sequence[Entry]) -> None:
         self._fit_limit(entries)
@@ -277,7 +284,7 @@ class Relay:
 
     def _finish(self, store: OutboxStore, accepted: Sequence[int], refused: Sequence[Refused]) -> None:
         """Have the outbox know it, however long that takes: it must not publish them again only for being away."""
-        pauses = Backoff("the outbox", store.url)
+        pauses = Backoff()
         while True:
             try:
                 store.finish(accepted, refused, time.time_ns(), keep=self._keep)

@@ -70,13 +70,14 @@ class SqliteOutbox:
                     f"UPDATE {self._table} SET done_ns = ?, reason = ? WHERE position = ?", (done_ns, reason, position)
                 )
 
-    def wait(self, timeout_s: float, stop: StopFlag) -> None:
+    def wait(self, timeout_s: float, stop: StopFlag) -> bool:
         """See `OutboxStore`: asks SQLite every `poll_s` whether anybody has committed anything, some microseconds."""
         end_s = monotonic() + timeout_s
         while (left_s := end_s - monotonic()) > 0 and not stop.wait(min(self._poll_s, left_s)):
             with self._open() as db:
                 if _last_change(db) != self._seen:
-                    return
+                    return True
+        return False
 
     def prune(self, below_ns: int, limit: int) -> int:
         """See `OutboxStore`."""

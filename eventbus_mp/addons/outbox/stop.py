@@ -25,12 +25,16 @@ class StopFlag:
         """Whether it was asked to stop."""
         return self._is_set
 
-    def wait(self, timeout_s: float, fd: int | None = None) -> bool:
-        """Block until it is set, until `fd` can be read, or for so many seconds: whether it is set."""
-        fds = [self._fd] if fd is None else [self._fd, fd]
+    def wait(self, timeout_s: float) -> bool:
+        """Block until it is set, or for so many seconds: whether it is set."""
         if not self._is_set:
-            select.select(fds, [], [], timeout_s)
+            select.select([self._fd], [], [], timeout_s)
         return self._is_set
+
+    def wait_for(self, fd: int, timeout_s: float) -> bool:
+        """Block until `fd` can be read, until the flag is set, or for so many seconds: whether `fd` can be read."""
+        readable, _, _ = select.select([self._fd, fd], [], [], timeout_s)
+        return fd in readable
 
     def close(self) -> None:
         """Let go of the descriptor. Repeated, it does nothing."""

@@ -85,8 +85,11 @@ class OutboxStore(Protocol):
             keep: Whether published ones stay.
         """
 
-    def wait(self, timeout_s: float, stop: StopFlag) -> None:
-        """Block until something may have been committed since `waiting` last looked, until `stop`, or so long."""
+    def wait(self, timeout_s: float, stop: StopFlag) -> bool:
+        """Block until something may have been committed since `waiting` last looked: whether it may.
+
+        It ends without that when `stop` is set, and after so many seconds.
+        """
 
     def prune(self, below_ns: int, limit: int) -> int:
         """Delete up to `limit` events that were published before this time: how many."""

@@ -43,7 +43,10 @@ def test_the_server_is_away_for_a_while(
         finally:
             postgresql_server.start()
         add(database, Event(2, "a", None))
-        assert taken(inbox, 1) == [2]
+        found = taken(inbox, 1)
+        while found[-1] != 2:
+            assert (found, mode) == ([1], "immediate")  # A killed server has forgotten that it was deleted.
+            found += taken(inbox, 1)
         until(lambda: "goes on after" in caplog.text)
         assert relay.status().state == "publishing"
 
