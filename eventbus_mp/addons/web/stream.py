@@ -91,6 +91,9 @@ class Stream:
         except (TimeoutError, asyncio.TimeoutError):
             log.info("a viewer has taken nothing for %g s and is cut off", CUT_S)
             return  # The answer has no end, so the server closes the connection.
+        except asyncio.CancelledError:
+            # A server that ends has waited long enough. Raised further, it would be logged as an error of the app.
+            log.info("the server has ended a stream")
         finally:
             gone.cancel()
             self._remove(viewer)

@@ -118,7 +118,8 @@ class Events:
 def served(app: Any, page: WebApp | None = None, **options: Any) -> Iterator[int]:
     """The port of a server that runs the app in a thread."""
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=5, **options)
+    options = {"timeout_graceful_shutdown": 5, **options}
+    config = uvicorn.Config(app, log_config=None, ws="none", **options)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listener],), name="eventbus_mp-test-server")
     thread.start()

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from eventbus_mp import BusConfig, Event, EventBus, Snapshot
 from eventbus_mp.addons.web import WebApp, stream
@@ -159,6 +161,16 @@ def test_stop_ends_all_streams_and_those_that_come(app: WebApp) -> None:
         late.wait_for_end()
         for viewer in [*viewers, late]:
             viewer.close()
+
+
+def test_a_server_that_cancels_an_open_stream_logs_no_traceback(app: WebApp, caplog: pytest.LogCaptureFixture) -> None:
+    """Mounted in another app, whose server knows nothing of `stop`."""
+    with served(Starlette(routes=[Mount("/bus", app)]), app, timeout_graceful_shutdown=1) as port:
+        events = Events(port, "/bus/sse")
+        events.next()
+    events.wait_for_end()
+    events.close()
+    assert [record.getMessage() for record in caplog.records if record.exc_info or "ASGI" in record.msg] == []
 
 
 @pytest.mark.usefixtures("quick")
