@@ -18,6 +18,8 @@ __all__ = ["Pruning", "Retention", "duration_ns"]
 log = logging.getLogger("eventbus_mp.journal")
 
 UNITS_NS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+LONGEST_NS = 1 << 62
+"""146 years; more is for ever, as far as 64 bits go."""
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 STEP_ROWS = 10_000
 HOLD_NS = 7 * 86_400 * 1_000_000_000
@@ -39,7 +41,8 @@ def duration_ns(text: str | None) -> int | None:
     found = _DURATION.fullmatch(text) if isinstance(text, str) else None
     if found is None:
         raise UsageError(f"{text!r} is not how long to keep events; give '90s', '15m', '1h', '30d', '2w' or 'forever'")
-    return int(float(found[1]) * UNITS_NS[found[2]] * 1_000_000_000)
+    ns = float(found[1]) * UNITS_NS[found[2]] * 1e9
+    return int(ns) if ns < LONGEST_NS else None
 
 
 @dataclass(frozen=True)

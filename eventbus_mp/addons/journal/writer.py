@@ -182,10 +182,13 @@ class Writer:
         deadline_s = time.monotonic() + limits.within_s
         count = len(taken)
         while count < limits.events and len(batches) == 1 and not self._is_asked.is_set():
-            more = inbox.events(limits.events - count, max(0.0, deadline_s - time.monotonic()))
+            left_s = deadline_s - time.monotonic()
+            more = inbox.events(limits.events - count, max(0.0, min(left_s, LOOK_S)))
             if not more:
                 self._caught_up_ns = time.monotonic_ns()
-                break
+                if left_s <= LOOK_S:
+                    break
+                continue
             if self._is_last_attempt(inbox, more[0][0]):
                 return [*batches, *self._alone(inbox, more)]
             self._add(batches, more)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event as Flag
+from typing import Any
 
 import pytest
 
 from eventbus_mp import Event, EventBus, UsageError
 from eventbus_mp.addons.journal import Journal, Selection, open_store
 from eventbus_mp.addons.journal.store import StoreUnavailable
+from eventbus_mp.addons.journal.writer import Writer
 from tests.addons.journal.rows import keys
 
 ALL = Selection()
@@ -109,6 +112,23 @@ def test_a_small_batch_goes_at_once_when_it_is_full(bus: EventBus, start: StartJ
     assert stored_ids(url) == list(range(10))
     journal.stop()
     assert journal.status().commits == 10
+
+
+def test_one_that_waits_for_a_batch_ends_at_once(
+    bus: EventBus, start: StartJournal, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_taken, add = Flag(), Writer._add
+
+    def taken(*arguments: Any) -> None:
+        add(*arguments)
+        is_taken.set()
+
+    monkeypatch.setattr(Writer, "_add", taken)
+    journal = start(batch_within_s=3_600.0)
+    bus.notify(Event(1, "a", None))
+    assert is_taken.wait(60)
+    journal.stop(timeout_s=60)
+    assert stored_ids(url) == [1]
 
 
 def test_a_second_one_stands_by(

@@ -25,6 +25,11 @@ def test_times(text: str, seconds: int) -> None:
     assert duration_ns(text) == seconds * SECOND_NS
 
 
+@pytest.mark.parametrize("text", ["forever", "99999999w", "9" * 400 + "s"])
+def test_longer_than_times_go_is_for_ever(text: str) -> None:
+    assert duration_ns(text) is None
+
+
 @pytest.mark.parametrize("text", ["", "30", "d", "-1h", "1 h", "1y", 30, b"1h"])
 def test_what_is_no_time(text: Any) -> None:
     with pytest.raises(UsageError, match="is not how long to keep events"):
