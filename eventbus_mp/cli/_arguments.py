@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Callable
 from threading import TIMEOUT_MAX
 
@@ -11,6 +12,7 @@ from eventbus_mp.cli._completion import completes_buses, completes_topics
 
 __all__ = ["add_bus", "add_json", "add_limit", "add_run_dir", "add_topic", "at_least", "seconds"]
 
+DIGITS_MAX = 20
 LISTED = 20
 """How many lines a command lists by default."""
 
@@ -62,8 +64,9 @@ def at_least(least: int) -> Callable[[str], int]:
     """What reads the value of an option that is a count of `least` or more."""
 
     def count(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number, {least} or more")
+        # The length first: Python refuses to read a number of thousands of digits.
+        if not text.isdecimal() or len(text) > DIGITS_MAX or not least <= int(text) <= sys.maxsize:
+            raise argparse.ArgumentTypeError(f"{text!r:.80} is not a number, {least} or more")
         return int(text)
 
     return count

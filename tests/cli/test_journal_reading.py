@@ -77,11 +77,28 @@ def test_what_can_be_selected(options: tuple[object, ...], ids: list[object], ru
 
 @pytest.mark.parametrize(
     "options",
-    [("--since", "soon"), ("--since", "1e9d"), ("--after", "-1"), ("--transaction", "a", "--int-transaction", 1)],
+    [
+        ("--since", "soon"),
+        ("--since", "1e9d"),
+        ("--after", "-1"),
+        ("--after", "9" * 30),
+        ("--after", "9" * 5_000),
+        ("--int-transaction", "9" * 30),
+        ("--transaction", "a", "--int-transaction", 1),
+        ("--transaction", "\udcff"),
+        ("--topic", "("),
+    ],
 )
 def test_what_selects_nothing_is_refused(options: tuple[object, ...], run_dir: Path, stored: str) -> None:
     done = run(run_dir, "journal", "count", "shop", "--db", stored, *options)
     assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_journal_whose_name_is_too_long(run_dir: Path) -> None:
+    done = run(run_dir, "journal", "count", "a" * 5_000)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "cannot be opened: File name too long" in done.stderr
     assert "Traceback" not in done.stderr
 
 

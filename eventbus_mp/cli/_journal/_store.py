@@ -22,7 +22,7 @@ def url_of(options: argparse.Namespace) -> str:
     """The URL of the journal that the options name."""
     from eventbus_mp.addons.journal.opening import default_url
 
-    return str(options.db) if options.db else default_url(options.bus)
+    return str(options.db) if options.db is not None else default_url(options.bus)
 
 
 def opened_store(options: argparse.Namespace) -> Store:

@@ -65,7 +65,11 @@ class Database:
     # --- opening ---
 
     def _open_for_reading(self) -> None:
-        if not self.path.is_file():
+        try:
+            is_there = self.path.is_file()
+        except OSError as cause:
+            raise StoreUnavailable(f"{self.path} cannot be opened: {cause.strerror or cause}") from cause
+        if not is_there:
             raise StoreUnavailable(f"there is no journal {self.path}")
         check_file_system(self.path)
         try:
