@@ -56,6 +56,15 @@ def _write_half_a_record(transport: Any, data: bytes) -> None:
     os.write(transport._outgoing, data[: records.RECORD_BYTES // 2])
 
 
+def _copy_half(store: Any, db: Any, values: Any) -> None:
+    store._copy(db, values[: len(values) // 2])
+
+
+def _send_commit(store: Any, db: Any, *rest: Any) -> None:
+    db.pgconn.send_query(b"COMMIT")
+    db.pgconn.flush()
+
+
 _NOTIFIED = _sends(*records.NOTIFIED_KINDS)
 _SETTLED = _sends(records.SETTLED)
 _SEND = "eventbus_mp.client.transport:PipeTransport.write"
@@ -65,7 +74,8 @@ _PUBLISHER = "eventbus_mp.client.publisher"
 _CONNECT = "eventbus_mp.client.connect"
 _WRITER = "eventbus_mp.addons.journal.writer:Writer"
 _OUTBOX = "eventbus_mp.addons.outbox"
-_SQLITE = "eventbus_mp.addons.journal.sqlite"
+_SQLITE = "eventbus_mp.addons.journal.sqlite.store:SqliteStore"
+_POSTGRESQL = "eventbus_mp.addons.journal.postgresql.store:PostgresqlStore"
 
 _POINTS = {
     # A producer.
@@ -97,12 +107,19 @@ _POINTS = {
     # The writer of a journal.
     "journal: before taking": _Point(f"{_WRITER}._take", False),
     "journal: between take and store": _Point(f"{_WRITER}._take", True, _result_is_something),
-    "journal: inside a transaction": _Point(f"{_SQLITE}.store:SqliteStore._insert", True, _result_is_something),
-    "journal: before COMMIT": _Point(f"{_SQLITE}.store:SqliteStore._finish", True),
-    "journal: between COMMIT and settle": _Point(f"{_SQLITE}.store:SqliteStore.append", True),
     "journal: after settle": _Point(f"{_WRITER}._settle", True),
-    "journal: between subscribing and its note": _Point(f"{_SQLITE}.store:SqliteStore.begin_run", False),
-    "journal: after the note of a run": _Point(f"{_SQLITE}.store:SqliteStore.begin_run", True),
+    "journal on SQLite: inside a transaction": _Point(f"{_SQLITE}._insert", True, _result_is_something),
+    "journal on SQLite: before COMMIT": _Point(f"{_SQLITE}._finish", True),
+    "journal on SQLite: between COMMIT and settle": _Point(f"{_SQLITE}.append", True),
+    "journal on SQLite: before the note of a run": _Point(f"{_SQLITE}.begin_run", False),
+    "journal on SQLite: after the note of a run": _Point(f"{_SQLITE}.begin_run", True),
+    "journal on PostgreSQL: inside a COPY": _Point(f"{_POSTGRESQL}._copy", False, half_step=_copy_half),
+    "journal on PostgreSQL: inside a transaction": _Point(f"{_POSTGRESQL}._insert", True, _result_is_something),
+    "journal on PostgreSQL: before COMMIT": _Point(f"{_POSTGRESQL}._finish", True),
+    "journal on PostgreSQL: inside COMMIT": _Point(f"{_POSTGRESQL}._finish", True, half_step=_send_commit),
+    "journal on PostgreSQL: between COMMIT and settle": _Point(f"{_POSTGRESQL}.append", True),
+    "journal on PostgreSQL: before the note of a run": _Point(f"{_POSTGRESQL}.begin_run", False),
+    "journal on PostgreSQL: after the note of a run": _Point(f"{_POSTGRESQL}.begin_run", True),
     # The relay of an outbox.
     "outbox: between read and publish": _Point(f"{_OUTBOX}.publishing:Publishing.publish", False),
     "outbox: between two batches of a look": _Point(f"{_OUTBOX}.publishing:Publishing._accept", False),

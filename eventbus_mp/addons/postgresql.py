@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from typing import Any
+from weakref import WeakSet
 
 from eventbus_mp import UsageError
 
@@ -14,12 +15,11 @@ except ImportError as cause:  # Or it is there without the libpq that it needs.
         "PostgreSQL needs the package psycopg, which is not installed; type: pip install 'eventbus-mp[postgresql]'"
     ) from cause
 
-__all__ = ["SCHEMES", "connected", "one_line", "psycopg"]
+__all__ = ["connected", "one_line", "psycopg"]
 
-SCHEMES = ("postgresql://", "postgres://")
-"""How the URL of a database begins."""
 DEFAULTS = {
-    "connect_timeout": "10",
+    "client_encoding": "UTF8",
+    "connect_timeout": "5",
     # A server whose machine is gone says nothing: after half a minute the connection is lost, and not after two hours.
     "keepalives_idle": "10",
     "keepalives_interval": "5",
@@ -36,19 +36,42 @@ def connected(url: str, application: str) -> psycopg.Connection[tuple[Any, ...]]
         url: As libpq reads it: `postgresql://user@host/database?sslmode=require`. It reads PG* variables as well.
         application: What the server calls it in `pg_stat_activity`.
 
+    A child that is forked keeps no copy of it: the server takes a session for alive as long as anybody has its socket.
+
     Raises:
         psycopg.OperationalError: There is none to be had now.
-        psycopg.ProgrammingError: The URL is not valid.
+        UsageError: The URL is not valid.
     """
-    given = psycopg.conninfo.conninfo_to_dict(url)
+    try:
+        given = psycopg.conninfo.conninfo_to_dict(url)
+    except psycopg.ProgrammingError as cause:
+        raise UsageError(f"that is not the URL of a PostgreSQL database: {one_line(cause)}") from cause
     defaults = {name: value for name, value in DEFAULTS.items() if name not in given}
     if "PGCONNECT_TIMEOUT" in os.environ:
         defaults.pop("connect_timeout", None)
     parameters = psycopg.conninfo.make_conninfo(url, application_name=application, **defaults)
-    return psycopg.connect(parameters, autocommit=True)
+    connection = psycopg.connect(parameters, autocommit=True)
+    _connections.add(connection)
+    return connection
 
 
 def one_line(error: psycopg.Error) -> str:
     """What an error says, on one line: the server's own sentence has more of them at times."""
     primary = error.diag.message_primary
     return primary if primary is not None else " ".join(str(error).split())
+
+
+_connections: WeakSet[psycopg.Connection[Any]] = WeakSet()
+
+
+def _leave_to_parent() -> None:
+    """In a forked child: let go of the sockets, without a word to the server."""
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for connection in _connections:
+        if not connection.closed:
+            os.dup2(nothing, connection.fileno(), inheritable=False)
+    _connections.clear()
+    os.close(nothing)
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)

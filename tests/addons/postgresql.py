@@ -42,6 +42,7 @@ class Server:
         self._data = folder / "data"
         self._settings = settings
         self._user = _unprivileged()
+        self.socket = folder / ".s.PGSQL.5432"
 
     def url(self, database: str) -> str:
         """Of a database of this server."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from eventbus_mp.addons.journal.opening import SQLITE, state_directory
+from eventbus_mp.addons.journal.urls import shown_url
 
 __all__ = ["BUCKETS", "Figures", "FiguresFile", "figures_path", "read_figures"]
 
@@ -96,7 +97,7 @@ def read_figures(url: str) -> Figures | None:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
-            log.info("the figures of %s cannot be read: %s", url, error)
+            log.info("the figures of %s cannot be read: %s", shown_url(url), error)
             return None
         found = _parsed(text)
         if found is not None:

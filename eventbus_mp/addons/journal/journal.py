@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -16,10 +17,12 @@ from eventbus_mp.addons.checks import checked_bus, checked_text, checked_texts
 from eventbus_mp.addons.journal.counters import subscriber_of
 from eventbus_mp.addons.journal.figures import Figures, FiguresFile
 from eventbus_mp.addons.journal.opening import default_url, open_store
-from eventbus_mp.addons.journal.outage import Blocking, Outage, Spooling
+from eventbus_mp.addons.journal.outage import SAY_S, Blocking, Outage, Spooling
 from eventbus_mp.addons.journal.retention import Pruning, Retention
+from eventbus_mp.addons.journal.run_notes import NameTaken
 from eventbus_mp.addons.journal.selecting import matching
-from eventbus_mp.addons.journal.store import Store, StoreLocked
+from eventbus_mp.addons.journal.store import Store, StoreLocked, StoreUnavailable
+from eventbus_mp.addons.journal.urls import shown_url
 from eventbus_mp.addons.journal.writer import BatchLimits, Counts, Writer
 
 __all__ = ["Journal", "JournalStatus"]
@@ -87,7 +90,9 @@ class Journal:
         spool: str | None = None,
     ) -> None:
         self._bus = checked_bus("bus", bus)
-        self.url = checked_text("url", url) if url is not None else default_url(bus.name)
+        self._url = checked_text("url", url) if url is not None else default_url(bus.name)
+        self.url = shown_url(self._url)
+        """As it may be shown: without a password."""
         self._patterns = [patterns] if isinstance(patterns, str) else checked_texts("patterns", patterns)
         for pattern in self._patterns:
             matching(pattern, ())
@@ -108,6 +113,7 @@ class Journal:
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._counts = Counts()
+        self._said_s = -SAY_S
 
     def start(self, *, timeout_s: float = 30.0) -> Journal:
         """Begin to write, or to stand by, on a thread. Blocks until either is the case.
@@ -194,6 +200,10 @@ class Journal:
                     if not self._is_settled.is_set():
                         raise
                     log.error("another process writes now: %s", error)
+                except (StoreUnavailable, NameTaken) as error:
+                    if not self._is_settled.is_set():
+                        raise
+                    self._give_way(error)
             self._state = "stopped"
         except EventBusError as error:
             self._error, self._state = error, "failed"
@@ -208,10 +218,10 @@ class Journal:
     def _write(self) -> None:
         """Be the one writer from the time when the lock is free, until it is lost or stop is asked for."""
         with ExitStack() as stack:
-            store = stack.enter_context(open_store(self.url, writes=True))
+            store = stack.enter_context(open_store(self._url, writes=True))
             if not self._await_lock(store):
                 return
-            figures = FiguresFile(self.url, Figures(self._bus.name, self._name, os.getpid()))
+            figures = FiguresFile(self._url, Figures(self._bus.name, self._name, os.getpid()))
             stack.callback(figures.close)
             outage = self._outage(store, stack, figures)
             writer = Writer(
@@ -238,6 +248,19 @@ class Journal:
             if self._is_asked.wait(STANDBY_S):
                 return False
         return True
+
+    def _give_way(self, error: EventBusError) -> None:
+        """It was about to write, and cannot: stand by again.
+
+        The store is away. Or its server was restarted, and this journal got the lock that another process had, which
+        is still subscribed: the next one that asks gets it. An outage while it writes does not come here: see `Outage`.
+        """
+        now_s = time.monotonic()
+        if now_s - self._said_s >= SAY_S:
+            self._said_s = now_s
+            log.warning("standing by: %s", error)
+        self._state = "standing by"
+        self._is_asked.wait(STANDBY_S * random.uniform(0.5, 1.0))
 
     def _outage(self, store: Store, stack: ExitStack, figures: FiguresFile) -> Outage:
         if self._spool is None:

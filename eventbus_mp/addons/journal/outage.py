@@ -13,12 +13,13 @@ from eventbus_mp.addons.journal.figures import FiguresFile
 from eventbus_mp.addons.journal.row import Row
 from eventbus_mp.addons.journal.store import Rejected, Selection, Store, Stored, StoreError, StoreLocked
 
-__all__ = ["Blocking", "Outage", "Spooling"]
+__all__ = ["SAY_S", "Blocking", "Outage", "Spooling"]
 
 log = logging.getLogger("eventbus_mp.journal")
 
 PAUSE_FIRST_S, PAUSE_MAX_S = 0.05, 5.0
 SAY_S = 60.0
+"""A store that stays away is mentioned once in so many seconds."""
 SHIPPED_ROWS = 1_000
 SHIPPED_REJECTED = 100
 SHIPPED_PAGES = 5

@@ -12,11 +12,16 @@ from eventbus_mp import EventBus, ManagerLost, Snapshot, UsageError
 from eventbus_mp.addons.journal.counters import first_counts, notified_counts, subscriber_of
 from eventbus_mp.addons.journal.store import Run, Store, StoreError, StoreLocked
 
-__all__ = ["RunNotes"]
+__all__ = ["NameTaken", "RunNotes"]
 
 log = logging.getLogger("eventbus_mp.journal")
 
 NOTE_S = 10.0
+
+
+class NameTaken(UsageError):
+    """Another process that lives is subscribed by this name: a journal of another store, or a writer that has lost its
+    lock and has not heard of it yet."""
 
 
 class RunNotes:
@@ -42,13 +47,13 @@ class RunNotes:
         """Before the subscription: the counters, and whether the subscriber is there from a run before.
 
         Raises:
-            UsageError: A process is subscribed by this name, which would share the events.
+            NameTaken: A process is subscribed by this name, which would share the events.
         """
         snapshot = self._bus.snapshot()
         subscriber = subscriber_of(snapshot, self._name)
         for pid in subscriber.pids if subscriber is not None else ():
             if _is_alive(pid):
-                raise UsageError(
+                raise NameTaken(
                     f"process {pid} is subscribed to bus {self._bus.name!r} as {self._name!r}, and each would get a "
                     "part of the events; give this journal another name, or use one store"
                 )

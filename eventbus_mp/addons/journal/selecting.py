@@ -1,4 +1,4 @@
-"""A `Selection` as the condition of a query. Pure; the stores differ only in the mark of a parameter."""
+"""What a query asks of a store. Pure; the stores differ in how they mark a parameter and how they hold an id."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from eventbus_mp.addons.checks import compiled
 from eventbus_mp.addons.journal.store import Selection
 
-__all__ = ["Condition", "condition_of", "matching"]
+__all__ = ["Condition", "condition_of", "first_position_at", "matching"]
 
 
 class Condition(NamedTuple):
@@ -29,7 +29,11 @@ def matching(pattern: str, names: Iterable[str]) -> list[str]:
 
 
 def condition_of(
-    selection: Selection, numbers: Mapping[str, int], position_at: Callable[[int], int], mark: str
+    selection: Selection,
+    numbers: Mapping[str, int],
+    position_at: Callable[[int], int],
+    mark: str,
+    transaction: Callable[[str | int], Condition],
 ) -> Condition | None:
     """The condition of a selection; None: nothing can be selected.
 
@@ -38,6 +42,7 @@ def condition_of(
         numbers: All topics, with their numbers.
         position_at: As of `Store`.
         mark: Of a parameter.
+        transaction: The condition that an entry is of this transaction.
 
     Raises:
         InvalidPattern: The topic's pattern is not a regular expression.
@@ -56,9 +61,30 @@ def condition_of(
             # a query away from it that would have to sort.
             parts.append(f"topic = {wanted[0]}" if len(wanted) == 1 else f"+topic IN ({','.join(map(str, wanted))})")
     if selection.transaction_id is not None:
-        parts.append(f"transaction_id = {mark}")
-        parameters.append(selection.transaction_id)
+        wanted_transaction = transaction(selection.transaction_id)
+        parts.append(wanted_transaction.text)
+        parameters += wanted_transaction.parameters
     return Condition(" AND ".join(parts), parameters)
+
+
+def first_position_at(recorded_ns: int, last: int, following: Callable[[int], tuple[int, int] | None]) -> int:
+    """The first position recorded at this time or later, by bisection; if there is none, the one behind the last.
+
+    Args:
+        recorded_ns: The time.
+        last: The last position that is there.
+        following: The first entry from a position on, as (position, recorded_ns); None: there is none.
+    """
+    low, high = 1, last + 1
+    while low < high:
+        middle = (low + high) // 2
+        found = following(middle)
+        if found is None or found[1] >= recorded_ns:
+            high = middle
+        else:
+            low = found[0] + 1
+    found = following(low)
+    return found[0] if found is not None else low
 
 
 def _after(selection: Selection, position_at: Callable[[int], int]) -> Any:

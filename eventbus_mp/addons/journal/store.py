@@ -27,6 +27,7 @@ __all__ = [
     "StoreUnavailable",
     "StoreUnusable",
     "Stored",
+    "quarantined_row",
 ]
 
 
@@ -82,6 +83,11 @@ class Rejected(NamedTuple):
     recorded_ns: int
     position: int = 0
     """Of the list of rejected ones; set by the store."""
+
+
+def quarantined_row(row: Row, reason: str) -> Rejected:
+    """A row that a store cannot hold, as a rejected event."""
+    return Rejected(row.topic, row.id, reason, row.data, row.buffers, row.format, row.recorded_ns)
 
 
 @dataclass(frozen=True, slots=True)

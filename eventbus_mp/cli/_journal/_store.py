@@ -14,7 +14,9 @@ __all__ = ["add_db", "opened_store", "url_of"]
 def add_db(parser: argparse.ArgumentParser) -> None:
     """Add the option `--db`."""
     parser.add_argument(
-        "--db", metavar="URL", help="the journal: sqlite:///PATH (default: the bus's, in the user's state directory)"
+        "--db",
+        metavar="URL",
+        help="the journal: sqlite:///PATH or postgresql://HOST/DATABASE (default: a file of the user's)",
     )
 
 

@@ -9,7 +9,7 @@ from eventbus_mp.cli._arguments import add_json
 from eventbus_mp.cli._event import add_event, event_of
 from eventbus_mp.cli._exits import Exit
 from eventbus_mp.cli._journal._select import entry_json
-from eventbus_mp.cli._journal._store import add_db, opened_store, url_of
+from eventbus_mp.cli._journal._store import add_db, opened_store
 from eventbus_mp.cli._payload import show_event
 from eventbus_mp.cli._text import complain, print_json, shown_moment
 
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     with opened_store(options) as store:
         entry = store.find(topic, id)
     if entry is None:
-        complain(f"no event {id!r} of topic {topic!r} is in {url_of(options)}")
+        complain(f"no event {id!r} of topic {topic!r} is in {store.url}")
         return Exit.NOT_FOUND
     if options.json:
         print_json(entry_json(entry))

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from eventbus_mp.addons.journal.opening import open_store
 from eventbus_mp.addons.journal.store import Store
 from tests.addons.journal.away import Said
 
-STORES = ("sqlite",)
+STORES = ("sqlite", "postgresql")
 
 OpenStore = Callable[..., Store]
 
@@ -21,6 +22,8 @@ OpenStore = Callable[..., Store]
 @pytest.fixture(params=STORES)
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a store that does not exist yet."""
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgresql_url"))
     return f"sqlite:///{tmp_path / 'journal' / 'test.db'}"
 
 
@@ -61,3 +64,19 @@ def heard(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[str], None]]:
 
     yield wait
     logger.removeHandler(handler)
+
+
+@pytest.fixture
+def open_postgresql(postgresql_url: str) -> Iterator[Callable[..., Any]]:
+    """Opens stores of one database, by default with the lock; all are closed at the end."""
+    stores: list[Store] = []
+
+    def make(url: str = postgresql_url, *, writes: bool = True, locked: bool = True) -> Any:
+        stores.append(open_store(url, writes=writes))
+        if writes:
+            assert stores[-1].take_lock() == locked
+        return stores[-1]
+
+    yield make
+    for store in stores:
+        store.close()

@@ -15,6 +15,7 @@ __all__ = [
     "KILLED",
     "POINTS",
     "TOPICS",
+    "happens_once",
     "check_store",
     "exit_code",
     "forked",
@@ -25,7 +26,11 @@ __all__ = [
     "write_until_killed",
 ]
 
-POINTS = [point for point in CRASH_POINTS if point.startswith("journal: ")]
+POINTS = {
+    store: [point for point in CRASH_POINTS if point.startswith(("journal: ", f"journal on {name}: "))]
+    for store, name in (("sqlite", "SQLite"), ("postgresql", "PostgreSQL"))
+}
+"""Store -> the steps of its writer."""
 TOPICS = ("a", "b")
 KILLED = -signal.SIGKILL
 
@@ -89,3 +94,8 @@ def check_store(url: str, count: int) -> None:
     assert len(found) == len(set(found)), f"{len(found) - len(set(found))} are there twice"
     assert wanted - set(found) == set(), f"{len(wanted - set(found))} are lost"
     assert set(found) - wanted == set()
+
+
+def happens_once(point: str) -> bool:
+    """Whether a writer comes to this step only when it begins."""
+    return "note of a run" in point

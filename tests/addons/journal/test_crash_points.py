@@ -13,26 +13,37 @@ import pytest
 from eventbus_mp import Event, EventBus
 from eventbus_mp.addons.journal import Journal, Selection, open_store
 from eventbus_mp.addons.journal.sqlite.store import SqliteStore
-from tests.addons.journal.mortal import KILLED, POINTS, check_store, mortal_bus, publish, write_until_killed
+from tests.addons.journal.mortal import (
+    KILLED,
+    POINTS,
+    check_store,
+    happens_once,
+    mortal_bus,
+    publish,
+    write_until_killed,
+)
 
 EVENTS = 300
-HAPPENS_ONCE = ("journal: between subscribing and its note", "journal: after the note of a run")
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(
+    ("store_url", "point"),
+    [(store, point) for store, points in POINTS.items() for point in points],
+    indirect=["store_url"],
+)
 def test_a_journal_is_killed(
-    run_dir: Path, tmp_path: Path, fork: Callable[..., Any], make_bus: Callable[..., Any], point: str
+    run_dir: Path, store_url: str, fork: Callable[..., Any], make_bus: Callable[..., Any], point: str
 ) -> None:
-    url = f"sqlite:///{tmp_path / 'test.db'}"
+    url = store_url
     make_bus(crashes_max=1_000, topics=["a", "b"]).topics()
     for kill in range(2):
-        nth = 1 if point in HAPPENS_ONCE else 1 + kill
+        nth = 1 if happens_once(point) else 1 + kill
         child = fork(lambda say, nth=nth: write_until_killed(run_dir, url, point, nth))
-        if point not in HAPPENS_ONCE:
+        if not happens_once(point):
             _await_subscriber(run_dir)
             publish(run_dir, kill * EVENTS, EVENTS)
         assert child.wait() == KILLED
-        if point in HAPPENS_ONCE:
+        if happens_once(point):
             publish(run_dir, kill * EVENTS, EVENTS)
     with mortal_bus(run_dir) as bus, Journal(bus, url, batch_within_s=0.005):
         bus.drain(timeout_s=120)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from eventbus_mp.addons.checks import checked_count
 from eventbus_mp.addons.journal.row import Entry, Row
-from eventbus_mp.addons.journal.selecting import condition_of
+from eventbus_mp.addons.journal.run_columns import RUN_COLUMNS, run_of
+from eventbus_mp.addons.journal.selecting import Condition, condition_of, first_position_at
 from eventbus_mp.addons.journal.sqlite.connection import Database
-from eventbus_mp.addons.journal.sqlite.schema import COLUMNS, REJECTED_COLUMNS, RUN_COLUMNS
+from eventbus_mp.addons.journal.sqlite.schema import COLUMNS, REJECTED_COLUMNS
 from eventbus_mp.addons.journal.store import Heading, Rejected, Run, Selection, StoreUnavailable
 
 __all__ = ["ReadingStore"]
@@ -55,7 +55,7 @@ class ReadingStore(Database):
 
     def _selected(self, query: str, selection: Selection) -> list[Any]:
         with self._reading() as db:
-            condition = condition_of(selection, self._topics(), self.position_at, "?")
+            condition = condition_of(selection, self._topics(), self.position_at, "?", _of_transaction)
             if condition is None:
                 return []
             return db.execute(query.format(condition.text), condition.parameters).fetchall()
@@ -93,16 +93,9 @@ class ReadingStore(Database):
         """The first position recorded at this time or later; if there is none, the one behind the last."""
         query = "SELECT position, recorded_ns FROM events WHERE position >= ? ORDER BY position LIMIT 1"
         with self._reading() as db:
-            low, high = 1, self.last_position() + 1
-            while low < high:
-                middle = (low + high) // 2
-                found = db.execute(query, (middle,)).fetchone()
-                if found is None or found[1] >= recorded_ns:
-                    high = middle
-                else:
-                    low = found[0] + 1
-            found = db.execute(query, (low,)).fetchone()
-            return int(found[0]) if found is not None else low
+            return first_position_at(
+                recorded_ns, self.last_position(), lambda position: db.execute(query, (position,)).fetchone()
+            )
 
     def rejected(self, limit: int, *, after: int = 0) -> list[Rejected]:
         """Up to `limit` rejected events behind a position of their list."""
@@ -113,7 +106,7 @@ class ReadingStore(Database):
     def runs(self) -> list[Run]:
         """All runs, the oldest first."""
         with self._reading() as db:
-            return [_run(found) for found in db.execute(f"SELECT {RUN_COLUMNS} FROM runs ORDER BY number")]
+            return [run_of(found) for found in db.execute(f"SELECT {RUN_COLUMNS}, number FROM runs ORDER BY number")]
 
 
 def _entry(found: tuple[Any, ...]) -> Entry:
@@ -121,18 +114,5 @@ def _entry(found: tuple[Any, ...]) -> Entry:
     return new_tuple(Entry, (found[0], new_tuple(Row, found[1:])))
 
 
-def _run(found: tuple[Any, ...]) -> Run:
-    bus, incarnation, unit, subscriber, patterns, continues, started, first, noted, last, *rest = found
-    return Run(
-        bus,
-        incarnation,
-        unit,
-        subscriber,
-        tuple(json.loads(patterns)),
-        bool(continues),
-        started,
-        json.loads(first),
-        noted,
-        json.loads(last),
-        *rest,
-    )
+def _of_transaction(id: str | int) -> Condition:
+    return Condition("transaction_id = ?", [id])

@@ -8,7 +8,6 @@ __all__ = [
     "CHECKPOINTS_TABLE",
     "COLUMNS",
     "REJECTED_COLUMNS",
-    "RUN_COLUMNS",
     "TABLES",
     "VERSION",
     "VERSION_MIN",
@@ -28,10 +27,6 @@ COLUMNS = (
 )
 """Of a row, in the order of its fields."""
 REJECTED_COLUMNS = "topic, event_id, reason, data, buffers, format, recorded_ns"
-RUN_COLUMNS = (
-    "bus, incarnation, time_unit, subscriber, patterns, continues, started_ns, notified_first, noted_ns, "
-    "notified_last, waiting, ended_ns, stored, duplicates, rejected, number"
-)
 
 TABLES = """
 CREATE TABLE topics (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;

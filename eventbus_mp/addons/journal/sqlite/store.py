@@ -18,11 +18,12 @@ from types import TracebackType
 from typing import Any
 
 from eventbus_mp.addons.journal.row import Row
+from eventbus_mp.addons.journal.run_columns import RUN_COLUMNS, values_of
 from eventbus_mp.addons.journal.sqlite.checkpoints import CheckpointFile
 from eventbus_mp.addons.journal.sqlite.connection import ROW_FAULTS, asking, told
 from eventbus_mp.addons.journal.sqlite.reading import ReadingStore
-from eventbus_mp.addons.journal.sqlite.schema import COLUMNS, REJECTED_COLUMNS, RUN_COLUMNS
-from eventbus_mp.addons.journal.store import Checkpoint, Rejected, Run, Stored
+from eventbus_mp.addons.journal.sqlite.schema import COLUMNS, REJECTED_COLUMNS
+from eventbus_mp.addons.journal.store import Checkpoint, Rejected, Run, Stored, quarantined_row
 
 __all__ = ["SqliteStore"]
 
@@ -67,7 +68,7 @@ class SqliteStore(ReadingStore):
                 except ROW_FAULTS as fault:
                     db.execute("ROLLBACK TO row")
                     refused.append((index, f"{type(fault).__name__}: {fault}"))
-                    quarantined.append(_quarantined(row, refused[-1][1]))
+                    quarantined.append(quarantined_row(row, refused[-1][1]))
                 db.execute("RELEASE row")
             counts = Stored(stored, len(rows) - stored - len(refused), tuple(refused))
             return self._finish(db, counts, quarantined, run)
@@ -110,26 +111,9 @@ class SqliteStore(ReadingStore):
 
     def begin_run(self, run: Run) -> int:
         """Note the beginning of a run; its number."""
-        values = (
-            run.bus,
-            run.incarnation,
-            run.time_unit,
-            run.subscriber,
-            json.dumps(run.patterns),
-            run.continues,
-            run.started_ns,
-            json.dumps(dict(run.notified_first)),
-            run.noted_ns,
-            json.dumps(dict(run.notified_last)),
-            run.waiting,
-            run.ended_ns,
-            run.stored,
-            run.duplicates,
-            run.rejected,
-        )
-        columns = RUN_COLUMNS.removesuffix(", number")
+        values = values_of(run)
         with self._writing() as db:
-            done = db.execute(f"INSERT INTO runs ({columns}) VALUES ({','.join('?' * len(values))})", values)
+            done = db.execute(f"INSERT INTO runs ({RUN_COLUMNS}) VALUES ({','.join('?' * len(values))})", values)
             return int(done.lastrowid or 0)
 
     def note_run(
@@ -223,7 +207,3 @@ def _insert_statement(used: tuple[int, ...], count: int) -> str:
 
 def _delete(db: sqlite3.Connection, inner: str, parameters: tuple[Any, ...]) -> int:
     return db.execute(f"DELETE FROM events WHERE position IN ({inner})", parameters).rowcount
-
-
-def _quarantined(row: Row, reason: str) -> Rejected:
-    return Rejected(row.topic, row.id, reason, row.data, row.buffers, row.format, row.recorded_ns)

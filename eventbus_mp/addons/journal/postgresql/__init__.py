@@ -1,0 +1,1 @@
+"""The store in a PostgreSQL database. It needs the extra `postgresql`, and is imported only when it is used."""
