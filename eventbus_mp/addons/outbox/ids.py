@@ -1,23 +1,20 @@
-"""Ids in PostgreSQL, whose columns have one type: 7 and "7" are two ids. Pure."""
+"""Ids in PostgreSQL, whose columns have one type: a text, and whether it is an integer. 7 and "7" are two ids."""
 
 from __future__ import annotations
-
-import json
 
 __all__ = ["loaded_id", "stored_id"]
 
 
-def stored_id(id: str | int | None) -> str | None:
-    """The id as JSON, which has both, and has NUL as an escape: 7 is `7`, and "7" is `"7"`."""
-    return json.dumps(id, ensure_ascii=False) if id is not None else None
+def stored_id(id: str | int | None) -> tuple[str | None, bool | None]:
+    """The values of the two columns."""
+    return (str(id), type(id) is int) if id is not None else (None, None)
 
 
-def loaded_id(text: str | None) -> str | int | None:
+def loaded_id(text: str | None, is_integer: bool | None) -> str | int | None:
     """The id of what `stored_id` made; None of what it did not make."""
-    if text is None:
-        return None
+    if text is None or not is_integer:
+        return text
     try:
-        id = json.loads(text)
+        return int(text)
     except ValueError:
         return None
-    return id if type(id) is str or type(id) is int else None

@@ -156,7 +156,8 @@ def _values_of(event: Event, dialect: str) -> Values:
     values = row[:-1]
     if dialect == "sqlite":
         return values
-    for name, text in (("topic", row.topic), ("source", row.source)):
-        if text is not None and "\0" in text:
+    for name in ("topic", "id", "transaction_id", "source"):
+        text = getattr(row, name)
+        if type(text) is str and "\0" in text:
             raise UsageError(f"{name}={text!r:.80}: PostgreSQL has no texts with a NUL")
-    return (values[0], stored_id(values[1]), stored_id(values[2]), *values[3:])
+    return (row.topic, *stored_id(row.id), *stored_id(row.transaction_id), *values[3:])

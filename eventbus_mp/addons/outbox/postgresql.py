@@ -17,7 +17,7 @@ from zlib import crc32
 from eventbus_mp.addons.journal.row import Entry, Row
 from eventbus_mp.addons.journal.store import StoreLocked, StoreUnavailable, StoreUnusable
 from eventbus_mp.addons.outbox.ids import loaded_id
-from eventbus_mp.addons.outbox.schema import COLUMN_LIST, CONDITIONS, check_table
+from eventbus_mp.addons.outbox.schema import COLUMNS, CONDITIONS, check_table
 from eventbus_mp.addons.outbox.stop import StopFlag
 from eventbus_mp.addons.outbox.store import Item, Refused, TopicCounts, missing_table
 from eventbus_mp.addons.postgresql import connected, one_line, psycopg
@@ -26,9 +26,11 @@ __all__ = ["PostgresOutbox"]
 
 POLL_S = 1.0
 APPLICATION = "eventbus-mp outbox"
+LOCK_TIMEOUT_MS = 5_000
 LOCK_CLASS = 0x65624F31
 """The first half of the keys of our advisory locks: "ebO1"."""
 _PASSWORD = re.compile(r"(?<=:)[^:/@]+(?=@)|(?<=password=)[^&]+")
+_COLUMNS = COLUMNS["postgresql"]
 
 
 class PostgresOutbox:
@@ -59,6 +61,8 @@ class PostgresOutbox:
                 if self._is_locked:
                     # Deletions that are lost with the server are published once more.
                     db.execute("SET synchronous_commit = off")
+                    # A user who holds rows locked must not keep it from being stopped.
+                    db.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
                     db.execute(f'LISTEN "{self._table}"')
             return self._is_locked
 
@@ -66,7 +70,7 @@ class PostgresOutbox:
         """See `OutboxStore`."""
         others = " AND topic <> ALL(%s)" if held else ""
         query = (
-            f"SELECT position, {COLUMN_LIST} FROM {self._table} "
+            f"SELECT position, {_COLUMNS} FROM {self._table} "
             f"WHERE done_ns IS NULL{others} ORDER BY position LIMIT %s"
         )
         values = (list(held), limit) if held else (limit,)
@@ -115,7 +119,7 @@ class PostgresOutbox:
     def items(self, state: str, *, after: int, limit: int) -> list[Item]:
         """See `OutboxStore`."""
         query = (
-            f"SELECT position, {COLUMN_LIST}, done_ns, reason FROM {self._table} "
+            f"SELECT position, {_COLUMNS}, done_ns, reason FROM {self._table} "
             f"WHERE {CONDITIONS[state]} AND position > %s ORDER BY position LIMIT %s"
         )
         with self._open() as db:
@@ -123,7 +127,7 @@ class PostgresOutbox:
 
     def find(self, position: int) -> Item | None:
         """See `OutboxStore`."""
-        query = f"SELECT position, {COLUMN_LIST}, done_ns, reason FROM {self._table} WHERE position = %s"
+        query = f"SELECT position, {_COLUMNS}, done_ns, reason FROM {self._table} WHERE position = %s"
         with self._open() as db:
             found = db.execute(query, (position,), binary=True).fetchone()
         return _item(found) if found is not None else None
@@ -214,5 +218,6 @@ def _item(found: Sequence[Any]) -> Item:
 
 
 def _row(found: Sequence[Any]) -> Row:
-    topic, event_id, transaction_id, *rest = found
-    return Row._make((topic, loaded_id(event_id), loaded_id(transaction_id), *rest, None))
+    topic, event_id, id_is_integer, transaction_id, transaction_is_integer, *rest = found
+    id, transaction = loaded_id(event_id, id_is_integer), loaded_id(transaction_id, transaction_is_integer)
+    return Row._make((topic, id, transaction, *rest, None))

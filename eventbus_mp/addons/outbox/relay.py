@@ -98,6 +98,7 @@ class Relay:
         self._poll_s = poll_s
         self._thread: threading.Thread | None = None
         self._reset()
+        bus.on_lost(self._note_loss)
 
     def _reset(self) -> None:
         self._stop = StopFlag()
@@ -189,7 +190,6 @@ class Relay:
     def _run(self) -> None:
         try:
             with open_outbox(self.url, table=self._table, poll_s=self._poll_s) as store:
-                self._bus.on_lost(self._note_loss)
                 while not self._stop.is_set() and self._await_lock(store):
                     try:
                         self._relay(store)

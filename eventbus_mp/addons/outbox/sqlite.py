@@ -14,7 +14,7 @@ from eventbus_mp.addons.journal.row import Entry, Row
 from eventbus_mp.addons.journal.sqlite.connection import connected, told
 from eventbus_mp.addons.journal.sqlite.files import WriterLock, identity_of
 from eventbus_mp.addons.journal.store import StoreLocked, StoreUnavailable
-from eventbus_mp.addons.outbox.schema import COLUMN_LIST, CONDITIONS, check_table
+from eventbus_mp.addons.outbox.schema import COLUMNS, CONDITIONS, check_table
 from eventbus_mp.addons.outbox.stop import StopFlag
 from eventbus_mp.addons.outbox.store import Item, Refused, TopicCounts, missing_table
 
@@ -22,6 +22,7 @@ __all__ = ["SqliteOutbox"]
 
 POLL_S = 0.02
 """A look costs 70 us: a third of a percent of a processor."""
+_COLUMNS = COLUMNS["sqlite"]
 
 
 class SqliteOutbox:
@@ -51,7 +52,7 @@ class SqliteOutbox:
         """See `OutboxStore`."""
         others = f" AND topic NOT IN ({','.join('?' * len(held))})" if held else ""
         query = (
-            f"SELECT position, {COLUMN_LIST} FROM {self._table} WHERE done_ns IS NULL{others} ORDER BY position LIMIT ?"
+            f"SELECT position, {_COLUMNS} FROM {self._table} WHERE done_ns IS NULL{others} ORDER BY position LIMIT ?"
         )
         if not self._lock.take():
             raise StoreLocked(f"the lock of {self.url} was removed, and another relay has it now")
@@ -90,7 +91,7 @@ class SqliteOutbox:
     def items(self, state: str, *, after: int, limit: int) -> list[Item]:
         """See `OutboxStore`."""
         query = (
-            f"SELECT position, {COLUMN_LIST}, done_ns, reason FROM {self._table} "
+            f"SELECT position, {_COLUMNS}, done_ns, reason FROM {self._table} "
             f"WHERE {CONDITIONS[state]} AND position > ? ORDER BY position LIMIT ?"
         )
         with self._open() as db:
@@ -98,7 +99,7 @@ class SqliteOutbox:
 
     def find(self, position: int) -> Item | None:
         """See `OutboxStore`."""
-        query = f"SELECT position, {COLUMN_LIST}, done_ns, reason FROM {self._table} WHERE position = ?"
+        query = f"SELECT position, {_COLUMNS}, done_ns, reason FROM {self._table} WHERE position = ?"
         with self._open() as db:
             found = db.execute(query, (position,)).fetchone()
         return _item(found) if found is not None else None
@@ -148,6 +149,8 @@ class SqliteOutbox:
     def _connect(self, identity: tuple[int, int]) -> None:
         self._let_go()
         db = connected(self.path, "rw")
+        # A row whose text is not UTF-8, inserted by hand, is put aside as any bad row; by default it would stop every look.
+        db.text_factory = _text_of
         try:
             if db.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
                 # What a relay commits may be lost with the power, and is published again; without a log beside the
@@ -189,6 +192,10 @@ class SqliteOutbox:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _text_of(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
 
 
 def _last_change(db: sqlite3.Connection) -> int:

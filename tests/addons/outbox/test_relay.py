@@ -232,6 +232,17 @@ def test_a_row_that_somebody_made_by_hand(database: Database, bus: EventBus, rel
         assert until(lambda: started.status().refused) == 1
 
 
+def test_a_text_that_is_not_unicode(tmp_path: Path, bus: EventBus) -> None:
+    database = Database("sqlite", f"sqlite:///{tmp_path / 'shop.db'}")
+    add(database, *(Event(id, "a", None) for id in range(1, 5)))
+    for name, position in (("topic", 1), ("event_id", 2), ("source", 3)):
+        database.query(f"UPDATE eventbus_outbox SET {name} = CAST(x'ff' AS TEXT) WHERE position = {position}")
+    with bus.inbox("s", [""]) as inbox, Relay(bus, database.url) as started:
+        assert taken(inbox, 1) == [4]
+        until(lambda: started.status().refused == 3)
+    database.close()
+
+
 # --- once, kept, standing by ---
 
 
