@@ -53,6 +53,7 @@ nothing in them for a second CPython."""
 EVERY_PYTHON = (
     "addons/journal/test_sqlite.py",
     "addons/journal/test_store.py",
+    "addons/outbox/test_add.py",
     "addons/otel/test_asyncio.py",
     "addons/otel/test_spans.py",
     "faults/test_manager_death.py",

@@ -70,8 +70,7 @@ class PostgresOutbox:
         """See `OutboxStore`."""
         others = " AND topic <> ALL(%s)" if held else ""
         query = (
-            f"SELECT position, {_COLUMNS} FROM {self._table} "
-            f"WHERE done_ns IS NULL{others} ORDER BY position LIMIT %s"
+            f"SELECT position, {_COLUMNS} FROM {self._table} WHERE done_ns IS NULL{others} ORDER BY position LIMIT %s"
         )
         values = (list(held), limit) if held else (limit,)
         if not self.take_lock():

@@ -149,7 +149,7 @@ class SqliteOutbox:
     def _connect(self, identity: tuple[int, int]) -> None:
         self._let_go()
         db = connected(self.path, "rw")
-        # A row whose text is not UTF-8, inserted by hand, is put aside as any bad row; by default it would stop every look.
+        # A text that is not UTF-8, inserted by hand, makes one bad row; by default it would stop every look.
         db.text_factory = _text_of
         try:
             if db.execute("PRAGMA journal_mode").fetchone()[0] == "wal":

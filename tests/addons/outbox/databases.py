@@ -29,9 +29,7 @@ class Database:
     def connect(self) -> Any:
         """A connection as its driver gives it: a transaction begins with the first statement that writes."""
         if self.dialect == "sqlite":
-            connection: Any = sqlite3.connect(
-                self.url.removeprefix("sqlite:///"), timeout=30, check_same_thread=False
-            )
+            connection: Any = sqlite3.connect(self.url.removeprefix("sqlite:///"), timeout=30, check_same_thread=False)
         else:
             import psycopg
 
