@@ -14,7 +14,7 @@ FOLDER = Path(os.environ.get("SHOP_FOLDER", "shop-data")).resolve()
 PORT = int(os.environ.get("SHOP_PORT", "8000"))
 PAGE_PORT = int(os.environ.get("SHOP_PAGE_PORT", "8321"))
 
-JOURNAL = f"sqlite:///{FOLDER / 'events.db'}"
+JOURNAL = os.environ.get("SHOP_JOURNAL", f"sqlite:///{FOLDER / 'events.db'}")
 BANK = FOLDER / "bank.db"
 TRACES = FOLDER / "traces.jsonl"
 
