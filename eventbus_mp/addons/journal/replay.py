@@ -22,6 +22,7 @@ from eventbus_mp import (
     EventBus,
     EventBusError,
     EventShadow,
+    LostBus,
     ManagerLost,
     NoSubscriber,
     UsageError,
@@ -130,6 +131,7 @@ class Replay:
         self._saved_s = 0.0
         self._complained_s = 0.0
         self._stop = Flag()
+        self._lost: LostBus | None = None
         self.done = Replayed(next_position=self._selection.after + 1)
         """What it has done so far; another thread may look."""
 
@@ -150,9 +152,12 @@ class Replay:
         Raises:
             NoSubscriber: Nobody is subscribed to a topic. If that was so from the beginning, nothing was published;
                 otherwise some of its events were dropped, and the checkpoint is in front of them.
-            ManagerLost, BusClosed: The target has ended.
+            ManagerLost: The target was lost, even if the handle has come back: what was waiting there is gone. What it
+                had not delivered of this replay is in front of `done.next_position`.
+            BusClosed: The handle was closed.
             StoreUnavailable, StoreUnusable: As of `Store`.
         """
+        self._bus.on_lost(self._note_loss)
         self._prepare_topics()
         try:
             for batch in self._batches():
@@ -163,6 +168,9 @@ class Replay:
             return self.done
         finally:
             self._save(at_end=True)
+
+    def _note_loss(self, lost: LostBus) -> None:
+        self._lost = lost
 
     # --- before it begins ---
 
@@ -264,6 +272,8 @@ class Replay:
                 return self._notify(events[: len(events) // 2], at)  # One of them cannot be published; look for it.
             self._refuse(events[0].topic, events[0].id, error)
             return 1
+        if self._lost is not None:  # These went to the bus after it, or to none.
+            raise ManagerLost(f"bus {self._bus.name!r} was lost amid the replay: {self._lost.reason}")
         if shadows:
             self._count(shadows, at)
         return len(shadows)

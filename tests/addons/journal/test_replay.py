@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from eventbus_mp import Event, EventBus, NoSubscriber, UsageError
+from eventbus_mp import Event, EventBus, ManagerLost, NoSubscriber, UsageError
 from eventbus_mp.addons.journal.opening import open_store
 from eventbus_mp.addons.journal.pace import AsRecorded, Steady
 from eventbus_mp.addons.journal.replay import Plan, Replay, Replayed
+from eventbus_mp.addons.journal.retention import Pruning, Retention
 from eventbus_mp.addons.journal.store import Checkpoint, Run, Selection, Store
 from tests.addons.journal.conftest import OpenStore
 from tests.addons.journal.rows import SECOND_NS, row, rows
@@ -139,6 +141,53 @@ def test_a_named_replay_goes_on_where_it_was_stopped(store: Store, bus: EventBus
     assert [event.id for event in found] == [str(number) for number in range(6)]
     with pytest.raises(UsageError, match="has ended"):
         Replay(store, bus, name="again")
+
+
+def test_a_target_that_is_killed_amid_a_replay(store: Store, bus: EventBus, kill_bus: Callable[[], None]) -> None:
+    """What the bus had not delivered is gone with it; the replay goes on behind what it had published."""
+    store.append(rows(300))
+    found = collected(bus, "")
+    replay = Replay(store, bus, pace=Steady(500), name="again")
+
+    @bus.on("order", name="killer")
+    def kill(event: Event) -> None:
+        if event.id == "100":
+            kill_bus()
+
+    with pytest.raises(ManagerLost):
+        replay.run()
+    (checkpoint,) = store.checkpoints()
+    assert (checkpoint.next_position, checkpoint.ended) == (replay.done.next_position, False)
+    assert replay.done.published == replay.done.next_position - 1
+    bus.topics()
+    while not bus.subscribers():
+        bus.drain()
+    begun = len(found)
+    done = Replay(store, bus, name="again").run()
+    bus.drain(timeout_s=60)
+    assert done.is_complete
+    assert [event.id for event in found[begun:]] == [str(number) for number in range(checkpoint.next_position - 1, 300)]
+    assert store.checkpoints()[0].ended
+
+
+def test_pruned_amid_a_replay(store: Store, store_url: str, bus: EventBus) -> None:
+    """What a named replay still needs stays; to one without a name, what was deleted was never there."""
+    store.append([one._replace(recorded_ns=1) for one in rows(100)])
+    found = collected(bus, "")
+
+    @bus.on("order", name="pruner")
+    def prune(event: Event) -> None:
+        if event.id == "10":
+            Pruning(store, Retention("1s")).step(time.time_ns())
+
+    with open_store(store_url) as reader:
+        done = Replay(reader, bus, pace=Steady(500), name="again").run()
+        bus.drain(timeout_s=60)
+        assert (done.published, len(found)) == (100, 100)
+        assert store.count(Selection()) > 0
+        Pruning(store, Retention("1s")).step(time.time_ns())
+        assert store.count(Selection()) == 0
+        assert Replay(reader, bus).run() == Replayed(next_position=1, is_complete=True)
 
 
 def test_a_replay_has_one_target(store: Store, bus: EventBus) -> None:
