@@ -11,6 +11,7 @@ Every module here is imported to make the parser, so a command imports what take
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import io
 import os
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         answer_shell(parser)
         options = parser.parse_args(arguments)
         code = int(options.run(options))
-        sys.stdout.flush()
+        if sys.stdout is not None:  # It was closed by whoever started this.
+            sys.stdout.flush()
     except EventBusError as error:
         complain(str(error))
         return exit_of(error)
@@ -58,6 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _let_go_of_output()
         return Exit.PIPE_CLOSED
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        complain(f"the output cannot be written: {error.strerror}")
+        _let_go_of_output()
+        return Exit.FAILED
     return code
 
 

@@ -17,7 +17,7 @@ from eventbus_mp.addons.journal.replay import Ttl
 from eventbus_mp.cli._exits import Exit
 from eventbus_mp.cli._journal.replay import TTL
 from tests.addons.journal.rows import row, rows
-from tests.cli.shell import json_output, output, run, started
+from tests.cli.shell import environment, json_output, output, run, started
 
 
 @pytest.fixture
@@ -226,6 +226,24 @@ def test_export_takes_no_more_memory_for_more_entries(run_dir: Path, url: str) -
         )
         peaks.append(int(done.stderr))
     assert peaks[1] - peaks[0] < 20_000, f"KiB, for 10 MB and 150 MB of entries: {peaks}"
+
+
+@pytest.mark.parametrize(
+    ("output", "code", "said"),
+    [
+        ("| head -n 1", 0, ""),
+        ("> /dev/full", 1, "eventbus-mp: the output cannot be written: No space left on device\n"),
+        (">&-", 0, ""),
+    ],
+)
+def test_output_that_nobody_takes(output: str, code: int, said: str, run_dir: Path, url: str) -> None:
+    with open_store(url, writes=True) as store:
+        assert store.take_lock()
+        store.append(rows(3_000))
+    command = f"{sys.executable} -m eventbus_mp journal export shop --db '{url}' {output}"
+    environ = environment(run_dir)
+    done = subprocess.run(command, shell=True, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (code, said)
 
 
 def test_the_choices_of_ttl_are_those_of_a_replay() -> None:

@@ -19,7 +19,7 @@ log = logging.getLogger("eventbus_mp.journal")
 
 UNITS_NS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 LONGEST_NS = 1 << 62
-"""146 years; more is for ever, as far as 64 bits go."""
+"""146 years, which 64 bits still have; more is for ever."""
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 STEP_ROWS = 10_000
 HOLD_NS = 7 * 86_400 * 1_000_000_000
