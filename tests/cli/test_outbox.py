@@ -136,9 +136,10 @@ def test_the_schema(run_dir: Path) -> None:
         (("count", "--db", "sqlite:////nowhere/x.db"), 1, "there is no database /nowhere/x.db"),
         (("list", "--db", "sqlite:///x.db", "--table", "a b"), 2, "give a name"),
         (("schema", "mysql"), 2, "invalid choice"),
+        (("show", "--db", "sqlite:///x.db", 1 << 63), 2, "more than any position"),
     ],
 )
-def test_wrong_arguments(run_dir: Path, arguments: tuple[str, ...], code: int, said: str) -> None:
+def test_wrong_arguments(run_dir: Path, arguments: tuple[object, ...], code: int, said: str) -> None:
     done = run(run_dir, "outbox", *arguments)
     assert (done.returncode, done.stdout) == (code, "")
     assert said in done.stderr

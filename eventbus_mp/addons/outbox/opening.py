@@ -6,12 +6,15 @@ import re
 from urllib.parse import unquote
 
 from eventbus_mp import UsageError
+from eventbus_mp.addons.checks import checked_number, checked_text
+from eventbus_mp.addons.journal.urls import shown_url
 from eventbus_mp.addons.outbox.schema import TABLE
 from eventbus_mp.addons.outbox.store import OutboxStore
 
 __all__ = ["open_outbox"]
 
 SQLITE = "sqlite:///"
+POLL_MAX_S = 3_600
 _POSTGRESQL = re.compile(r"(postgresql|postgres)(\+\w+)?://")
 """With the driver behind a plus, as SQLAlchemy has it."""
 
@@ -31,15 +34,18 @@ def open_outbox(url: str, *, table: str = TABLE, poll_s: float | None = None) ->
         StoreUnavailable: The database is not there, or not now.
         StoreUnusable: It has no such table, or is not a database.
     """
-    if poll_s is not None and (not isinstance(poll_s, (int, float)) or not 0 < poll_s <= 3_600):
-        raise UsageError(f"poll_s={poll_s!r} is not a time in seconds, above 0 and up to 3,600")
+    checked_text("url", url)
+    if poll_s is not None:
+        checked_number("poll_s", poll_s, POLL_MAX_S)
     path = unquote(url.removeprefix(SQLITE))
     if url.startswith(SQLITE) and path and "\0" not in path:
         from eventbus_mp.addons.outbox.sqlite import SqliteOutbox
 
         return SqliteOutbox(path, table, poll_s=poll_s)
     if _POSTGRESQL.match(url) is not None:
-        from eventbus_mp.addons.outbox.postgresql import PostgresOutbox
+        from eventbus_mp.addons.outbox.postgresql import PostgresqlOutbox
 
-        return PostgresOutbox(_POSTGRESQL.sub("postgresql://", url, count=1), table, poll_s=poll_s)
-    raise UsageError(f"{url!r} is not the URL of a database; give sqlite:///PATH or postgresql://USER@HOST/DATABASE")
+        return PostgresqlOutbox(_POSTGRESQL.sub("postgresql://", url, count=1), table, poll_s=poll_s)
+    raise UsageError(
+        f"{shown_url(url)!r} is not the URL of a database; give sqlite:///PATH or postgresql://USER@HOST/DATABASE"
+    )

@@ -72,6 +72,8 @@ class Outbox:
 
         In autocommit mode, outside a transaction, each one is stored by itself.
         """
+        if not isinstance(events, Iterable):
+            raise UsageError(f"Outbox.add_many({events!r:.80}): give a list of events")
         rows = [_values_of(event, self._dialect) for event in events]
         if not rows:
             return

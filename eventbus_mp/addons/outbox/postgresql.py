@@ -6,7 +6,6 @@ position than what was published already. Each look therefore begins at the firs
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
@@ -16,24 +15,35 @@ from zlib import crc32
 
 from eventbus_mp.addons.journal.row import Entry, Row
 from eventbus_mp.addons.journal.store import StoreLocked, StoreUnavailable, StoreUnusable
+from eventbus_mp.addons.journal.urls import shown_url
 from eventbus_mp.addons.outbox.ids import loaded_id
 from eventbus_mp.addons.outbox.schema import COLUMNS, CONDITIONS, check_table
 from eventbus_mp.addons.outbox.stop import StopFlag
 from eventbus_mp.addons.outbox.store import Item, Refused, TopicCounts, missing_table
 from eventbus_mp.addons.postgresql import connected, one_line, psycopg
 
-__all__ = ["PostgresOutbox"]
+__all__ = ["PostgresqlOutbox"]
 
 POLL_S = 1.0
 APPLICATION = "eventbus-mp outbox"
-LOCK_TIMEOUT_MS = 5_000
 LOCK_CLASS = 0x65624F31
 """The first half of the keys of our advisory locks: "ebO1"."""
-_PASSWORD = re.compile(r"(?<=:)[^:/@]+(?=@)|(?<=password=)[^&]+")
+_SESSION = """
+SELECT set_config(name, wanted, false) FROM pg_settings JOIN (VALUES
+    ('synchronous_commit', 'off'),
+    ('lock_timeout', '5000'),
+    ('idle_session_timeout', '0'),
+    ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'), ('tcp_keepalives_count', '3'),
+    ('tcp_user_timeout', '30000')
+) AS ours (name, wanted) USING (name)
+"""
+"""What the relay's session needs. What it commits may be lost with the server, and is published once more. Rows that a
+user has locked do not keep it from being stopped. The server misses a relay whose machine is gone, and gives its lock
+away. pg_settings has those that this server knows."""
 _COLUMNS = COLUMNS["postgresql"]
 
 
-class PostgresOutbox:
+class PostgresqlOutbox:
     """The `OutboxStore` of `postgresql://...`; see `open_outbox`."""
 
     def __init__(self, url: str, table: str, *, poll_s: float | None = None) -> None:
@@ -46,7 +56,7 @@ class PostgresOutbox:
         self._is_woken = False
         self._looked_s = 0.0
         """When `waiting` looked last."""
-        self.url = _PASSWORD.sub("***", url)
+        self.url = shown_url(url)
         with self._open():
             pass
 
@@ -59,10 +69,7 @@ class PostgresOutbox:
                 found = db.execute("SELECT pg_try_advisory_lock(%s, %s)", self._key).fetchone()
                 self._is_locked = bool(found and found[0])
                 if self._is_locked:
-                    # Deletions that are lost with the server are published once more.
-                    db.execute("SET synchronous_commit = off")
-                    # A user who holds rows locked must not keep it from being stopped.
-                    db.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
+                    db.execute(_SESSION)
                     db.execute(f'LISTEN "{self._table}"')
             return self._is_locked
 
@@ -199,7 +206,7 @@ class PostgresOutbox:
         """Give up the lock, and let go of everything. Repeated, it does nothing."""
         self._let_go()
 
-    def __enter__(self) -> PostgresOutbox:
+    def __enter__(self) -> PostgresqlOutbox:
         return self
 
     def __exit__(

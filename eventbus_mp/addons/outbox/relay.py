@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from eventbus_mp import BusClosed, EventBus, EventBusError, LostBus, UsageError, WaitTimeout
+from eventbus_mp.addons.checks import checked_bus, checked_count, checked_text
 from eventbus_mp.addons.journal.retention import duration_ns
 from eventbus_mp.addons.journal.row import Entry
 from eventbus_mp.addons.journal.store import StoreError, StoreLocked
+from eventbus_mp.addons.journal.urls import shown_url
 from eventbus_mp.addons.outbox.backoff import Backoff
 from eventbus_mp.addons.outbox.opening import open_outbox
 from eventbus_mp.addons.outbox.publishing import HELD_S, Publishing
@@ -28,8 +30,8 @@ STANDBY_S = 0.5
 """How often a standby asks for the lock: no database lets it wait for one and be asked to stop."""
 IDLE_S = 10.0
 """How long to wait for a commit before looking all the same."""
-BATCH_FIRST, BATCH_MAX = 16, 100_000
-"""How many rows are read at first, for they may be large; and at most."""
+BATCH_FIRST = 16
+"""How many rows are read at first, for they may be large."""
 BATCH_BYTES = 4 << 20
 """About so many bytes are read at once, if the rows are like those before."""
 PRUNE_S, PRUNED_ROWS = 10.0, 10_000
@@ -85,16 +87,16 @@ class Relay:
         batch: int = 500,
         poll_s: float | None = None,
     ) -> None:
-        if type(batch) is not int or not 1 <= batch <= BATCH_MAX:
-            raise UsageError(f"batch={batch!r} is not a number from 1 to {BATCH_MAX:,}")
-        self._bus = bus
-        self.url = url
+        self._bus = checked_bus("bus", bus)
+        self._url = checked_text("url", url)
+        self.url = shown_url(url)
+        """Without a password."""
         self._table = table
         self._once = once
         self._allow_drop = allow_drop
         self._keep = keep is not None
         self._keep_ns = duration_ns(keep)
-        self._batch = batch
+        self._batch = checked_count("batch", batch, 1)
         self._poll_s = poll_s
         self._thread: threading.Thread | None = None
         self._reset()
@@ -189,7 +191,7 @@ class Relay:
 
     def _run(self) -> None:
         try:
-            with open_outbox(self.url, table=self._table, poll_s=self._poll_s) as store:
+            with open_outbox(self._url, table=self._table, poll_s=self._poll_s) as store:
                 while not self._stop.is_set() and self._await_lock(store):
                     try:
                         self._relay(store)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from eventbus_mp.cli._arguments import at_least
 from eventbus_mp.cli._payload import event_json
 from eventbus_mp.cli._text import utc
 from eventbus_mp.errors import EventBusError
@@ -12,9 +13,10 @@ from eventbus_mp.errors import EventBusError
 if TYPE_CHECKING:
     from eventbus_mp.addons.outbox import Item, OutboxStore
 
-__all__ = ["add_db", "add_positions", "add_table", "item_json", "opened_outbox"]
+__all__ = ["add_db", "add_positions", "add_table", "item_json", "opened_outbox", "position"]
 
 TABLE = "eventbus_outbox"
+POSITION_MAX = (1 << 63) - 1
 
 
 def add_db(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +34,15 @@ def add_table(parser: argparse.ArgumentParser) -> None:
 
 def add_positions(parser: argparse.ArgumentParser, text: str, *, optional: bool = False) -> None:
     """Add positions of items."""
-    parser.add_argument("position", type=int, nargs="*" if optional else "+", help=text)
+    parser.add_argument("position", type=position, nargs="*" if optional else "+", help=text)
+
+
+def position(text: str) -> int:
+    """The value of an argument that is a position."""
+    value = at_least(1)(text)
+    if value > POSITION_MAX:
+        raise argparse.ArgumentTypeError(f"{text} is more than any position is")
+    return value
 
 
 def opened_outbox(options: argparse.Namespace) -> OutboxStore:

@@ -119,6 +119,8 @@ def test_what_cannot_be_added_is_an_error_at_once_and_harms_no_transaction(
 
 def test_many_are_none(database: Database) -> None:
     Outbox(database.connect()).add_many([])
+    with pytest.raises(UsageError, match="give a list of events"):
+        Outbox(database.connect()).add_many(None)  # type: ignore[arg-type]
     assert ids(database) == []
 
 

@@ -337,7 +337,7 @@ def test_wrong_arguments(how: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("poll_s", [0, -1, 4_000, "x"])
 def test_wrong_intervals(poll_s: Any) -> None:
-    with pytest.raises(UsageError, match="not a time in seconds"):
+    with pytest.raises(UsageError, match="not a number above 0"):
         open_outbox("sqlite:///x", poll_s=poll_s)
 
 
@@ -345,6 +345,10 @@ def test_a_password_is_in_no_text() -> None:
     with pytest.raises(StoreUnavailable) as caught:
         open_outbox("postgresql+psycopg://me:secret@/none?host=/nowhere&password=secret")
     assert "secret" not in str(caught.value)
+    with pytest.raises(UsageError) as refused:
+        open_outbox("mysql://me:secret@host/name")
+    assert "secret" not in str(refused.value)
+    assert "secret" not in Relay(EventBus("test"), "postgresql://me:secret@host/name").url
 
 
 # --- outages ---
