@@ -136,7 +136,7 @@ def test_the_schema(run_dir: Path) -> None:
         (("count", "--db", "sqlite:////nowhere/x.db"), 1, "there is no database /nowhere/x.db"),
         (("list", "--db", "sqlite:///x.db", "--table", "a b"), 2, "give a name"),
         (("schema", "mysql"), 2, "invalid choice"),
-        (("show", "--db", "sqlite:///x.db", 1 << 63), 2, "more than any position"),
+        (("show", "--db", "sqlite:///x.db", 1 << 63), 2, "is not a number, 1 or more"),
     ],
 )
 def test_wrong_arguments(run_dir: Path, arguments: tuple[object, ...], code: int, said: str) -> None:

@@ -13,10 +13,9 @@ from eventbus_mp.errors import EventBusError
 if TYPE_CHECKING:
     from eventbus_mp.addons.outbox import Item, OutboxStore
 
-__all__ = ["add_db", "add_positions", "add_table", "item_json", "opened_outbox", "position"]
+__all__ = ["add_db", "add_positions", "add_table", "item_json", "opened_outbox"]
 
 TABLE = "eventbus_outbox"
-POSITION_MAX = (1 << 63) - 1
 
 
 def add_db(parser: argparse.ArgumentParser) -> None:
@@ -34,15 +33,7 @@ def add_table(parser: argparse.ArgumentParser) -> None:
 
 def add_positions(parser: argparse.ArgumentParser, text: str, *, optional: bool = False) -> None:
     """Add positions of items."""
-    parser.add_argument("position", type=position, nargs="*" if optional else "+", help=text)
-
-
-def position(text: str) -> int:
-    """The value of an argument that is a position."""
-    value = at_least(1)(text)
-    if value > POSITION_MAX:
-        raise argparse.ArgumentTypeError(f"{text} is more than any position is")
-    return value
+    parser.add_argument("position", type=at_least(1), nargs="*" if optional else "+", help=text)
 
 
 def opened_outbox(options: argparse.Namespace) -> OutboxStore:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from eventbus_mp.cli._arguments import add_json, add_limit
+from eventbus_mp.cli._arguments import add_json, add_limit, at_least
 from eventbus_mp.cli._exits import Exit
-from eventbus_mp.cli._outbox._database import add_db, item_json, opened_outbox, position
+from eventbus_mp.cli._outbox._database import add_db, item_json, opened_outbox
 from eventbus_mp.cli._text import on_one_line, print_json, print_table, shown_moment
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
     state = parser.add_mutually_exclusive_group()
     state.add_argument("--refused", action="store_true", help="what the bus could not take, with the reasons")
     state.add_argument("--published", action="store_true", help="what was published and is kept")
-    parser.add_argument("--after", type=position, default=0, metavar="POS", help="only positions behind this one")
+    parser.add_argument("--after", type=at_least(0), default=0, metavar="POS", help="only positions behind this one")
     add_limit(parser)
     add_json(parser)
     return parser

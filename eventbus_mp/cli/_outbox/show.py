@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from eventbus_mp.cli._arguments import add_json
+from eventbus_mp.cli._arguments import add_json, at_least
 from eventbus_mp.cli._exits import Exit
-from eventbus_mp.cli._outbox._database import add_db, item_json, opened_outbox, position
+from eventbus_mp.cli._outbox._database import add_db, item_json, opened_outbox
 from eventbus_mp.cli._payload import show_event
 from eventbus_mp.cli._text import complain, on_one_line, print_json, shown_moment
 from eventbus_mp.errors import EventBusError
@@ -21,7 +21,7 @@ __all__ = ["add_parser", "run"]
 def add_parser(commands: Commands) -> argparse.ArgumentParser:
     parser = commands.add_parser("show", help="show one event of the outbox, with its data")
     add_db(parser)
-    parser.add_argument("position", type=position, help="its position, as `outbox list` prints it")
+    parser.add_argument("position", type=at_least(1), help="its position, as `outbox list` prints it")
     add_json(parser)
     return parser
 

@@ -309,7 +309,7 @@ def test_a_stopped_relay_can_be_started_again(database: Database, bus: EventBus)
         ("sqlite:///", UsageError),
         ("sqlite:////nowhere/at/all.db", StoreUnavailable),
         ("postgresql://nobody@/none?host=/nowhere", StoreUnavailable),
-        ("postgresql://x?what=", StoreUnusable),
+        ("postgresql://x?what=", UsageError),
     ],
 )
 def test_no_such_database(bus: EventBus, url: str, error: type[Exception]) -> None:
