@@ -199,6 +199,7 @@ class Journal:
                 except StoreLocked as error:
                     if not self._is_settled.is_set():
                         raise
+                    self._state = "standing by"
                     log.error("another process writes now: %s", error)
                 except (StoreUnavailable, NameTaken) as error:
                     if not self._is_settled.is_set():

@@ -31,6 +31,25 @@ def test_a_server_that_is_restarted_under_load_has_each_event_once(
     check_store(postgresql_url, published)
 
 
+LOCKED = "SELECT pg_terminate_backend(pid, 20000) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+
+
+def test_a_writer_and_its_standby_agree_after_each_loss_of_a_session(
+    make_bus: Callable[..., EventBus], postgresql_server: Server, postgresql_url: str
+) -> None:
+    bus, other = make_bus(topics=["a"]), make_bus()
+    quick: dict[str, Any] = {"batch_within_s": 0.005}
+    with Journal(bus, postgresql_url, **quick) as first, Journal(other, postgresql_url, **quick) as second:
+        for number in range(5):
+            assert postgresql_server.sql(LOCKED) == "t"
+            bus.notify(Event(number, "a", None))
+            bus.drain(timeout_s=60)
+        states = {first.status().state, second.status().state}
+        assert "writing" in states
+        assert "failed" not in states
+    assert stored_ids(postgresql_url) == list(range(5))
+
+
 def test_events_wait_while_the_server_is_away(
     bus: EventBus, postgresql_server: Server, postgresql_url: str, heard: Callable[[str], None]
 ) -> None:
