@@ -12,7 +12,7 @@ from examples.shop.programs import Program
 from examples.shop.settings import FOLDER, JOURNAL, PAGE_PORT, PORT, TRACES, bus
 
 JOURNAL_RUN = ("eventbus_mp", "journal", "run", bus.name, "--db", JOURNAL)
-PAGE = ("eventbus_mp", "web", bus.name, "--port", str(PAGE_PORT), "--allow-actions")
+PAGE = ("eventbus_mp", "web", bus.name, "--port", str(PAGE_PORT), "--allow-actions", "--journal", JOURNAL)
 TASKS = ("eventbus_mp", "worker", "examples.shop.tasks:pool", "--log-level", "warning")
 WEB = ("gunicorn", "--config", "python:examples.shop.gunicorn_settings", "examples.shop.web:app")
 

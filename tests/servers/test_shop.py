@@ -208,6 +208,10 @@ def _check_the_page(shop: Shop, paid: int, killed_manager: int | None) -> None:
         rf'^eventbus_deliveries_total{{bus="{BUS}",outcome="completed",subscriber="billing"}} (\d+)', metrics, re.M
     )
     assert int(completed) >= paid
+    journal = json.loads(shop.get(shop.page_port, "/api/journal/events?topic=order_packed&limit=500"))
+    assert len(journal["events"]) == paid
+    stored = f'eventbus_journal_stored_total{{bus="{BUS}",journal="journal"}} {ORDERS + 2 * paid}.0'
+    until(lambda: stored in shop.get(shop.page_port, "/metrics"), TIMEOUT_S)  # noted now and then
 
 
 def _check_the_traces(shop: Shop) -> None:
