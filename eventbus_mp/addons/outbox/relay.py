@@ -239,7 +239,8 @@ class Relay:
 
     def _relay(self, store: OutboxStore) -> None:
         """Publish, until it is asked to stop, or all is published that is to be, or the lock is lost."""
-        self._bus.topics()  # A bus that cannot be reached is said here, and not in the log.
+        if not self._is_settled.is_set():
+            self._bus.topics()  # A bus that cannot be reached is an error of `start`; later it is waited for.
         log.info("bus %r gets what is committed to %s", self._bus.name, store.url)
         self._state = "publishing"
         self._is_settled.set()

@@ -186,6 +186,18 @@ def test_the_bus_dies_and_another_one_takes_what_comes(
         assert taken(inbox, 1) == [2]
 
 
+def test_the_bus_is_shut_down_and_started_again(
+    database: Database, bus: EventBus, relay: StartRelay, make_bus: Callable[..., EventBus]
+) -> None:
+    started, standby = relay(), relay(to=make_bus())
+    bus.shutdown()
+    add(database, Event(1, "a", None))
+    started.stop()
+    until(lambda: standby.status().state == "publishing")
+    with make_bus(topics=["a"]).inbox("s", ["a"]) as inbox:
+        assert taken(inbox, 1) == [1]
+
+
 # --- what cannot be published ---
 
 
