@@ -86,7 +86,8 @@ class EventFetcher:
             event_id = event.id
         except DecodeError:
             return None  # Its memory was overwritten, as for `delivered_shadow`.
-        return shadow_at(event._topic, event_id, (*record[1:5], record[7])), event
+        _, topic, segment, offset, length, _, _, sequence = record
+        return shadow_at(event._topic, event_id, (topic, segment, offset, length, sequence)), event
 
     def fetch(self, at: tuple[int, int, int, int, int]) -> Event | None:
         """The event at this place, or None when it is settled."""

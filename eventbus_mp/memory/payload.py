@@ -195,7 +195,8 @@ def _encode_name_and_envelope(event: Event, pack: Pack) -> tuple[bytes, bytes]:
     if fields is NOT_READ:
         fields = event._envelope = _load_envelope(event)
     try:
-        name = encode_id(event.id)
+        event_id = event._id
+        name = event_id.encode() if type(event_id) is str else encode_id(event.id)
         envelope = _pack_fields(pack, list(fields)) if fields is not None else b""
     except Exception as cause:
         without_data = Event(event.id, event.topic, None, **dict(zip(ENVELOPE_FIELDS, fields or (), strict=False)))
@@ -212,8 +213,9 @@ def _pack_fields(pack: Pack, fields: list[Any]) -> bytes:
         packed = pack(fields)
     except Exception:
         return codec.pack_envelope(pack, fields)
-    is_plain = not (_may_hold_buffers(packed) and holds_buffers(fields))
-    return packed if is_plain else codec.pack_envelope(pack, fields)
+    if _may_hold_buffers(packed) and holds_buffers(fields):
+        return codec.pack_envelope(pack, fields)
+    return packed
 
 
 def _encode_error(event: Event, cause: Exception) -> EncodeError:
@@ -386,7 +388,7 @@ def _load_encoded(event: Event) -> EncodedData:
     if payload is None:
         _, _, data, buffers, _ = encode_event(event)
         return EncodedData(data, buffers)
-    return payload if type(payload) is EncodedData else _encoded_data(event)
+    return _encoded_data(event) if type(payload) is not EncodedData else payload
 
 
 def _decode_error(event: Event, field: str, cause: Exception) -> DecodeError:

@@ -10,8 +10,9 @@ from eventbus_mp.addons.journal.store import Selection, Store
 
 __all__ = ["entries_of", "pages_of", "size_of"]
 
-PAGE_FIRST, PAGE_MAX = 4, 1_000
-"""How many entries are read at a time: few at first, for they may be large."""
+PAGE_FIRST, PAGE_MAX = 4, 256
+"""How many entries are read at a time: few at first, for they may be large. Of more, with the events that are made of
+them, the garbage collector would look through most again and again: a tenth of the time of a replay."""
 PAGE_BYTES = 4 << 20
 """About so many bytes a page has at most, if its entries are like those of the page before."""
 
