@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["cpu_ns", "private_bytes", "voluntary_switches"]
+__all__ = ["cpu_ns", "private_bytes", "voluntary_switches", "waited_ns"]
 
 
 def cpu_ns(pid: int) -> int:
     """The time that its living threads have computed; exact, where `/proc/<pid>/stat` counts hundredths of a second."""
     return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+
+
+def waited_ns(pid: int) -> int:
+    """The time that its living threads could have computed, and others had the cores."""
+    return sum(int(path.read_text().split()[1]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat"))
 
 
 def private_bytes(pid: int) -> int:
