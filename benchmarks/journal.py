@@ -1,10 +1,11 @@
 """What a journal and a replay cost, beside the same bus without them and SQLite without a bus.
 
-    python -m benchmarks.journal [--events 100000] [--repeat 5] [--directory .] [--json FILE] [--markdown]
+    python -m benchmarks.journal [--events 100000] [--repeat 5] [--directory .] [--postgresql URL] [--json FILE]
 
 Storing: one producer publishes small events one by one, as fast as it can. A process takes them from an inbox and
 completes them ("inbox"), or is a journal on a SQLite file with `synchronous=FULL` ("journal"). "sqlite3" stores the
-same rows into such a file, 1,000 in a transaction, with `executemany` and nothing else around it.
+same rows into such a file, 1,000 in a transaction, with `executemany` and nothing else around it. With `--postgresql`
+there is a journal in that database as well ("postgresql"); its server's time does not count.
 
 Publishing again: the events of that file go to a bus with one process that has a handler, by a `Replay` ("replay"). For
 "notify_many" this process makes as many events, and publishes 1,000 at a time.
@@ -18,6 +19,7 @@ publishes again.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -41,6 +43,7 @@ from eventbus_mp.bench.payloads import make_small
 
 TOPIC = "measured"
 NAME = "journal"
+SCHEMA = "eventbus_benchmark"
 BATCH = 1_000
 TIMEOUT_S = 300.0
 LOOK_S = 0.2
@@ -55,9 +58,10 @@ Row = dict[str, float]
 class Case:
     """One bus in a directory, where the journal's file is as well."""
 
-    def __init__(self, directory: Path, events: int) -> None:
+    def __init__(self, directory: Path, events: int, postgresql: str | None) -> None:
         self._directory = directory
         self._events = events
+        self._postgresql = postgresql
         self.url = f"sqlite:///{directory}/journal.db"
 
     def inbox(self) -> Row:
@@ -67,6 +71,17 @@ class Case:
     def journal(self) -> Row:
         """Events that are stored."""
         return self._measured(_store, self._notify, self.url)
+
+    def postgresql(self) -> Row:
+        """Events that are stored in a schema that is made and dropped."""
+        assert self._postgresql is not None
+        url = f"{self._postgresql}{'&' if '?' in self._postgresql else '?'}schema={SCHEMA}"
+        try:
+            return self._measured(_store, self._notify, url)
+        finally:
+            postgresql = importlib.import_module("eventbus_mp.addons.postgresql")
+            with postgresql.connected(self._postgresql, "benchmarks.journal") as database:
+                database.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
 
     def sqlite3(self) -> Row:
         """The rows of the journal, copied into a file with its tables."""
@@ -179,8 +194,9 @@ def main() -> int:
     best: dict[str, Row] = {}
     for turn in range(1, arguments.repeat + 1):
         with tempfile.TemporaryDirectory(prefix="ebmp-journal-", dir=arguments.directory) as directory:
-            case = Case(Path(directory), arguments.events)
-            for measure in (case.inbox, case.journal, case.sqlite3, case.notify_many, case.replay):
+            case = Case(Path(directory), arguments.events, arguments.postgresql)
+            in_postgresql = [case.postgresql] if arguments.postgresql else []
+            for measure in (case.inbox, case.journal, *in_postgresql, case.sqlite3, case.notify_many, case.replay):
                 row = measure()
                 name = measure.__name__
                 sys.stderr.write(f"{name}, {turn} of {arguments.repeat}: {row['events/s']:,.0f} events/s\n")
@@ -208,6 +224,7 @@ def _parse() -> argparse.Namespace:
     add("--events", type=_batches, metavar="N", default=100_000, help="events a run (100,000)")
     add("--repeat", type=int, metavar="R", default=5, help="runs of each; the best counts (5)")
     add("--directory", metavar="DIR", default=".", help="where the file is made: on a disk, not in memory (here)")
+    add("--postgresql", metavar="URL", help="also a journal in this database, in a schema of its own")
     add("--markdown", action="store_true", help="print the table as README.md has it")
     add("--json", metavar="FILE", help="also write the figures to this file")
     return parser.parse_args()
