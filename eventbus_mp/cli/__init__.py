@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         answer_shell(parser)
         options = parser.parse_args(arguments)
         code = int(options.run(options))
-        if sys.stdout is not None:  # It was closed by whoever started this.
+        if sys.stdout is not None:  # It was closed before this process began.
             sys.stdout.flush()
     except EventBusError as error:
         complain(str(error))

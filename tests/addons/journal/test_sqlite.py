@@ -112,6 +112,23 @@ def test_a_file_that_is_replaced_by_another_journal(path: Path, tmp_path: Path) 
         assert store.count(ALL) == 7
 
 
+def test_a_reader_of_a_file_that_is_replaced(path: Path, tmp_path: Path) -> None:
+    with opened(tmp_path / "other.db") as other:
+        other.append(rows(5))
+    with opened(path) as store:
+        store.append(rows(3))
+    with SqliteStore(path) as reader:
+        assert reader.count(ALL) == 3
+        path.unlink()
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable, match=r"was deleted or replaced|there is no journal"):
+                reader.count(ALL)
+        os.replace(tmp_path / "other.db", path)
+        assert reader.count(ALL) == 5
+    with pytest.raises(UsageError, match="is closed"):
+        reader.count(ALL)
+
+
 def test_a_file_that_is_replaced_by_something_else_is_waited_for(path: Path, tmp_path: Path) -> None:
     with opened(path) as store:
         store.append(rows(3))

@@ -55,6 +55,7 @@ class Database:
         self._log_identity: tuple[int, int] | None = None
         """Of the write-ahead log."""
         self._connection: sqlite3.Connection | None = None
+        self._is_closed = False
         self._numbers: dict[str, int] = {}
         """Topic -> its number."""
         self._recorded_ns = 0
@@ -194,13 +195,29 @@ class Database:
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         with asking(self.url), told(self.path):
+            if not self._writes and not self._is_closed:
+                self._check_is_same()
             yield self._db
+
+    def _check_is_same(self) -> None:
+        """For a reader, which would read for ever what the path does not name any more.
+
+        Raises:
+            StoreUnavailable: The file was deleted or replaced since it was opened. The next call opens the new one.
+        """
+        self._check_pid()
+        if self._connection is None:
+            self._open_for_reading()
+        elif identity_of(self.path) != self._identity:
+            self._let_go()
+            raise StoreUnavailable(f"{self.path} was deleted or replaced since it was opened")
 
     # --- the end ---
 
     def close(self) -> None:
         """Give up the lock, and let go of everything. Repeated, it does nothing."""
         if self._pid == os.getpid():
+            self._is_closed = True
             self._let_go()
             self._lock.release()
 
