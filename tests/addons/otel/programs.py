@@ -22,10 +22,10 @@ __all__ = ["app", "configure", "flush", "go_on", "last", "provider_to", "web_bus
 
 
 def provider_to(url: str, service: str) -> TracerProvider:
-    """A provider of this process, whose spans go to `url`."""
+    """A provider of this process, whose spans go to `url`, when it is flushed."""
     resource = Resource.create({"service.name": service, "process.pid": os.getpid()})
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(url), schedule_delay_millis=200))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(url), schedule_delay_millis=60_000))
     return provider
 
 
