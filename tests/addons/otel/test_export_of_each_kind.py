@@ -1,4 +1,4 @@
-"""What each kind of consumer does with an event is exported by a real SDK to a real receiver, as one trace or linked."""
+"""What each kind of consumer does is exported by a real SDK to a real receiver, in one trace or linked."""
 
 from __future__ import annotations
 
