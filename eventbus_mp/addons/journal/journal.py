@@ -182,7 +182,7 @@ class Journal:
         return JournalStatus(self._state, counts.stored, counts.duplicates, counts.rejected, counts.commits, commit_s)
 
     def __enter__(self) -> Journal:
-        return self.start() if self._thread is None else self
+        return self if self._thread is not None and self._thread.is_alive() else self.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

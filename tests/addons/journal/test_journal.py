@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from eventbus_mp import Event, EventBus, UsageError
+from eventbus_mp import BusClosed, Event, EventBus, UsageError
 from eventbus_mp.addons.journal import Journal, Selection, open_store
 from eventbus_mp.addons.journal.store import StoreUnavailable
 from eventbus_mp.addons.journal.writer import Writer
@@ -158,6 +158,20 @@ def test_two_stores_of_one_name_are_refused(bus: EventBus, start: StartJournal, 
 def test_one_that_runs_is_not_started_again(start: StartJournal) -> None:
     with pytest.raises(UsageError, match="is running"):
         start().start()
+
+
+def test_one_that_has_ended_by_itself_is_started_by_with(
+    make_bus: Callable[..., EventBus], url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = make_bus(topics=["a"])
+    journal = Journal(bus, url).start()
+    with caplog.at_level(logging.CRITICAL, "eventbus_mp.journal"):
+        bus.close()
+        with pytest.raises(BusClosed):
+            journal.wait(60)
+    assert journal.status().state == "failed"
+    with pytest.raises(BusClosed), journal:
+        pass
 
 
 def test_a_store_that_cannot_be_opened(start: StartJournal, tmp_path: Path) -> None:
