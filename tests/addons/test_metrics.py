@@ -151,6 +151,23 @@ def test_topics_beyond_the_bound_are_counted_together(bus: EventBus) -> None:
     assert text.count("eventbus_events_unsettled{") == TOPICS_MAX + 1
 
 
+def test_many_topics_are_not_asked_for_at_each_of_many_scrapes(
+    make_bus: Callable[..., EventBus], collector: BusCollector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = make_bus(topics=[f"topic_{number}" for number in range(TOPICS_MAX + 10)])
+    inbox = bus.inbox("audit", ["topic"], credit=1)
+    assert value(scraped(collector), "eventbus_events_notified_total", topic="topic_1") == 0
+    monkeypatch.setattr("eventbus_mp.addons.metrics.collector.SHARE", 0)
+    bus.notify(Event("one", "topic_1", 1))
+    bus.statistics()
+    while value(now := scraped(collector), "eventbus_events_notified_total", topic="topic_1") != 1:
+        assert value(now, "eventbus_deliveries_in_hand", subscriber="audit") == 1, "all else is of now"
+    inbox.close()
+    bus.shutdown()
+    make_bus(topics=["topic_1"]).topics()
+    assert value(scraped(collector), "eventbus_events_notified_total", topic="topic_1") == 0, "this is another bus"
+
+
 def test_subscribers_of_one_name_are_one_and_no_id_is_a_label(bus: EventBus) -> None:
     for _ in range(3):
         bus.subscribe((print, {"order": 4711}), ["a"], broadcast=True)

@@ -57,8 +57,8 @@ class WebApp:
     """The page of one bus, and what it is made of, as an ASGI app.
 
     It connects when it is first asked, starts no bus, and comes back when the bus does. Mount it under a path that ends
-    in a slash: `Mount("/bus", WebApp("shop"))` is at `/bus/`. A server that ends waits for open streams unless it is
-    told for how long (uvicorn: `timeout_graceful_shutdown`), or unless `stop` is called before.
+    in a slash: `Mount("/bus", WebApp("shop"))` is at `/bus/`. A server that ends may wait for open
+    streams, up to 20 s, unless `stop` is called before.
 
     Args:
         bus: The bus's name, or a handle of it, of which only the name and the settings are used.

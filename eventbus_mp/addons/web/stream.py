@@ -24,6 +24,10 @@ SHARE = 10
 QUIET_S = 15.0
 """After so long without a message there is a comment, so that nothing between here and the viewer gives up."""
 CUT_S = 10.0
+LIFE_S = 20.0
+"""A stream ends after so long, and the page opens the next one at once. A server that ends waits for what is open, and
+says nothing of it to an app that is mounted in another one: so it waits no longer than this."""
+OVER = b"event: over\ndata: {}\n\n"
 RETRY_MS = 2_000
 HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
 
@@ -106,9 +110,14 @@ class Stream:
             viewer.end()
 
     async def _feed(self, viewer: _Viewer, send: Send) -> None:
-        name = b"event: init\n"
+        name, loop = b"event: init\n", asyncio.get_running_loop()
+        ends_s = loop.time() + LIFE_S
         while not viewer.is_over:
-            message = await viewer.take(QUIET_S)
+            left_s = ends_s - loop.time()
+            if left_s <= 0:
+                await self._send(send, OVER)
+                return
+            message = await viewer.take(min(QUIET_S, left_s))
             if viewer.is_over:
                 return
             await self._send(send, name + message if message is not None else b":\n\n")

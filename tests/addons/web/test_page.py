@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from eventbus_mp import Event, EventBus
-from eventbus_mp.addons.web import WebApp
+from eventbus_mp.addons.web import WebApp, stream
 from tests.addons.web import chromium
 from tests.addons.web.chromium import LIVE, MARKUP, Page
 from tests.addons.web.serving import served
@@ -195,6 +195,22 @@ def test_who_does_not_look_costs_nothing(page: Page, shop: Shop) -> None:
     page.run("window.isHidden = false; document.querySelector('#state').textContent = ''")
     page.run("document.dispatchEvent(new Event('visibilitychange'))")
     page.until(LIVE)
+
+
+def test_streams_follow_each_other_unseen(page: Page, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "LIFE_S", 0.3)
+    opened(page, shop)
+    page.run("""
+        window.opened = 0;
+        window.said = new Set();
+        const place = document.querySelector('#state');
+        new MutationObserver(() => window.said.add(place.textContent)).observe(place, { childList: true });
+        const source = window.EventSource;
+        window.EventSource = class extends source { constructor(...args) { super(...args); window.opened += 1; } };
+    """)
+    page.until("window.opened > 2")
+    assert page.run("[...window.said]") == []
+    assert page.text("#state") == "live"
 
 
 def test_a_bus_that_ends(page: Page, shop: Shop) -> None:

@@ -191,3 +191,26 @@ def test_a_bus_that_comes_and_goes(make_bus: Callable[..., EventBus], run_dir: P
             bus.shutdown()
             events.until(lambda data: not data["is_up"])
         events.close()
+
+
+def test_a_stream_ends_in_time_for_a_server_that_waits_for_it(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "LIFE_S", 0.5)
+    events = Events(port)
+    assert events.next()[0] == "init"
+    while (name := events.next()[0]) != "over":
+        assert name == "snapshot"
+    with pytest.raises(EOFError):
+        events.next()
+    events.close()
+
+
+def test_a_mounted_page_does_not_hold_a_server_up(bus: EventBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is told of no end, and waits without a bound for what is open."""
+    monkeypatch.setattr(stream, "LIFE_S", 0.5)
+    bus.topics()
+    page = WebApp(bus)
+    app = Starlette(routes=[Mount("/bus", page)])
+    with served(app, page, timeout_graceful_shutdown=None) as port:
+        events = Events(port, "/bus/sse")
+        events.next()
+    events.close()

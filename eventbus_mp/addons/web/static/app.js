@@ -190,6 +190,11 @@ function open() {
   stream = new EventSource("sse");
   for (const name of ["init", "snapshot"]) stream.addEventListener(name, (event) => show(JSON.parse(event.data)));
   stream.addEventListener("init", () => learnActions().catch((error) => say(error.message, "down")));
+  stream.addEventListener("over", () => {
+    stream.close();
+    stream = null;
+    open();
+  });
   stream.addEventListener("error", () => {
     say("disconnected; it is tried again", "down");
     if (stream.readyState === EventSource.CLOSED) {
