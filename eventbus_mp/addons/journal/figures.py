@@ -138,7 +138,7 @@ class FiguresFile:
             self.note()
 
     def note(self, **changed: object) -> None:
-        """Write the figures, with what has changed; 15 us."""
+        """Write the figures, with what has changed; 20 us."""
         self.figures = replace(self.figures, **changed, noted_ns=time.monotonic_ns())  # type: ignore[arg-type]
         if self._fd is None:
             return

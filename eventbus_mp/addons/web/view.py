@@ -32,7 +32,7 @@ FRESH_S = 0.9
 """A look is as good as a new one for so long."""
 SHARE_ALL = 100
 """One at all topics of a bus of many is as good for so many times what it took: 2 s at 1,000 topics, half a minute at
-10,000. So the manager never spends more than a hundredth of its time on it, whoever asks."""
+10,000. So the manager never spends more than a hundredth of its time on it."""
 THREADS = 4
 
 
