@@ -10,6 +10,7 @@
     view.py     looks at the bus                   server.py   a server of its own
     stream.py   one look for all who watch         static/     the page: no build step, nothing from elsewhere
     api.py rows.py preview.py   questions, and answers as JSON
+    journal_api.py journal_view.py   the same of a journal
 
 It needs starlette and uvicorn: pip install 'eventbus-mp[web]'.
 """

@@ -181,6 +181,29 @@ def test_more_than_are_counted(store: Store, port: int, monkeypatch: pytest.Monk
     assert [get(port)["journal"]["store"][name] for name in ("events", "is_exact")] == [10, False]
 
 
+def test_a_journal_in_postgresql(bus: EventBus, postgresql_url: str) -> None:
+    app = WebApp(bus, journal=postgresql_url)
+    with served(app, app) as port, Journal(bus, postgresql_url):
+        bus.notify_many(Event(n, "ab"[n % 2], n, transaction_id=f"tx-{n % 3}") for n in range(9))
+        bus.notify(Event("bad", "a", None, occurred_at=1 << 70))
+        bus.drain()
+        first = get(port, "/events", limit=5)
+        assert ids(first) == ["8", "7", "6", "5", "4"]
+        assert ids(get(port, "/events", limit=5, before=first["next"])) == ["3", "2", "1", "0"]
+        assert ids(get(port, "/events", match="A", transaction="tx-0", since_s=1)) == ["6", "0"]
+        assert get(port, "/event", position=first["events"][0]["position"])["event"]["data"] == 8
+        assert [one["id"] for one in get(port, "/rejected")["rejected"]] == ["bad"]
+        while (now := get(port)["journal"])["writer"]["stored"] < 9:
+            assert now["error"] is None
+        assert (now["store"]["events"], now["store"]["bytes"] > 0, now["writer"]["error"]) == (9, True, None)
+        assert b'eventbus_journal_stored_total{bus="test",journal="journal"} 9.0' in ask(port, "/metrics").body
+    app = WebApp(bus, journal="postgresql://shop:secret@127.0.0.1:1/nothing")
+    with served(app, app) as port:
+        error = failed(port).json["error"]
+        assert ask(port, "/api/bus").status == 200
+    assert "secret" not in error
+
+
 # --- what goes wrong ---
 
 
