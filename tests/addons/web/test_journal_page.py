@@ -70,7 +70,8 @@ def test_what_is_in_the_journal(page: Page, archive: str) -> None:
     page.press("Escape")
     # The tab is in the address.
     assert page.run("location.hash") == "#journal"
-    page.run("location.reload()")
+    page.open("about:blank")
+    page.open(f"{archive}#journal")
     page.until("document.querySelectorAll('#stored tbody tr').length === 25")
 
 
