@@ -36,7 +36,8 @@ def finish_orders():
 def main():
     FOLDER.mkdir(exist_ok=True)
     logging.basicConfig(format="     log | %(message)s", level=logging.INFO, stream=sys.stdout)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    for number in (signal.SIGTERM, signal.SIGINT):  # SIGINT as well: a shell's background jobs ignore it
+        signal.signal(number, signal.default_int_handler)
     # What is entered last ends first: no more orders, then all work done, and only then the journal and the bus.
     with ExitStack() as at_the_end:
         at_the_end.callback(bus.shutdown)
