@@ -77,11 +77,12 @@ def run_on_bus(
     Raises:
         EventBusError: There was no result for two minutes, or the bus ended.
     """
-    with _own_bus() as bus, beside(bus):
+    with _own_bus() as bus:
         pool = WorkerPool(bus, processes, initializer=trace(bus) if trace is not None else None)
         pool.on("file_found$", name=MEASURE)(partial(_measure_file, bus))
         pool.on("file_found$", name=TOKENS)(partial(_tokenize_file, bus))
-        with bus.inbox(COLLECTOR, ["file_(measured|tokenized|skipped)$"]) as inbox, pool:
+        # Not before: what traces has to be there when the bus is first used.
+        with beside(bus), bus.inbox(COLLECTOR, ["file_(measured|tokenized|skipped)$"]) as inbox, pool:
             started = time.perf_counter()
             bus.notify_many(_file_found(path) for path in files)
             kill = partial(_kill_one, pool, on_kill) if on_kill is not None else None

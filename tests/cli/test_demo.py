@@ -71,9 +71,10 @@ def test_demo_of_an_empty_directory_says_so(run_dir: Path, tmp_path: Path) -> No
 
 def test_demo_shows_the_spans_of_all_processes(tree: Path, run_dir: Path) -> None:
     pytest.importorskip("opentelemetry.sdk")
-    done = run(run_dir, "demo", tree, "--processes", 2, "--json", "--no-baseline", "--trace", "console")
+    done = run(run_dir, "demo", tree, "--processes", 2, "--json", "--no-baseline", "--trace", "console", "--journal")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["totals"]["files"] == 2
+    assert json.loads(done.stdout)["journal"]["differences"] == []
     spans = [line.split(" ", 5) for line in done.stderr.splitlines()]
     assert {"'publish file_found'", "'process file_found'", "'publish file_measured'"} <= {span[5] for span in spans}
     (found,) = [span for span in spans if span[5] == "'publish file_found'"]
