@@ -12,7 +12,8 @@ middle of whatever Python does, so it also answers when no Python code gets to r
     unlock it
 
 Each thread is asked by itself, because a thread that wrote the stacks of others would read them while they change:
-`faulthandler` does not hold the GIL, and a busy process of several threads crashed by it.
+`faulthandler` does not hold the GIL, and a busy process of several threads crashed by it. On CPython 3.10 it crashes
+even so, because it counts references of the code that all threads run; there a process does not answer.
 
 The file has no name anywhere, so nothing is left behind, however a process ends. SIGNAL ends a process that does not
 catch it, so it is sent only after a look whether it is caught, and while a pidfd says that the process lives. (A
@@ -30,13 +31,16 @@ import fcntl
 import os
 import select
 import signal
+import sys
 import time
 
 from eventbus_mp.locking import NonReentrantLock
 
-__all__ = ["SIGNAL", "StackAnswers", "stack_of"]
+__all__ = ["ANSWERS", "SIGNAL", "StackAnswers", "stack_of"]
 
 SIGNAL = signal.SIGRTMAX - 7
+ANSWERS = sys.version_info >= (3, 11)
+"""Whether a process of this version can answer, and go on."""
 PATIENCE_NS = 100_000_000
 LOOK_AGAIN_MS = 1
 LOOKS_MAX = 10
@@ -59,7 +63,7 @@ class StackAnswers:
         with self._lock.held():
             kind = StackAnswers
             kind._open_count += 1
-            if kind._fd < 0 and _is_free(SIGNAL):
+            if ANSWERS and kind._fd < 0 and _is_free(SIGNAL):
                 kind._fd = os.memfd_create(_name_of(os.getpid()), os.MFD_CLOEXEC)
                 # The process that reads it empties it: what comes then goes to the beginning again.
                 fcntl.fcntl(kind._fd, fcntl.F_SETFL, fcntl.fcntl(kind._fd, fcntl.F_GETFL) | os.O_APPEND)

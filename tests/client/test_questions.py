@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from eventbus_mp import Event, EventBus, SubscriberKey, UsageError, WorkerPool
+from eventbus_mp.runtime.stacks import ANSWERS
 
 Make = Callable[..., EventBus]
 
@@ -132,9 +133,10 @@ def test_why_an_event_is_still_here(bus: EventBus) -> None:
         assert (held.state, held.pid, held.attempt) == ("in_flight", os.getpid(), 1)
         assert held.held_s is not None
         assert held.command
-        assert held.stack is not None
-        assert "test_why_an_event_is_still_here" in held.stack
-        assert "test_why_an_event_is_still_here" in str(explained)
+        if ANSWERS:
+            assert held.stack is not None
+            assert "test_why_an_event_is_still_here" in held.stack
+            assert "test_why_an_event_is_still_here" in str(explained)
         assert json.loads(json.dumps(explained.as_dict()))["deliveries"][0]["state"] == "in_flight"
         assert [(item.id, item.subscriber.name) for item in bus.stuck(0)] == [("1", "slow"), ("2", "slow")]
         assert bus.stuck(1000) == []
@@ -148,6 +150,7 @@ def test_why_an_event_is_still_here(bus: EventBus) -> None:
         assert bus.explain(("a", "3")) is None
 
 
+@pytest.mark.skipif(not ANSWERS, reason="a process of CPython 3.10 does not show its stack")
 def test_a_worker_that_hangs_is_explained_by_its_stack(bus: EventBus) -> None:
     pool = WorkerPool(bus, processes=1, start_method="fork")
     pool.on("a", name="hangs")(waits_for_ever)

@@ -9,6 +9,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from eventbus_mp import Event, EventBus
+from eventbus_mp.runtime.stacks import ANSWERS
 from tests.client.gates import Gate, names_of_threads
 from tests.helpers import publish, statistics_of
 
@@ -129,6 +130,7 @@ def test_what_the_threads_of_a_stuck_handler_do_can_be_seen(make_bus: Make, fork
     explained = bus.explain(("a", "1"))
     (delivery,) = explained.deliveries
     assert delivery.pid == child.pid
-    assert delivery.stack is not None
-    assert delivery.stack.count("hold_for_ever") == 2
+    if ANSWERS:
+        assert delivery.stack is not None
+        assert delivery.stack.count("hold_for_ever") == 2
     assert len(bus.stuck(older_than_s=0)) == 2
