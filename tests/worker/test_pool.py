@@ -257,7 +257,7 @@ def test_asking_for_pids_does_not_disturb_the_pool(bus: EventBus, caplog: pytest
     pool = WorkerPool(bus, 2, max_events=1)
     pool.on("a", name="one")(lambda event: None)
     with pool:
-        bus.notify_many(events(30))
+        bus.notify_many(events(12))
         seen: set[int] = set()
         while bus.statistics().events_unsettled:
             for _ in range(50):
