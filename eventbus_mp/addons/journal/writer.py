@@ -63,6 +63,8 @@ class Counts:
 class _Batch:
     """What goes into one transaction, and how it is settled then."""
 
+    run: int | None
+    """In which it came."""
     rows: list[Row] = field(default_factory=list)
     shadows: list[EventShadow] = field(default_factory=list)
     """Of the rows."""
@@ -157,9 +159,6 @@ class Writer:
         self._is_asked.wait(LOOK_S)
 
     def _turn(self, inbox: Inbox) -> None:
-        if self._bus_was_lost:
-            self._bus_was_lost = False
-            self._notes.begin({})  # The inbox is subscribed to the new one already.
         batches = self._take(inbox)
         for batch in batches:
             self._store(inbox, batch)
@@ -171,19 +170,19 @@ class Writer:
     def _take(self, inbox: Inbox) -> list[_Batch]:
         """What comes until a batch is full or the time is over; several batches if so much came at once."""
         limits = self._limits
-        taken = inbox.events(limits.events, LOOK_S)
+        taken = self._events(inbox, limits.events, LOOK_S)
         if not taken:
             self._caught_up_ns = time.monotonic_ns()
             return []
         if self._is_last_attempt(inbox, taken[0][0]):
             return self._alone(inbox, taken)
-        batches = [_Batch()]
+        batches = [_Batch(self._notes.number)]
         self._add(batches, taken)
         deadline_s = time.monotonic() + limits.within_s
         count = len(taken)
         while count < limits.events and len(batches) == 1 and not self._is_asked.is_set():
             left_s = deadline_s - time.monotonic()
-            more = inbox.events(limits.events - count, max(0.0, min(left_s, LOOK_S)))
+            more = self._events(inbox, limits.events - count, max(0.0, min(left_s, LOOK_S)))
             if not more:
                 self._caught_up_ns = time.monotonic_ns()
                 if left_s <= LOOK_S:
@@ -191,9 +190,25 @@ class Writer:
                 continue
             if self._is_last_attempt(inbox, more[0][0]):
                 return [*batches, *self._alone(inbox, more)]
+            if batches[-1].run != self._notes.number:
+                batches.append(_Batch(self._notes.number))
             self._add(batches, more)
             count += len(more)
         return batches if batches[-1].shadows or batches[-1].rejected else batches[:-1]
+
+    def _events(self, inbox: Inbox, limit: int, wait_s: float) -> list[tuple[EventShadow, Event]]:
+        """What the inbox has. If the bus was lost meanwhile, it is of the next one, and of a run that begins here."""
+        taken = inbox.events(limit, wait_s)
+        if self._bus_was_lost:
+            self._bus_was_lost = False
+            try:
+                self._notes.begin({})
+            except BaseException:
+                self._bus_was_lost = True
+                for shadow, _ in taken:
+                    inbox.release(shadow)
+                raise
+        return taken
 
     def _is_last_attempt(self, inbox: Inbox, shadow: EventShadow) -> bool:
         """Whether the bus gives this event up if this process crashes with it.
@@ -212,7 +227,7 @@ class Writer:
         mark = Rejected(shadow.topic, shadow.id, reason, None, None, 0, time.time_ns())
         if self._outage.append([], [mark], None) is None:
             return []  # Asked to stop.
-        batches = [_Batch(is_last_attempt=True)]
+        batches = [_Batch(self._notes.number, is_last_attempt=True)]
         self._add(batches, taken)
         if batches[0].rejected:  # For another reason, which is to be the one that is kept.
             self._outage.drop_rejected(shadow.topic, shadow.id)
@@ -235,12 +250,12 @@ class Writer:
             batch.shadows.append(shadow)
             batch.nbytes += len(row.data) + (len(row.buffers) if row.buffers is not None else 0)
             if batch.nbytes >= nbytes_max:
-                batch = _Batch()
+                batch = _Batch(batch.run)
                 batches.append(batch)
 
     def _store(self, inbox: Inbox, batch: _Batch) -> None:
         began_ns = time.perf_counter_ns()
-        stored = self._outage.append(batch.rows, batch.rejected, self._notes.number)
+        stored = self._outage.append(batch.rows, batch.rejected, batch.run)
         if stored is None:
             return  # Asked to stop while the store was away: what is not settled goes to the next writer.
         counts, took_ns = self._counts, time.perf_counter_ns() - began_ns
