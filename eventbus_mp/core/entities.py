@@ -184,6 +184,10 @@ class SubscriberState:
         self.stale = 0
 
 
+def _age(item: tuple[EventBatch, int]) -> tuple[int, int]:
+    return item[0].since_ns, item[0].first
+
+
 class Endpoint:
     """One process's place for one subscriber. `in_flight` is what it was sent and has not settled: batch -> mask.
 
@@ -317,7 +321,8 @@ class Endpoint:
 
     def release_all_in_flight(self) -> list[tuple[EventBatch, int]]:
         """It no longer holds anything: what it held, the oldest first."""
-        events = list(self.in_flight.items())
+        # Not in the order of the table: what it has handed back, and then got again, is at the end there.
+        events = sorted(self.in_flight.items(), key=_age)
         self.in_flight.clear()
         self.taken.clear()
         self.in_flight_count = self.taken_count = 0

@@ -9,6 +9,7 @@ from eventbus_mp.core.entities import Endpoint, SubscriberState
 from eventbus_mp.core.event_batch import EventBatch, Route, Topic
 from eventbus_mp.core.ingest import append_batch
 from eventbus_mp.core.masks import SEQUENCE_BUCKET_EVENTS
+from eventbus_mp.core.redelivery import reclaim
 from eventbus_mp.core.settlement import settle_waiting
 from eventbus_mp.core.state import BusState, Step
 from eventbus_mp.geometry import CHUNK_BYTES, RECORD_BYTES
@@ -176,3 +177,19 @@ def test_what_one_cannot_take_goes_to_those_with_more_credit():
     waiting.queue(9)
     assert counts(waiting.sent()) == [(2, 6), (3, 2), (1, 1)]
     assert not waiting.subscriber.queue
+
+
+def test_what_was_handed_back_and_sent_again_is_still_the_older_one():
+    """An endpoint ends that got the oldest event last: the next endpoint gets all in their order."""
+    subscriber = subscriber_with(8)
+    queue = Queue(subscriber)
+    older, newer = queue.queue(2), queue.queue(2)
+    dispatch(queue.step(), subscriber)
+    endpoint = subscriber.endpoints[0]
+    mask = endpoint.release_in_flight(older, 0b11)
+    subscriber.to_front(older, mask)
+    dispatch(queue.step(), subscriber)
+    assert list(endpoint.in_flight) == [newer, older]
+    subscriber.endpoints.clear()
+    reclaim(queue.step(), endpoint, crashed=False)
+    assert list(subscriber.queue) == [older, newer]
