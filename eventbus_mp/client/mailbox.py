@@ -54,20 +54,25 @@ class Mailbox:
         shadow = self._session.fetcher.delivered_shadow(record)
         if shadow is None:
             self._endpoint.settle(record[7], Outcome.FAILED, PAYLOAD_GONE)
-        elif record[6] and record[6] <= self._transport.monotonic_ns():
-            self._endpoint.settle(record[7], Outcome.SKIPPED, EXPIRED)
+        elif record[6] and self._has_expired(record):
             return None
         return shadow
 
     def _event(self, record: Record) -> tuple[EventShadow, Event] | None:
         """As `_shadow`, with the event; None as well if it was marked meanwhile: its memory may be in other hands."""
-        if record[6] and record[6] <= self._transport.monotonic_ns():
-            self._endpoint.settle(record[7], Outcome.SKIPPED, EXPIRED)
+        if record[6] and self._has_expired(record):
             return None
         both = self._session.fetcher.delivered_both(record)
         if both is None:
             self._endpoint.settle(record[7], Outcome.FAILED, PAYLOAD_GONE)
         return both if record[7] in self._endpoint.in_flight else None
+
+    def _has_expired(self, record: Record) -> bool:
+        """Whether the time of a delivery that has a deadline is over; then it is settled."""
+        is_over = record[6] <= self._transport.monotonic_ns()
+        if is_over:
+            self._endpoint.settle(record[7], Outcome.SKIPPED, EXPIRED)
+        return is_over
 
     def _note_release(self, shadow: EventShadow, delay_s: float) -> bool:
         """Note that a shadow in flight is to be tried again after a delay; False: it is not in flight here."""
