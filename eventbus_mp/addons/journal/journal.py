@@ -10,9 +10,8 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from types import TracebackType
 
-from eventbus_mp import EventBus, EventBusError, UsageError, WaitTimeout
+from eventbus_mp import EventBus, EventBusError, UsageError
 from eventbus_mp.addons.checks import checked_bus, checked_text, checked_texts
 from eventbus_mp.addons.journal.counters import subscriber_of
 from eventbus_mp.addons.journal.figures import Figures, FiguresFile
@@ -24,6 +23,7 @@ from eventbus_mp.addons.journal.selecting import matching
 from eventbus_mp.addons.journal.store import Store, StoreLocked, StoreUnavailable
 from eventbus_mp.addons.journal.urls import shown_url
 from eventbus_mp.addons.journal.writer import BatchLimits, Counts, Writer
+from eventbus_mp.addons.service import Service
 
 __all__ = ["Journal", "JournalStatus"]
 
@@ -48,10 +48,13 @@ class JournalStatus:
     """How long a commit takes, on average; 0: there was none."""
 
 
-class Journal:
+class Journal(Service):
     """Stores every event of a bus in a database, and settles it only when it is there.
 
-    One process at a time writes to a store; another journal of the same store stands by until that one is gone.
+    One process at a time writes to a store; another journal of the same store stands by until that one is gone. `start`
+    refuses (`UsageError`) to begin while another process is subscribed by this name, with another store. `stop` stores
+    what was taken, and leaves the rest to the next writer: the subscriber stays for `orphan_grace_s` of the bus, and a
+    journal that is started within this time misses nothing.
 
     Args:
         bus: The bus. Its handle may be used for other things as well.
@@ -73,6 +76,10 @@ class Journal:
         InvalidPattern: A pattern is not a regular expression.
     """
 
+    _kind = "journal"
+    _thread_name = "eventbus_mp journal"
+    _log = log
+
     def __init__(
         self,
         bus: EventBus,
@@ -93,6 +100,7 @@ class Journal:
         self._url = checked_text("url", url) if url is not None else default_url(bus.name)
         self.url = shown_url(self._url)
         """As it may be shown: without a password."""
+        super().__init__(f"the journal {self.url}")
         self._patterns = [patterns] if isinstance(patterns, str) else checked_texts("patterns", patterns)
         for pattern in self._patterns:
             matching(pattern, ())
@@ -107,73 +115,12 @@ class Journal:
         if on_outage == "spool":
             self._spool = checked_text("spool", spool) if spool is not None else default_url(f"{bus.name}-spool")
         self._is_asked = threading.Event()
-        self._is_settled = threading.Event()
-        """Set when it writes, stands by, or has failed."""
-        self._state = "stopped"
-        self._error: BaseException | None = None
-        self._thread: threading.Thread | None = None
         self._counts = Counts()
         self._said_s = -SAY_S
-
-    def start(self, *, timeout_s: float = 30.0) -> Journal:
-        """Begin to write, or to stand by, on a thread. Blocks until either is the case.
-
-        Raises:
-            StoreError: The store cannot be opened. Once it is, a store that fails is tried again for ever.
-            UsageError: It is running; or another process is subscribed by this name, with another store.
-            WaitTimeout: It took longer than `timeout_s`; then it was stopped again.
-            EventBusError: The bus cannot be reached.
-        """
-        if self._thread is not None and self._thread.is_alive():
-            raise UsageError("this journal is running")
-        self._is_asked.clear()
-        self._is_settled.clear()
-        self._state, self._error = "starting", None
-        self._thread = threading.Thread(target=self._run, name="eventbus_mp journal", daemon=True)
-        self._thread.start()
-        if not self._is_settled.wait(timeout_s):
-            self.stop()
-            raise WaitTimeout(f"the journal {self.url} has not begun after {timeout_s:g} s")
-        if self._error is not None:
-            self.stop()
-            raise self._error
-        return self
-
-    def stop(self, *, timeout_s: float | None = None) -> None:
-        """Store what was taken, leave the rest to the next writer, and end. Repeated, it does nothing.
-
-        Blocks until that is done. The subscriber stays for `orphan_grace_s` of the bus: a journal that is started
-        within this time misses nothing.
-
-        Raises:
-            WaitTimeout: It is not done after `timeout_s`; it still will be.
-        """
-        self._is_asked.set()
-        thread = self._thread
-        if thread is None or thread is threading.current_thread():
-            return
-        thread.join(timeout_s)
-        if thread.is_alive():
-            raise WaitTimeout(f"the journal {self.url} has not ended after {timeout_s:g} s")
-        self._thread = None
 
     def ask_to_stop(self) -> None:
         """As `stop`, without waiting until it is done; a signal handler may call it."""
         self._is_asked.set()
-
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """Block until the journal has ended by itself or was stopped, or for `timeout_s`: whether it has.
-
-        Raises:
-            EventBusError: Why it ended by itself.
-        """
-        if self._thread is not None:
-            self._thread.join(timeout_s)
-            if self._thread.is_alive():
-                return False
-        if self._error is not None:
-            raise self._error
-        return True
 
     def status(self) -> JournalStatus:
         """What it does and has done. Never blocks."""
@@ -181,40 +128,24 @@ class Journal:
         commit_s = counts.commit_ns / counts.commits / 1e9 if counts.commits else 0.0
         return JournalStatus(self._state, counts.stored, counts.duplicates, counts.rejected, counts.commits, commit_s)
 
-    def __enter__(self) -> Journal:
-        return self if self._thread is not None and self._thread.is_alive() else self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
     # --- on the thread ---
 
-    def _run(self) -> None:
-        try:
-            while not self._is_asked.is_set():
-                try:
-                    self._write()
-                except StoreLocked as error:
-                    if not self._is_settled.is_set():
-                        raise
-                    self._state = "standing by"
-                    log.error("another process writes now: %s", error)
-                except (StoreUnavailable, NameTaken) as error:
-                    if not self._is_settled.is_set():
-                        raise
-                    self._give_way(error)
-            self._state = "stopped"
-        except EventBusError as error:
-            self._error, self._state = error, "failed"
-            if self._is_settled.is_set():  # else `start` raises it
-                log.error("the journal %s has ended: %s", self.url, error)
-        except BaseException as error:
-            self._error, self._state = error, "failed"
-            raise
-        finally:
-            self._is_settled.set()
+    def _begin_anew(self) -> None:
+        self._is_asked.clear()
+
+    def _work(self) -> None:
+        while not self._is_asked.is_set():
+            try:
+                self._write()
+            except StoreLocked as error:
+                if not self._is_settled.is_set():
+                    raise
+                self._state = "standing by"
+                log.error("another process writes now: %s", error)
+            except (StoreUnavailable, NameTaken) as error:
+                if not self._is_settled.is_set():
+                    raise
+                self._give_way(error)
 
     def _write(self) -> None:
         """Be the one writer from the time when the lock is free, until it is lost or stop is asked for."""

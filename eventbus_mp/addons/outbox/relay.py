@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
 
-from eventbus_mp import BusClosed, EventBus, EventBusError, LostBus, UsageError, WaitTimeout
+from eventbus_mp import BusClosed, EventBus, EventBusError, LostBus
 from eventbus_mp.addons.checks import checked_bus, checked_count, checked_text
 from eventbus_mp.addons.journal.retention import duration_ns
 from eventbus_mp.addons.journal.row import Entry
@@ -21,6 +19,7 @@ from eventbus_mp.addons.outbox.publishing import HELD_S, Publishing
 from eventbus_mp.addons.outbox.schema import TABLE
 from eventbus_mp.addons.outbox.stop import StopFlag
 from eventbus_mp.addons.outbox.store import OutboxStore, Refused
+from eventbus_mp.addons.service import Service
 
 __all__ = ["Relay", "RelayStatus"]
 
@@ -52,13 +51,16 @@ class RelayStatus:
     """Topics whose events wait for a subscriber."""
 
 
-class Relay:
+class Relay(Service):
     """Publishes what was committed to an outbox, and deletes it when the bus has it.
 
     One relay at a time publishes from an outbox; another one stands by until that one is gone. An event is published
     once; or again, with the same topic and id, if a relay or a database was killed or lost in between. Within a topic,
     events of one transaction come in the order in which they were added, and an event that was added after another
     transaction had committed comes after those of that one. What was added at the same time comes in any order.
+
+    `start` raises `StoreLocked` if another relay publishes, with `once`. `stop` finishes what is being published; the
+    rest waits in the outbox.
 
     Args:
         bus: The bus. Its `require` counts. The handle may be used for other things as well.
@@ -74,6 +76,10 @@ class Relay:
     Raises:
         UsageError: An argument is not valid.
     """
+
+    _kind = "relay"
+    _thread_name = "eventbus_mp outbox"
+    _log = log
 
     def __init__(
         self,
@@ -91,6 +97,7 @@ class Relay:
         self._url = checked_text("url", url)
         self.url = shown_url(url)
         """Without a password."""
+        super().__init__(f"the relay of {self.url}")
         self._table = table
         self._once = once
         self._allow_drop = allow_drop
@@ -98,81 +105,19 @@ class Relay:
         self._keep_ns = duration_ns(keep)
         self._batch = checked_count("batch", batch, 1)
         self._poll_s = poll_s
-        self._thread: threading.Thread | None = None
         self._reset()
         bus.on_lost(self._note_loss)
 
     def _reset(self) -> None:
         self._stop = StopFlag()
-        self._is_settled = threading.Event()
-        """Set when it publishes, stands by, or has failed."""
-        self._state = "stopped"
-        self._error: BaseException | None = None
         self._published = self._refused = self._dropped = 0
         self._limit = min(BATCH_FIRST, self._batch)
         self._pruned_s = 0.0
         self._publishing = Publishing(self._bus, allow_drop=self._allow_drop, stop=self._stop)
 
-    def start(self, *, timeout_s: float = 30.0) -> Relay:
-        """Begin to publish, or to stand by, on a thread. Blocks until either is the case.
-
-        Raises:
-            StoreError: The outbox cannot be opened. Once it is, a database that fails is tried again for ever. With
-                `once`: another relay publishes (`StoreLocked`).
-            UsageError: It is running, or its URL is not one.
-            WaitTimeout: It took longer than `timeout_s`; then it was stopped again.
-            EventBusError: The bus cannot be reached.
-        """
-        if self._thread is not None and self._thread.is_alive():
-            raise UsageError("this relay is running")
-        self._stop.close()
-        self._reset()
-        self._state = "starting"
-        self._thread = threading.Thread(target=self._run, name="eventbus_mp outbox", daemon=True)
-        self._thread.start()
-        if not self._is_settled.wait(timeout_s):
-            self.stop()
-            raise WaitTimeout(f"the relay of {self.url} has not begun after {timeout_s:g} s")
-        if self._error is not None:
-            self.stop()
-            raise self._error
-        return self
-
-    def stop(self, *, timeout_s: float | None = None) -> None:
-        """Finish what is being published, and end; the rest waits in the outbox. Repeated, it does nothing.
-
-        Blocks until that is done.
-
-        Raises:
-            WaitTimeout: It is not done after `timeout_s`; it still will be.
-        """
-        self._stop.set()
-        thread = self._thread
-        if thread is None or thread is threading.current_thread():
-            return
-        thread.join(timeout_s)
-        if thread.is_alive():
-            raise WaitTimeout(f"the relay of {self.url} has not ended after {timeout_s:g} s")
-        self._thread = None
-        self._stop.close()
-
     def ask_to_stop(self) -> None:
         """As `stop`, without waiting until it is done; a signal handler may call it."""
         self._stop.set()
-
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """Block until the relay has ended by itself or was stopped, or for `timeout_s`: whether it has.
-
-        Raises:
-            EventBusError: Why it ended by itself.
-        """
-        if self._thread is not None:
-            self._thread.join(timeout_s)
-            if self._thread.is_alive():
-                return False
-        if self._error is not None:
-            raise self._error
-        return True
 
     def status(self) -> RelayStatus:
         """What it does and has done. Never blocks."""
@@ -180,34 +125,27 @@ class Relay:
         return RelayStatus(self._state, self._published, self._refused, self._dropped, held)
 
     def __enter__(self) -> Relay:
-        return self.start() if self._thread is None else self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
+        # With `once` it may have done it all before the block begins.
+        is_done = self._once and self._thread is not None and self._error is None
+        return self if is_done else super().__enter__()
 
     # --- on the thread ---
 
-    def _run(self) -> None:
-        try:
-            with open_outbox(self._url, table=self._table, poll_s=self._poll_s) as store:
-                while not self._stop.is_set() and self._await_lock(store):
-                    try:
-                        self._relay(store)
-                        break
-                    except StoreLocked as error:
-                        log.error("%s", error)
-            self._state = "stopped"
-        except EventBusError as error:
-            self._error, self._state = error, "failed"
-            if self._is_settled.is_set():  # else `start` raises it
-                log.error("the relay of %s has ended: %s", self.url, error)
-        except BaseException as error:
-            self._error, self._state = error, "failed"
-            raise
-        finally:
-            self._is_settled.set()
+    def _begin_anew(self) -> None:
+        self._stop.close()
+        self._reset()
+
+    def _let_go(self) -> None:
+        self._stop.close()
+
+    def _work(self) -> None:
+        with open_outbox(self._url, table=self._table, poll_s=self._poll_s) as store:
+            while not self._stop.is_set() and self._await_lock(store):
+                try:
+                    self._relay(store)
+                    break
+                except StoreLocked as error:
+                    log.error("%s", error)
 
     def _note_loss(self, lost: LostBus) -> None:
         self._publishing.forget()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from eventbus_mp import EventBus, UsageError
+from eventbus_mp import BusClosed, Event, EventBus, UsageError
 from eventbus_mp.addons.journal import StoreUnavailable, StoreUnusable
-from eventbus_mp.addons.outbox import Relay, open_outbox
+from eventbus_mp.addons.outbox import Outbox, Relay, open_outbox
 from tests.addons.outbox.databases import Database
 
 
@@ -60,3 +62,31 @@ def test_a_password_is_in_no_text() -> None:
         open_outbox("mysql://me:secret@host/name")
     assert "secret" not in str(refused.value)
     assert "secret" not in Relay(EventBus("test"), "postgresql://me:secret@host/name").url
+
+
+def test_one_that_has_ended_by_itself_is_started_by_with(
+    make_bus: Callable[..., EventBus], database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = make_bus(topics=["a"])
+    relay = Relay(bus, database.url).start()
+    with caplog.at_level(logging.CRITICAL, "eventbus_mp.outbox"):
+        bus.close()
+        connection = database.connect()  # It notices that when it has something to publish.
+        Outbox(connection).add(Event("1", "a", None))
+        connection.commit()
+        with pytest.raises(BusClosed):
+            relay.wait(60)
+    assert relay.status().state == "failed"
+    with pytest.raises(BusClosed), relay:
+        pass
+
+
+def test_one_that_has_published_all_is_not_started_again_by_with(database: Database, bus: EventBus) -> None:
+    connection = database.connect()
+    with bus.inbox("s", ["a"]):
+        Outbox(connection).add(Event("1", "a", None))
+        connection.commit()
+        relay = Relay(bus, database.url, once=True).start()
+        assert relay.wait(60)
+        with relay:
+            assert relay.status().published == 1
