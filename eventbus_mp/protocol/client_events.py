@@ -7,8 +7,7 @@ needs to travel: its number, and where in the record each of its fields is. The 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import ClassVar, NamedTuple, TypeVar, get_type_hints
+from typing import ClassVar, NamedTuple, TypeVar
 
 from eventbus_mp.errors import ProtocolError
 from eventbus_mp.protocol.messages import Record
@@ -24,6 +23,7 @@ from eventbus_mp.protocol.records import (
     SEGMENT,
     TOPIC,
 )
+from eventbus_mp.protocol.struct_types import Struct
 
 
 class Delivered(NamedTuple):
@@ -43,8 +43,7 @@ class Replied(NamedTuple):
     body: bytes
 
 
-@dataclass(slots=True)
-class RecordEvent:
+class RecordEvent(Struct):
     """A client event that is one record: its fields are numbers in it."""
 
     NUMBER: ClassVar[int]
@@ -59,6 +58,8 @@ AnyRecordEvent = TypeVar("AnyRecordEvent", bound=RecordEvent)
 
 RECORD_EVENTS: dict[int, type[RecordEvent]] = {}
 """All of them, by their kind."""
+_TYPES: dict[str, type[int]] = {"int": int, "bool": bool}
+"""What a field of these may be."""
 _WITH_BYTES_BEHIND = (DELIVERED, REPLIED, REFUSED, REPLY_PART)
 
 
@@ -75,9 +76,8 @@ def one_record(kind: int, *places: int) -> Callable[[type[AnyRecordEvent]], type
         if kind in RECORD_EVENTS or kind in _WITH_BYTES_BEHIND:
             raise ValueError(f"{event.__name__}: another kind has number {kind}; {max(RECORD_EVENTS) + 1} is free")
         event.NUMBER = kind
-        types = get_type_hints(event)
-        names = [field.name for field in fields(event)]
-        event.PLACES = tuple((name, types[name], place) for name, place in zip(names, places, strict=True))
+        fields = zip(event.FIELDS.items(), places, strict=True)
+        event.PLACES = tuple((name, _TYPES[text], place) for (name, text), place in fields)
         RECORD_EVENTS[kind] = event
         return event
 
@@ -85,7 +85,6 @@ def one_record(kind: int, *places: int) -> Callable[[type[AnyRecordEvent]], type
 
 
 @one_record(20, SEGMENT, OFFSET, LENGTH, TOPIC)
-@dataclass(slots=True)
 class SpanGranted(RecordEvent):
     """A span to write into. Segment 0 says no: there is none to have ahead now, or (`backed`) there never is."""
 
@@ -96,7 +95,6 @@ class SpanGranted(RecordEvent):
 
 
 @one_record(21, TOPIC, LENGTH)
-@dataclass(slots=True)
 class TopicStale(RecordEvent):
     """What this process knows of a topic is out of date, or its required subscribers are not all there any more;
     `dropped` events found nobody."""
@@ -106,7 +104,6 @@ class TopicStale(RecordEvent):
 
 
 @one_record(23, LENGTH)
-@dataclass(slots=True)
 class ManagerChanged(RecordEvent):
     """Another manager, of this pid, goes on: report to it what has arrived from the one before (`ReportState`)."""
 
@@ -114,7 +111,6 @@ class ManagerChanged(RecordEvent):
 
 
 @one_record(24, SEGMENT, OFFSET)
-@dataclass(slots=True)
 class Recalled(RecordEvent):
     """Other processes have nothing to do: of what is pending for this subscriber, `keep` may stay."""
 
@@ -123,7 +119,6 @@ class Recalled(RecordEvent):
 
 
 @one_record(25)
-@dataclass(slots=True)
 class BusEnded(RecordEvent):
     """The bus was shut down: the end of the link follows, and no process is to start the bus again by itself."""
 

@@ -7,10 +7,10 @@ do; the method of the executor that names it does it.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from eventbus_mp.protocol.client_events import RecordEvent
+from eventbus_mp.protocol.struct_types import Struct
 
 
 class Replay(enum.Enum):
@@ -28,15 +28,13 @@ class Replay(enum.Enum):
     """Pass it over: a second time does harm, and leaving it undone does not."""
 
 
-@dataclass(slots=True)
-class Effect:
+class Effect(Struct):
     """What the executor has a method for (manager/executor.py)."""
 
     REPLAY: ClassVar[Replay]
     """What a new manager does with it; each class says so itself, and why."""
 
 
-@dataclass(slots=True)
 class Deliver(Effect):
     """Send these shadows to the link that hosts the subscriber."""
 
@@ -50,7 +48,6 @@ class Deliver(Effect):
     """Their packed records."""
 
 
-@dataclass(slots=True)
 class Tell(Effect):
     """Send the link an event that is one record."""
 
@@ -62,7 +59,6 @@ class Tell(Effect):
     event: RecordEvent
 
 
-@dataclass(slots=True)
 class Reply(Effect):
     """Answer a request."""
 
@@ -74,7 +70,6 @@ class Reply(Effect):
     value: Any
 
 
-@dataclass(slots=True)
 class ReplyWithFacts(Effect):
     """Answer a request with a dictionary, to which the manager adds under `facts` what it knows of itself."""
 
@@ -86,7 +81,6 @@ class ReplyWithFacts(Effect):
     value: dict[str, Any]
 
 
-@dataclass(slots=True)
 class Refuse(Effect):
     """Answer a request with an error: `error` is the name of a class in errors.py."""
 
@@ -99,7 +93,6 @@ class Refuse(Effect):
     text: str
 
 
-@dataclass(slots=True)
 class GrantSpan(Effect):
     """Hand a span to its writer. Segment 0 says no: there is none to lease ahead now, or (`backed`) there never is."""
 
@@ -113,7 +106,6 @@ class GrantSpan(Effect):
     backed: bool
 
 
-@dataclass(slots=True)
 class CreateSegment(Effect):
     """Make a segment of shared memory."""
 
@@ -124,7 +116,6 @@ class CreateSegment(Effect):
     length: int
 
 
-@dataclass(slots=True)
 class RemoveSegment(Effect):
     """Unlink a segment; processes that mapped it keep their mapping."""
 
@@ -134,7 +125,6 @@ class RemoveSegment(Effect):
     segment: int
 
 
-@dataclass(slots=True)
 class FreePages(Effect):
     """Give the kernel back the memory of a range that no span is in."""
 
@@ -146,7 +136,6 @@ class FreePages(Effect):
     length: int
 
 
-@dataclass(slots=True)
 class CloseLink(Effect):
     """The link broke the protocol; `LinkLost` follows from it."""
 
@@ -157,7 +146,6 @@ class CloseLink(Effect):
     reason: str
 
 
-@dataclass(slots=True)
 class Warn(Effect):
     """Write a line to the manager's log."""
 
@@ -167,7 +155,6 @@ class Warn(Effect):
     text: str
 
 
-@dataclass(slots=True)
 class WarnOfLease(Effect):
     """Write to the manager's log, with the event's id, that a process has kept a view of this event for very long."""
 
@@ -183,7 +170,6 @@ class WarnOfLease(Effect):
     age_s: float
 
 
-@dataclass(slots=True)
 class NameSkip(Effect):
     """The bus skipped a delivery itself: read the event's id, which the core does not know, and send `SkipNamed`."""
 
@@ -200,7 +186,6 @@ class NameSkip(Effect):
     """Also write it to the manager's log."""
 
 
-@dataclass(slots=True)
 class WriteEvent(Effect):
     """Write an event of the bus's own to its place, which no other event ever has."""
 
@@ -215,7 +200,6 @@ class WriteEvent(Effect):
     """Msgpack."""
 
 
-@dataclass(slots=True)
 class Stop(Effect):
     """Leave, and leave nothing behind: the last process is gone, or a process asked for it."""
 

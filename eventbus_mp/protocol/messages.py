@@ -8,11 +8,11 @@ fields, as one list for each field.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 
 from eventbus_mp.ids import EventId
 from eventbus_mp.protocol.requests import Request
+from eventbus_mp.protocol.struct_types import Struct
 
 __all__ = [
     "DeliveriesSettled",
@@ -53,8 +53,7 @@ class Outcome(IntEnum):
 # --- messages: the data path -------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class EventsNotified:
+class EventsNotified(Struct):
     """A producer wrote these events into its spans. Their sequence numbers follow each other, from `first` on.
 
     The lists have one number for each event.
@@ -73,8 +72,7 @@ class EventsNotified:
     """Mask of the events whose producer waits for the final watcher."""
 
 
-@dataclass(slots=True)
-class DeliveriesSettled:
+class DeliveriesSettled(Struct):
     """A process disposed of deliveries of one subscriber, all of them in the same way."""
 
     link: int
@@ -90,8 +88,7 @@ class DeliveriesSettled:
     """Of `RETRIED`: how long to wait before one of them is sent again."""
 
 
-@dataclass(slots=True)
-class DeliveriesTaken:
+class DeliveriesTaken(Struct):
     """A process has taken deliveries of one subscriber, and settles them later: they no longer use up its credit."""
 
     link: int
@@ -100,8 +97,7 @@ class DeliveriesTaken:
     """As of `DeliveriesSettled`."""
 
 
-@dataclass(slots=True)
-class SpanWanted:
+class SpanWanted(Struct):
     """A producer needs a span of `length` bytes; `urgency` is one of the `SPAN_*` values below."""
 
     link: int
@@ -117,8 +113,7 @@ SPAN_AHEAD, SPAN_NEEDED, SPAN_RESERVE, SPAN_CANCELLED = range(4)
 """To have it later; waited for; waited for inside a listener, which may use the reserve; no longer waited for."""
 
 
-@dataclass(slots=True)
-class SpanSealed:
+class SpanSealed(Struct):
     """A producer appends no more to the span that holds `offset`."""
 
     link: int
@@ -126,8 +121,7 @@ class SpanSealed:
     offset: int
 
 
-@dataclass(slots=True)
-class SpanLeased:
+class SpanLeased(Struct):
     """A process keeps a view into an event."""
 
     link: int
@@ -138,8 +132,7 @@ class SpanLeased:
     sequence: int
 
 
-@dataclass(slots=True)
-class SpanReleased:
+class SpanReleased(Struct):
     """The view of an earlier `SpanLeased`, or `LeaseEvent`, is gone."""
 
     link: int
@@ -149,41 +142,35 @@ class SpanReleased:
 # --- messages: processes and time --------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class LinkOpened:
+class LinkOpened(Struct):
     """A process connected."""
 
     link: int
     pid: int
 
 
-@dataclass(slots=True)
-class LinkLost:
+class LinkLost(Struct):
     """A process closed its link without a goodbye (`crashed`), or was cut off."""
 
     link: int
     crashed: bool
 
 
-@dataclass(slots=True)
-class TimePassed:
+class TimePassed(Struct):
     """Nothing happened but time: the core does what is due."""
 
 
-@dataclass(slots=True)
-class EndAsked:
+class EndAsked(Struct):
     """The manager got a signal that asks it to end, as a service does that is stopped. Repeated, it changes nothing."""
 
 
-@dataclass(slots=True)
-class ManagerReplaced:
+class ManagerReplaced(Struct):
     """Another manager goes on with this core. What the one before had sent may not have arrived (see `ReportState`)."""
 
     pid: int
 
 
-@dataclass(slots=True)
-class SkipNamed:
+class SkipNamed(Struct):
     """The id of an event that the bus skipped itself (effects.NameSkip)."""
 
     subscriber: int

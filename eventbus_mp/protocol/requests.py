@@ -7,18 +7,18 @@ sides check them (protocol/decoders.py). What it does is its handler, in core/re
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from functools import cache
 from types import GenericAlias, UnionType
 from typing import Any, ClassVar, TypeVar, get_type_hints
+
+from eventbus_mp.protocol.struct_types import Struct
 
 FieldType = type | UnionType | GenericAlias
 """The type of a field that travels: one of msgpack's, several of them (`str | None`), or a list, whose elements are
 checked as well."""
 
 
-@dataclass(slots=True)
-class Request:
+class Request(Struct):
     """Something that a process asks, and that is answered once: with a reply, or with an error by `Refuse`.
 
     `link` and `request` are filled in by the receiving side; the other fields travel, in their order.
@@ -32,7 +32,6 @@ class Request:
     """Whether there is ever an answer; if not, nobody must wait for one."""
 
 
-@dataclass(slots=True)
 class Notice(Request):
     """Something that a process says, and that is never answered, whatever comes of it."""
 
@@ -68,12 +67,16 @@ def field_types(number: int) -> dict[str, FieldType]:
     """The fields of the request with this number that travel, by name."""
     kind = REQUESTS[number]
     types = get_type_hints(kind)
-    return {field.name: types[field.name] for field in fields(kind)[2:]}
+    return {field: types[field] for field in _travelling(kind)}
 
 
 def said_types(kind: type[Request]) -> dict[str, str]:
     """The types of these fields as they are written above, for errors and for the version of the protocol."""
-    return {field.name: str(field.type).replace(" | ", " or ") for field in fields(kind)[2:]}
+    return {field: text.replace(" | ", " or ") for field, text in _travelling(kind).items()}
+
+
+def _travelling(kind: type[Request]) -> dict[str, str]:
+    return {field: text for field, text in kind.FIELDS.items() if field not in Request.FIELDS}
 
 
 def fits(value: object, expected: FieldType) -> bool:
@@ -85,7 +88,6 @@ def fits(value: object, expected: FieldType) -> bool:
 
 
 @numbered(0)
-@dataclass(slots=True)
 class RegisterTopic(Request):
     """Have a topic of this name -> whether it is new"""
 
@@ -93,7 +95,6 @@ class RegisterTopic(Request):
 
 
 @numbered(21)
-@dataclass(slots=True)
 class RegisterTopics(Request):
     """Have topics of all these names or, if one of them cannot name a topic, of none -> the names that are new"""
 
@@ -101,7 +102,6 @@ class RegisterTopics(Request):
 
 
 @numbered(1)
-@dataclass(slots=True)
 class UnregisterTopic(Request):
     """Forget the topic; its events that wait are skipped -> whether it was there"""
 
@@ -109,13 +109,11 @@ class UnregisterTopic(Request):
 
 
 @numbered(2)
-@dataclass(slots=True)
 class ListTopics(Request):
     """-> the names of all topics, sorted"""
 
 
 @numbered(3)
-@dataclass(slots=True)
 class ResolveTopic(Request):
     """What is the number of this topic, and is anybody subscribed? -> [number or 0, subscribed]"""
 
@@ -123,7 +121,6 @@ class ResolveTopic(Request):
 
 
 @numbered(22)
-@dataclass(slots=True)
 class RequireSubscribers(Request):
     """What is the number of this topic, if subscribers of all these names get its events? -> [number or 0, those that
     do not]. If there is a number, this process hears when it is no longer so (`client_events.TopicStale`)."""
@@ -133,7 +130,6 @@ class RequireSubscribers(Request):
 
 
 @numbered(4)
-@dataclass(slots=True)
 class NameTopic(Request):
     """What is the name of this topic number? -> name or None"""
 
@@ -141,7 +137,6 @@ class NameTopic(Request):
 
 
 @numbered(5)
-@dataclass(slots=True)
 class Subscribe(Request):
     """Host a subscriber in this process, with its patterns replaced -> subscriber number"""
 
@@ -158,7 +153,6 @@ class Subscribe(Request):
 
 
 @numbered(6)
-@dataclass(slots=True)
 class Unsubscribe(Request):
     """Take the subscriber away from every process -> whether it was there"""
 
@@ -167,7 +161,6 @@ class Unsubscribe(Request):
 
 
 @numbered(7)
-@dataclass(slots=True)
 class StopHosting(Request):
     """This process no longer serves the subscriber, and what it holds comes back -> whether it hosted it"""
 
@@ -177,7 +170,6 @@ class StopHosting(Request):
 
 
 @numbered(24)
-@dataclass(slots=True)
 class Demand(Request):
     """Have up to `count` deliveries of this subscriber that are not taken yet -> None, when all of them that can be
     sent now have been"""
@@ -187,7 +179,6 @@ class Demand(Request):
 
 
 @numbered(8)
-@dataclass(slots=True)
 class ListSubscribers(Request):
     """-> [{name, config, patterns, pids}] of the subscribers that get the topic's events, or (None) of all"""
 
@@ -195,7 +186,6 @@ class ListSubscribers(Request):
 
 
 @numbered(9)
-@dataclass(slots=True)
 class MarkEvents(Request):
     """Settle deliveries that this process need not hold -> None; refused for the first that cannot be, when all others
     are settled"""
@@ -209,7 +199,6 @@ class MarkEvents(Request):
 
 
 @numbered(10)
-@dataclass(slots=True)
 class NameReason(Notice):
     """What a number in settled records of this process stands for from now on, as the reason for a skip."""
 
@@ -218,7 +207,6 @@ class NameReason(Notice):
 
 
 @numbered(30)
-@dataclass(slots=True)
 class ReportFailure(Notice):
     """What went wrong with a delivery that this process holds, and is about to report as failed or to be retried."""
 
@@ -234,7 +222,6 @@ class ReportFailure(Notice):
 
 
 @numbered(31)
-@dataclass(slots=True)
 class ListDeadLetters(Request):
     """Unsettled dead letters, the oldest first -> [{number, record, name, config, reason, error, text, traceback,
     attempts, first_ns, last_ns}]; the times are those of the monotonic clock, 0: not known"""
@@ -245,7 +232,6 @@ class ListDeadLetters(Request):
 
 
 @numbered(32)
-@dataclass(slots=True)
 class Redeliver(Request):
     """Send the event of this dead letter, or (0) of all, again to the subscriber that failed, and settle the dead
     letter -> how many were sent"""
@@ -254,7 +240,6 @@ class Redeliver(Request):
 
 
 @numbered(11)
-@dataclass(slots=True)
 class WatchEvent(Request):
     """-> watcher, {subscribers, completers, skippers: [[name, config]]}, or None if the event is settled"""
 
@@ -263,7 +248,6 @@ class WatchEvent(Request):
 
 
 @numbered(12)
-@dataclass(slots=True)
 class ListEvents(Request):
     """The unsettled events of a topic behind a sequence number, in the order of these numbers -> [{record, watcher}]"""
 
@@ -275,7 +259,6 @@ class ListEvents(Request):
 
 
 @numbered(13)
-@dataclass(slots=True)
 class LeaseEvent(Request):
     """Keep an unsettled event's payload readable for this process -> whether it is there"""
 
@@ -286,7 +269,6 @@ class LeaseEvent(Request):
 
 
 @numbered(14)
-@dataclass(slots=True)
 class GetSnapshot(Request):
     """-> a dictionary of dictionaries with about the names of `snapshot.Snapshot`; `facts` is what the manager knows of
     itself"""
@@ -296,7 +278,6 @@ class GetSnapshot(Request):
 
 
 @numbered(26)
-@dataclass(slots=True)
 class Introduce(Notice):
     """What kind of process this is; one that does not say it is a client."""
 
@@ -308,7 +289,6 @@ ROLES = ("client", "worker")
 
 
 @numbered(27)
-@dataclass(slots=True)
 class ReportDropped(Notice):
     """Events that this process did not send, because nobody is subscribed to their topic."""
 
@@ -318,7 +298,6 @@ class ReportDropped(Notice):
 
 
 @numbered(15)
-@dataclass(slots=True)
 class Drain(Request):
     """Answered when no topic that the pattern matches has an unsettled event -> None"""
 
@@ -326,7 +305,6 @@ class Drain(Request):
 
 
 @numbered(16)
-@dataclass(slots=True)
 class CancelWait(Notice):
     """Forget an earlier `Drain` or awaited event of this link, by its request number."""
 
@@ -334,7 +312,6 @@ class CancelWait(Notice):
 
 
 @numbered(28)
-@dataclass(slots=True)
 class ExplainEvent(Request):
     """-> {asking_pid, age_ns, deliveries, views}: who has not settled an event and why, and who has views into it"""
 
@@ -342,7 +319,6 @@ class ExplainEvent(Request):
 
 
 @numbered(29)
-@dataclass(slots=True)
 class ListStuck(Request):
     """-> {asking_pid, deliveries}: unsettled deliveries of events that are at least so old, the oldest first"""
 
@@ -353,7 +329,6 @@ class ListStuck(Request):
 
 
 @numbered(25)
-@dataclass(slots=True)
 class FindEvents(Request):
     """-> the joined records of a topic's events whose ids have this CRC, the newest first, and only some of them; with
     `settled`, those of settled events as well, as far back as the manager remembers"""
@@ -364,7 +339,6 @@ class FindEvents(Request):
 
 
 @numbered(17)
-@dataclass(slots=True)
 class GetHistory(Request):
     """-> {entries, counts, before, now_ns}: a page of the event log, the newest entry first. An entry is [now_ns, kind,
     events, topics, pid, subscriber, config, detail]; `counts` are events by kind, of all pages."""
@@ -383,7 +357,6 @@ class GetHistory(Request):
 
 
 @numbered(20)
-@dataclass(slots=True)
 class ReportState(Notice):
     """What has arrived here from a manager that died; what has not is sent again."""
 
@@ -396,19 +369,16 @@ class ReportState(Notice):
 
 
 @numbered(18)
-@dataclass(slots=True)
 class ShutDown(Request):
     """Stop the manager for everybody -> None, just before it goes."""
 
 
 @numbered(23)
-@dataclass(slots=True)
 class Observe(Notice):
     """This process only looks: the bus does not live on for it."""
 
 
 @numbered(33)
-@dataclass(slots=True)
 class RecallObeyed(Notice):
     """A subscriber's deliveries that were called back have been handed back, but for those that were begun."""
 
@@ -416,13 +386,11 @@ class RecallObeyed(Notice):
 
 
 @numbered(19)
-@dataclass(slots=True)
 class Goodbye(Notice):
     """This process leaves in good order; its end of file is not a crash."""
 
 
 @numbered(34)
-@dataclass(slots=True)
 class CutOff(Request):
     """The process of link `victim` is about to be killed, because a handler took too long -> whether it is connected
 

@@ -6,7 +6,6 @@ the shell is given, `pending` a queue that changed. Events go by name, and get t
 byte by byte. Any event that is one record goes by the name of its class, with its fields in their order.
 """
 
-from dataclasses import fields
 from typing import Any
 
 import msgpack
@@ -199,7 +198,7 @@ class Play:
             return f"event span of {size} for {arena}" if event.segment else f"event no span of {size} for {arena}"
         if isinstance(event, TopicStale):
             return f"event stale: {self.protocol.forget_stale(event.topic)}, {event.dropped} dropped"
-        values = [f"{field.name}={getattr(event, field.name)}" for field in fields(event)]
+        values = [f"{field}={getattr(event, field)}" for field in event.FIELDS]
         return " ".join(["event", in_words(type(event)), *values])
 
     def said(self, message: Any) -> str:
@@ -217,7 +216,7 @@ class Play:
             urgency = {**{number: name for name, number in URGENCIES.items()}, messages.SPAN_CANCELLED: "no more"}
             return f"send span of {message.length // CHUNK_BYTES} chunks wanted, {urgency[message.urgency]}"
         if isinstance(message, Request):
-            named = [getattr(message, field.name) for field in fields(message)[2:]]
+            named = [getattr(message, field) for field in list(message.FIELDS)[2:]]
             return f"send {type(message).__name__} #{message.request} {named}"
         if isinstance(message, SpanSealed):
             return f"send sealed {message.segment}+{message.offset}"

@@ -2,7 +2,6 @@
 
 import errno
 import time
-from dataclasses import fields
 from typing import Any, get_type_hints
 
 import pytest
@@ -77,7 +76,7 @@ EVERY_EFFECT = pytest.mark.parametrize("kind", EFFECTS, ids=lambda kind: kind.__
 def sample_effect(kind: type[Effect]) -> Effect:
     """One about link 1 and segment 7, where an event is written."""
     types = get_type_hints(kind)
-    return kind(*[SAMPLES.get(field.name) or SAMPLES[types[field.name]] for field in fields(kind)])
+    return kind(*[SAMPLES.get(field) or SAMPLES[types[field]] for field in kind.FIELDS])
 
 
 SAMPLES: dict[object, Any] = {

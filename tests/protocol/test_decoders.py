@@ -1,7 +1,8 @@
 """Streams: however the bytes are cut, the same messages come out; garbage is a ProtocolError and nothing else."""
 
+from __future__ import annotations
+
 import itertools
-from dataclasses import dataclass
 
 import msgpack
 import pytest
@@ -258,7 +259,6 @@ def test_a_record_that_would_be_misread_is_not_declared(kind, places, text):
     with pytest.raises(ValueError, match=text):
 
         @one_record(kind, *places)
-        @dataclass(slots=True)
         class Another(RecordEvent):
             number: int
 

@@ -10,7 +10,7 @@ of its own is for what reads better so.
 import itertools
 import re
 import zlib
-from dataclasses import fields
+from typing import Any
 
 from eventbus_mp.config import BusConfig
 from eventbus_mp.core.bus import BusCore
@@ -293,7 +293,7 @@ class Play:
     def _said(self, item):
         """An effect or event: what it is called, and its fields."""
         names = {"link": self._link, "subscriber": self._subscriber}
-        values = {field.name: getattr(item, field.name) for field in fields(item)}
+        values = {field: getattr(item, field) for field in item.FIELDS}
         said = [f"{name}={names.get(name, str)(value)}" for name, value in values.items()]
         return " ".join([in_words(type(item)), *said])
 
@@ -355,7 +355,7 @@ class Play:
         self.events[name] = effect.sequence
         return f"write {name}: {said_facts(effect.data)}"
 
-    _LINES = {  # noqa: RUF012
+    _LINES: dict[type, Any] = {  # noqa: RUF012
         Deliver: _line_of_deliver,
         Tell: lambda self, fx: f"tell {self._link(fx.link)} {self._said(fx.event)}",
         Reply: _line_of_reply,
