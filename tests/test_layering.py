@@ -55,6 +55,7 @@ IMPORTERS = {
     "textual": ("cli._screen",),
     "argcomplete": ("cli._completion",),
     "multiprocessing.shared_memory": ("memory.shm",),
+    "nats": ("addons.bridge.nats_link",),
     "numpy": ("memory.arrays", "bench.payloads"),
     "pyarrow": ("memory.tables",),
     "dill": ("worker", "lifecycle"),
