@@ -44,7 +44,7 @@ def _result_is_something(arguments: tuple[Any, ...], result: Any) -> bool:
 
 
 def _write_half_a_payload(view: memoryview, offset: int, encoded: Any, *rest: Any) -> None:
-    from eventbus_mp.memory.payload import write_payload
+    from eventbus_mp.memory.written import write_payload
 
     whole = memoryview(bytearray(encoded[4]))
     write_payload(whole, 0, encoded, *rest)

@@ -14,7 +14,8 @@ from eventbus_mp.ids import EventId
 from eventbus_mp.memory.layout import HEADER_BYTES
 from eventbus_mp.memory.leases import LeaseBook
 from eventbus_mp.memory.mappings import COPIED_BYTES_MAX, Mappings
-from eventbus_mp.memory.payload import id_crc, read_event, read_id
+from eventbus_mp.memory.payload import id_crc, read_event
+from eventbus_mp.memory.written import read_id
 from eventbus_mp.protocol.messages import Record
 from eventbus_mp.protocol.records import RECORD
 from eventbus_mp.protocol.requests import FindEvents, LeaseEvent, ListEvents, NameTopic

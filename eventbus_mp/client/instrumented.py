@@ -27,9 +27,10 @@ from eventbus_mp.errors import Retry, Skip
 from eventbus_mp.events import Event, EventShadow
 from eventbus_mp.ids import EventId
 from eventbus_mp.instrument import Deliveries
-from eventbus_mp.memory.payload import EncodedEvent, sequence_of, with_envelope
+from eventbus_mp.memory.payload import sequence_of, with_envelope
 from eventbus_mp.memory.shm import SHARED_MEMORY
 from eventbus_mp.memory.store import SegmentStore
+from eventbus_mp.memory.written import EncodedEvent
 from eventbus_mp.protocol.messages import Outcome, Record
 from eventbus_mp.statistics import SubscriberKey
 

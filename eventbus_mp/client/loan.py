@@ -18,7 +18,8 @@ from eventbus_mp.errors import EncodeError, UsageError
 from eventbus_mp.events import ENVELOPE_FIELDS, Event, EventShadow
 from eventbus_mp.ids import unique_id
 from eventbus_mp.memory.buffers import loaned_array, loaned_view, numpy_for_loans
-from eventbus_mp.memory.payload import encode_loaned, loaned_offset
+from eventbus_mp.memory.payload import encode_loaned
+from eventbus_mp.memory.written import loaned_offset
 
 __all__ = ["BaseLoan", "Loan", "LoanAsked", "check_loan"]
 

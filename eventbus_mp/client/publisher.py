@@ -23,7 +23,8 @@ from eventbus_mp.events import ENVELOPE_FIELDS, NOT_READ, Event, EventShadow, Pl
 from eventbus_mp.locking import reentered
 from eventbus_mp.memory.arena import Arena, GrantedSpan
 from eventbus_mp.memory.page_copies import Shown
-from eventbus_mp.memory.payload import EncodedEvent, detached, encode_event, let_go, write_loaned, write_payload
+from eventbus_mp.memory.payload import detached, encode_event, let_go
+from eventbus_mp.memory.written import EncodedEvent, write_loaned, write_payload
 from eventbus_mp.protocol import records
 from eventbus_mp.protocol.records import NOTIFIED, RECORD
 

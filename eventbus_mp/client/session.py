@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import secrets
+import os
 import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -82,7 +82,7 @@ class Session:
         self._endpoint_of: dict[int, tuple[Any, ClientEndpoint]] = {}
         """id(listener) -> the listener, which thereby keeps its id, and its endpoint."""
         self._stacks: StackAnswers | None = None
-        self.identity = secrets.token_hex(8)
+        self.identity = os.urandom(8).hex()
         """Distinguishes subscribers that broadcast, as pids do not in two containers. The same on the next
         session of a handle whose bus was lost."""
         self.is_lost = False

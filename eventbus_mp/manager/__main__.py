@@ -19,7 +19,6 @@ from eventbus_mp.config import BusConfig
 from eventbus_mp.manager.server import Server
 from eventbus_mp.manager.signals import reset_signals
 from eventbus_mp.runtime import handshake
-from eventbus_mp.runtime.launch import READY
 from eventbus_mp.runtime.rundir import Claim, RunDir
 
 LOCK_TIMEOUT_S = 15.0
@@ -96,7 +95,7 @@ def _is_heard(ready_fd: int) -> bool:
     that has just connected here connects again.
     """
     try:
-        os.write(ready_fd, READY)
+        os.write(ready_fd, handshake.READY)
     except BrokenPipeError:
         return False
     finally:
@@ -106,9 +105,8 @@ def _is_heard(ready_fd: int) -> bool:
 
 def _keep_the_collector_away() -> None:
     """Do without the collector: it would walk a million objects for a million unsettled events, and find no cycles."""
-    gc.collect()
-    gc.freeze()
     gc.disable()
+    gc.freeze()  # The end of the process would collect as well.
 
 
 def _allow_many_descriptors() -> None:

@@ -18,8 +18,8 @@ from eventbus_mp.events import ID_BYTES_MAX
 from eventbus_mp.geometry import SPILLED_FROM
 from eventbus_mp.ids import EventId
 from eventbus_mp.memory.layout import HEADER_BYTES
-from eventbus_mp.memory.payload import read_id, write_payload
 from eventbus_mp.memory.store import SegmentStore
+from eventbus_mp.memory.written import read_id, write_payload
 from eventbus_mp.protocol import effects, records
 from eventbus_mp.protocol.client_events import SpanGranted, pack_client_event
 from eventbus_mp.protocol.effects import Effect, Replay

@@ -1,13 +1,12 @@
 """Payloads: an event to and from the bytes of layout.py.
 
-`encode_event` makes the parts and knows their length, for which the caller finds room. `write_payload` puts them there,
+`encode_event` makes the parts and knows their length, for which the caller finds room; written.py puts them there,
 behind a header. `read_event` makes an event over these bytes and decodes nothing: a field is decoded when it is asked
 for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 from zlib import crc32
 
@@ -21,33 +20,24 @@ from eventbus_mp.memory.buffers import Beside, Buffers, holds_buffers
 from eventbus_mp.memory.codec import MARKED, Pack, idle_packers, make_packer
 from eventbus_mp.memory.layout import ALIGNMENT, HEADER, HEADER_BYTES, MAGIC
 from eventbus_mp.memory.plain import decode_marked
+from eventbus_mp.memory.written import HEADER_AND_PADDING, EncodedEvent
 
 __all__ = [
     "Event",
-    "EncodedEvent",
     "detached",
     "encode_event",
     "encode_loaned",
     "id_crc",
     "let_go",
     "with_envelope",
-    "loaned_offset",
     "read_event",
-    "read_id",
     "sequence_of",
-    "write_loaned",
-    "write_payload",
 ]
 
 new_tuple = tuple.__new__
 """Makes a NamedTuple of a tuple in a third of the time of calling its class."""
-JOINED_BYTES_MAX = 1 << 16
-"""Up to this length a payload is joined and copied once, which is faster than a copy for each part. Of small parts `+`
-is a tenth faster than `join`."""
-
 SMALL_BYTES_MAX = 256
 """Up to this length no part of an event can be over its limit, and msgpack has only one mark for bytes in it: 0xC4."""
-HEADER_AND_PADDING = HEADER_BYTES + ALIGNMENT - 1
 KEPT_BYTES_MAX = 1 << 20
 """A packer keeps the memory of its largest value. After a value larger than this it is not used again."""
 
@@ -57,14 +47,7 @@ DECODE_FAILURES = (ValueError, TypeError, LookupError, ArithmeticError, UnpackEx
 ENVELOPE_LENGTHS = (len(ENVELOPE_FIELDS) - 1, len(ENVELOPE_FIELDS))
 """An envelope without headers, which come last, ends before them."""
 
-_pack_header, _unpack_header = HEADER.pack, HEADER.unpack_from
-
-
-EncodedEvent = tuple[bytes, bytes, bytes | memoryview, Buffers, int]
-"""An event, ready to be written anywhere: id, envelope, data, buffers, and its payload's length, a multiple of 64.
-
-A plain tuple, which functions unpack: to make it a NamedTuple takes 0.2 us, a fifth of encoding a small event.
-"""
+_unpack_header = HEADER.unpack_from
 
 
 def encode_event(event: Event) -> EncodedEvent:
@@ -265,54 +248,6 @@ def id_crc(event_id: EventId) -> int:
         return crc32(encode_id(event_id))
     except UnicodeEncodeError as cause:
         raise UsageError(f"{event_id!r:.60} is not an event's id: it is not valid unicode text") from cause
-
-
-def write_payload(view: memoryview, offset: int, encoded: EncodedEvent, sequence: int) -> None:
-    """Write the payload to the segment `view` at `offset`, a multiple of 64. The caller has room for its length."""
-    name, envelope, data, buffers, length = encoded
-    header = _pack_header(MAGIC, len(name), 0, sequence, len(envelope), len(data), len(buffers))
-    if length <= JOINED_BYTES_MAX and not buffers:
-        payload = header + name + (envelope + data if envelope else data)
-        view[offset : offset + len(payload)] = payload
-    else:
-        position = _write_parts(view, offset, (header, name, envelope, data))
-        for buffer in buffers:
-            position = _write_parts(view, position, (buffer,))
-
-
-def write_loaned(view: memoryview, offset: int, encoded: EncodedEvent, sequence: int) -> None:
-    """Write a loaned event, but for its buffer, which the producer has filled at `loaned_offset`."""
-    name, envelope, data, _, _ = encoded
-    header = _pack_header(MAGIC, len(name), 0, sequence, len(envelope), len(data), 1)
-    _write_parts(view, offset, (header, name, envelope, data))
-
-
-def loaned_offset(encoded: EncodedEvent) -> int:
-    """The offset of a loaned event's buffer, counted from the event's header."""
-    name, envelope, data, _, _ = encoded
-    return (len(name) + len(envelope) + len(data) + HEADER_AND_PADDING) & -ALIGNMENT
-
-
-def _write_parts(view: memoryview, start: int, parts: Sequence[bytes | memoryview]) -> int:
-    """Write the parts one after the other: the next multiple of the alignment after them."""
-    position = start
-    for part in parts:
-        view[position : position + len(part)] = part
-        position += len(part)
-    return start + ((position - start + ALIGNMENT - 1) & -ALIGNMENT)
-
-
-def read_id(payload: bytes | memoryview, sequence: int) -> EventId | None:
-    """The id of the event at the beginning of `payload`; None when another event, or none, is there."""
-    if len(payload) < HEADER_BYTES:
-        return None
-    magic, id_bytes, _, there, _, _, _ = _unpack_header(payload)
-    if magic != MAGIC or there != sequence:
-        return None
-    try:
-        return decode_id(payload[HEADER_BYTES : HEADER_BYTES + id_bytes])
-    except ValueError:
-        return None  # Its memory was overwritten.
 
 
 def read_event(payload: bytes | memoryview, sequence: int, topic: str) -> Event | None:

@@ -23,6 +23,7 @@ from eventbus_mp.errors import EventBusError, ProtocolError
 from eventbus_mp.protocol.version import VERSION
 
 __all__ = [
+    "READY",
     "Welcome",
     "connect",
     "hello",
@@ -34,6 +35,8 @@ __all__ = [
     "welcome",
 ]
 
+READY = b"ready"
+"""What a manager tells the process that starts it when it accepts connections."""
 MAGIC = "eventbus_mp"
 MESSAGE_BYTES_MAX = 4096
 BACKLOG = 512

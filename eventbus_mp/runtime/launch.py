@@ -19,13 +19,11 @@ import msgpack
 
 from eventbus_mp.config import BusConfig
 from eventbus_mp.errors import ManagerLost
+from eventbus_mp.runtime.handshake import READY
 from eventbus_mp.runtime.interpreter import manager_command, manager_environment, manager_packages
 from eventbus_mp.runtime.rundir import RunDir
 
-__all__ = ["READY", "manager_end", "start_manager"]
-
-READY = b"ready"
-"""What the manager writes when it accepts connections."""
+__all__ = ["manager_end", "start_manager"]
 
 
 def start_manager(run_dir: RunDir, config: BusConfig, timeout_s: float) -> None:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from eventbus_mp import DecodeError, Event, EventBus, EventShadow
 from eventbus_mp.events import Place
 from eventbus_mp.memory.layout import HEADER_BYTES
-from eventbus_mp.memory.payload import encode_event, read_event, read_id, write_payload
+from eventbus_mp.memory.payload import encode_event, read_event
 from eventbus_mp.memory.shm import SHARED_MEMORY
+from eventbus_mp.memory.written import read_id, write_payload
 
 Make = Callable[..., EventBus]
 

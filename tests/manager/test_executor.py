@@ -9,8 +9,9 @@ import pytest
 from eventbus_mp.core.bus import BusCore
 from eventbus_mp.events import Event
 from eventbus_mp.manager.executor import _ROWS, EffectExecutor
-from eventbus_mp.memory.payload import encode_event, write_payload
+from eventbus_mp.memory.payload import encode_event
 from eventbus_mp.memory.shm import SHARED_MEMORY
+from eventbus_mp.memory.written import write_payload
 from eventbus_mp.protocol import effects, records, requests
 from eventbus_mp.protocol.client_events import RECORD_EVENTS, Delivered, Recalled, RecordEvent, Replied, SpanGranted
 from eventbus_mp.protocol.decoders import unpack

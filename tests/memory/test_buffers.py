@@ -18,7 +18,8 @@ from eventbus_mp.events import Place
 from eventbus_mp.memory.buffers import numpy_for_loans
 from eventbus_mp.memory.layout import ALIGNMENT, HEADER
 from eventbus_mp.memory.leases import LeaseBook
-from eventbus_mp.memory.payload import encode_event, read_event, write_payload
+from eventbus_mp.memory.payload import encode_event, read_event
+from eventbus_mp.memory.written import write_payload
 
 DTYPES = (
     hnp.scalar_dtypes()

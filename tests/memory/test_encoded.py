@@ -6,7 +6,8 @@ import pytest
 from eventbus_mp import EncodedData, Event, UsageError
 from eventbus_mp.errors import DecodeError
 from eventbus_mp.memory.layout import ALIGNMENT
-from eventbus_mp.memory.payload import encode_event, read_event, write_payload
+from eventbus_mp.memory.payload import encode_event, read_event
+from eventbus_mp.memory.written import write_payload
 
 SEQUENCE = (3 << 40) + 7
 ENVELOPE = {"transaction_id": 9, "initialized_at": 1, "occurred_at": 2, "source": "s", "ttl": 3, "headers": {"a": "b"}}

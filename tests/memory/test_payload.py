@@ -9,7 +9,8 @@ from eventbus_mp.events import ID_BYTES_MAX, Event
 from eventbus_mp.ids import INT_IDS
 from eventbus_mp.memory.layout import ALIGNMENT, HEADER, HEADER_BYTES, MAGIC
 from eventbus_mp.memory.mappings import Mappings
-from eventbus_mp.memory.payload import JOINED_BYTES_MAX, encode_event, read_event, read_id, write_payload
+from eventbus_mp.memory.payload import encode_event, read_event
+from eventbus_mp.memory.written import JOINED_BYTES_MAX, read_id, write_payload
 
 SEQUENCE = (3 << 40) + 7
 

@@ -14,7 +14,8 @@ import pytest
 
 from eventbus_mp import DecodeError, EncodeError, Event, EventBus, UsageError, register_type
 from eventbus_mp.memory import registered
-from eventbus_mp.memory.payload import encode_event, read_event, write_payload
+from eventbus_mp.memory.payload import encode_event, read_event
+from eventbus_mp.memory.written import write_payload
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ beside them, in a `site-packages` where a package may be called as a module of t
 the process's path. (Their directories in PYTHONPATH would come before the standard library.)
 """
 
+import gc
 import json
 import runpy
 import sys
@@ -30,6 +31,7 @@ def main() -> None:
     places = sys.stdin.buffer.readline()
     if not places:
         return  # The process that started us is dead, and has not said anything.
+    gc.disable()  # A manager does without it, and its imports leave next to nothing to collect.
     sys.meta_path.insert(0, Places(json.loads(places)))
     # The working directory, and the one of this module.
     sys.path[:] = [folder for folder in sys.path if folder and folder != __file__.rpartition("/")[0]]
