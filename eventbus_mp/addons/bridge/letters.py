@@ -63,6 +63,8 @@ class Letter(NamedTuple):
     """What was in a mailbox. `token` is the mailbox's own, by which the letter is settled."""
 
     data: bytes
+    position: int
+    """Where it was stored: letters that are stored later have higher ones, whichever mailbox they are in."""
     token: object
 
 
@@ -84,14 +86,17 @@ class Mailboxes(Protocol):
     async def open(self) -> None:
         """Connect, and make what is not there yet."""
 
-    async def store(self, box: str, host: str, data: bytes) -> None:
-        """Put a letter into a mailbox of this host or another, in the order of the calls; return when it is stored."""
+    async def store(self, box: str, host: str, data: bytes) -> int:
+        """Put a letter into a mailbox of this host or another, in the order of the calls; its position, when stored."""
 
     async def pull(self, box: str) -> list[Letter]:
         """The letters that have come to this host, in order; waits until there is one. One caller at a time a box."""
 
     async def settle(self, letter: Letter, how: str) -> None:
-        """Say what became of it: "done", "working" (more time, please), or "broken" (never again, to nobody)."""
+        """Say what became of it: "done", "working" (more time, please), or "broken" (never again, to nobody).
+
+        When "done" has returned, the letter does not come again.
+        """
 
     async def shout(self, state: bytes) -> None:
         """Say this host's state to all; kept for those who come later, in place of what was said before."""

@@ -38,6 +38,7 @@ __all__ = [
     "NatsMailboxes",
 ]
 
+ACKS_MAX = 1024
 WINDOW = 64
 """How many letters of a box are stored at the same time: with parcels of 256 KiB, 16 MiB."""
 BEAT_S = 0.5
@@ -116,6 +117,9 @@ class NatsMailboxes:
         )
         self._lanes = {box: self._lane(f"stored_{box}", WINDOW, ack_timeout_s, {NO_RESPONDERS}) for box in BOXES}
         self._api = self._lane("api", WINDOW, ack_timeout_s, set())
+        self._acks = Lane(
+            self._link, "acks", window=ACKS_MAX, timeout_s=ack_timeout_s, temporary=(), on_retry=self._retried
+        )
         self._inboxes = {
             box: NatsInbox(self._link, box, self._streams.next(box, host), self._make_again) for box in BOXES
         }
@@ -163,8 +167,8 @@ class NatsMailboxes:
             await self.close()
             raise
 
-    async def store(self, box: str, host: str, data: bytes) -> None:
-        """Put a letter into a mailbox; return when the server has stored it.
+    async def store(self, box: str, host: str, data: bytes) -> int:
+        """Put a letter into a mailbox; its position in the stream, when the server has stored it.
 
         The letters of a box leave in the order of the calls, 64 at a time. Waits while no server is there, and sends
         again what none has confirmed. A mailbox need not have an owner yet; the letter waits for it.
@@ -182,6 +186,7 @@ class NatsMailboxes:
         answer = await self._lanes[checked_box(box)].ask(self._streams.box(box, host), data)
         if error := answer.get("error"):
             raise _refusal(host, error)
+        return int(answer["seq"])
 
     async def pull(self, box: str) -> list[Letter]:
         """The letters that have come to this host, in order; waits until there is one. One caller at a time a box.
@@ -195,9 +200,13 @@ class NatsMailboxes:
     async def settle(self, letter: Letter, how: str) -> None:
         """Say what became of a letter: "done", "working" (`ack_wait_s` anew), or "broken" (never again, to nobody).
 
-        Waits while no server is there, but for "working". The word can be lost; then the letter comes again.
+        "done" returns when the server has noted it: then the letter does not come again. The others return at once, and
+        can be lost. All but "working" wait while no server is there.
         """
-        await self._inboxes["to"].settle(letter, how)
+        if how == "done":
+            await self._acks.ask(str(letter.token), b"+ACK")  # An error says that the server has lost the letter.
+        else:
+            await self._inboxes["to"].settle(letter, how)
 
     async def shout(self, state: bytes) -> None:
         """Say this host's state, in place of what it said before; return when the server has it.
@@ -234,7 +243,7 @@ class NatsMailboxes:
     # --- inside ---
 
     async def _begin(self) -> None:
-        for lane in (*self._lanes.values(), self._api):
+        for lane in self._all_lanes:
             await lane.begin()
         await self._link.flush()
         await self._streams.make(self._api, self._host)
@@ -243,6 +252,10 @@ class NatsMailboxes:
         self._is_open = True
         self._states.watch_anew()
         self._spawn(self._beat())
+
+    @property
+    def _all_lanes(self) -> tuple[Lane, ...]:
+        return (*self._lanes.values(), self._api, self._acks)
 
     def _lane(self, name: str, window: int, timeout_s: float, temporary: set[int]) -> Lane:
         return Lane(
@@ -259,14 +272,14 @@ class NatsMailboxes:
         clock = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(BEAT_S)
-            for lane in (*self._lanes.values(), self._api):
+            for lane in self._all_lanes:
                 lane.look(clock())
             for inbox in self._inboxes.values():
                 await inbox.look(clock())
             self._states.look(clock())
 
     def _connected(self) -> None:
-        for lane in (*self._lanes.values(), self._api):
+        for lane in self._all_lanes:
             lane.ask_again()
         if self._is_open:
             self._spawn(self._ask_anew())
@@ -302,7 +315,7 @@ class NatsMailboxes:
 
     def _denied(self, subject: str, error: MailboxError) -> None:
         """One who may not write to one mailbox may go on with the others; else nothing goes on."""
-        were_wanted = [lane.deny(subject, error) for lane in (*self._lanes.values(), self._api)]
+        were_wanted = [lane.deny(subject, error) for lane in self._all_lanes]
         if not any(were_wanted):
             self._fail(error)
 
@@ -310,7 +323,7 @@ class NatsMailboxes:
         if self._failure is not None:
             return
         self._failure = error
-        for lane in (*self._lanes.values(), self._api):
+        for lane in self._all_lanes:
             lane.fail(error)
         for inbox in self._inboxes.values():
             inbox.fail(error)

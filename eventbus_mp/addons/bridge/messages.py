@@ -94,17 +94,20 @@ class Confirm:
     host: str
     bridge: bytes
     serials: Sequence[int]
+    position: int
+    """Of the last letter that `host` had stored then for the host it confirms to, any copy of it."""
 
     def encode(self) -> bytes:
         """The parcel's bytes."""
         numbers = packed(self.serials)
-        return framed(self.KIND, [self.host, self.bridge], (numbers,), len(numbers))
+        return framed(self.KIND, [self.host, self.bridge, self.position], (numbers,), len(numbers))
 
     @staticmethod
     def read(frame: Frame, data: bytes) -> Confirm:
         """What `encode` made."""
-        host, bridge = fields_of(frame.fields(), "the head of a confirmation", 2)
-        return Confirm(host_name(host), identity(bridge, "its bridge"), list(_numbers(frame, data)))
+        host, bridge, position = fields_of(frame.fields(), "the head of a confirmation", 3)
+        serials = list(_numbers(frame, data))
+        return Confirm(host_name(host), identity(bridge, "its bridge"), serials, integer(position, "its position"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ SILENCE_S = 3
 EXPIRES_S = 30
 _NANOSECONDS = 1_000_000_000
 _ACK = "$JS.ACK."
-_WORDS = {"done": b"+ACK", "working": b"+WPI", "broken": b"+TERM"}
+_WORDS = {"working": b"+WPI", "broken": b"+TERM"}
 
 
 class NatsInbox:
@@ -117,7 +117,7 @@ class NatsInbox:
     async def _receive(self, message: Any) -> None:
         self._heard_at = asyncio.get_running_loop().time()
         if message.reply.startswith(_ACK):
-            self._letters.append(Letter(message.data, message.reply))
+            self._letters.append(Letter(message.data, _position(message.reply), message.reply))
             self._has_come.set()
             self._asked -= self._asked > 0
             await self._ask()
@@ -138,3 +138,9 @@ class NatsInbox:
             case _:
                 self._asked = max(0, self._asked - int(headers.get("Nats-Pending-Messages", self._asked)))
                 await self._ask()
+
+
+def _position(reply: str) -> int:
+    """The stream's sequence number of a letter. Newer servers name a domain and an account before the stream."""
+    parts = reply.split(".")
+    return int(parts[5] if len(parts) == 9 else parts[7])

@@ -134,8 +134,10 @@ class Lane:
             return
         if message.data:
             answer = json.loads(message.data)
+        elif status := (message.headers or {}).get("Status"):
+            answer = {"error": {"err_code": int(status)}}
         else:
-            answer = {"error": {"err_code": int((message.headers or {}).get("Status", NO_RESPONDERS))}}
+            answer = {}  # That a letter was acknowledged is noted.
         code = answer["error"].get("err_code", 0) if "error" in answer else 0
         if code in self._temporary:
             self._put_back([item])

@@ -340,4 +340,4 @@ def test_each_cut_of_each_parcel_is_refused() -> None:
 
 
 def test_a_confirmation_of_nothing() -> None:
-    assert decode(Confirm("a", LIFE, []).encode()) == Confirm("a", LIFE, [])
+    assert decode(Confirm("a", LIFE, [], 0).encode()) == Confirm("a", LIFE, [], 0)
