@@ -1,14 +1,15 @@
-"""A /dev/shm of another size, for the calling process and its children."""
+"""File systems of the calling process and its children: a /dev/shm of another size, or a small disk."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+from pathlib import Path
 
-__all__ = ["may_mount", "with_shared_memory"]
+__all__ = ["may_mount", "mount_tmpfs", "own_mounts", "with_shared_memory"]
 
 CLONE_NEWNS = 0x00020000
-MS_REMOUNT, MS_REC, MS_PRIVATE = 32, 16384, 1 << 18
+MS_RDONLY, MS_REMOUNT, MS_REC, MS_PRIVATE = 1, 32, 16384, 1 << 18
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -32,10 +33,24 @@ def with_shared_memory(options: str, *, again: bool = False) -> None:
         OSError: It is not permitted.
     """
     if not again:
-        _check(_libc.unshare(CLONE_NEWNS))
-        _check(_libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None))
-    flags = MS_REMOUNT if again else 0
-    _check(_libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", flags, options.encode()))
+        own_mounts()
+    mount_tmpfs(Path("/dev/shm"), options, again=again)
+
+
+def own_mounts() -> None:
+    """What this process mounts from now on is there for it and its children alone, and goes with them.
+
+    Raises:
+        OSError: It is not permitted.
+    """
+    _check(_libc.unshare(CLONE_NEWNS))
+    _check(_libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None))
+
+
+def mount_tmpfs(path: Path, options: str, *, again: bool = False, read_only: bool = False) -> None:
+    """Put a tmpfs with these options there; `again`: change it."""
+    flags = (MS_REMOUNT if again else 0) | (MS_RDONLY if read_only else 0)
+    _check(_libc.mount(b"tmpfs", os.fsencode(path), b"tmpfs", flags, options.encode()))
 
 
 def _check(result: int) -> None:

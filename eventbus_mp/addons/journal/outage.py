@@ -63,8 +63,14 @@ class Blocking:
         self._began_s = 0.0
         self._said_s = 0.0
 
-    def append(self, rows: Sequence[Row], rejected: Sequence[Rejected], run: int | None) -> Stored | None:
-        """See `Outage`."""
+    def append(
+        self,
+        rows: Sequence[Row],
+        rejected: Sequence[Rejected],
+        run: int | None,
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> Stored | None:
+        """See `Outage`. Also None: `is_over`, which is asked after each attempt that failed."""
         pause_s = PAUSE_FIRST_S
         self._began_s = 0.0
         while True:
@@ -81,7 +87,7 @@ class Blocking:
                     away_s = time.monotonic() - self._began_s
                     log.warning("%s is back after %.1f s", self._store.url, away_s)
                 return stored
-            if self._is_asked.wait(pause_s * random.uniform(0.5, 1.0)):
+            if is_over() or self._is_asked.wait(pause_s * random.uniform(0.5, 1.0)):
                 return None
             pause_s = min(2 * pause_s, PAUSE_MAX_S)
 
@@ -138,6 +144,10 @@ class Spooling:
         self._spooled = spool.count(Selection())
         figures.note(spooled=self._spooled)
         self._run: int | None = None
+        self._shipped = self._shipped_rejected = 0
+        """Up to these positions, the store has what is in the spool."""
+        self._has_leftovers = False
+        """Of that, something could not be deleted."""
         self._pause_s = PAUSE_FIRST_S
         self._next_try_s = 0.0
         self._said_s = time.monotonic()
@@ -145,21 +155,32 @@ class Spooling:
     def append(self, rows: Sequence[Row], rejected: Sequence[Rejected], run: int | None) -> Stored | None:
         """See `Outage`. What is in the spool counts as stored."""
         self._run = run
-        if not self._is_spooling:
-            try:
-                return self._store.append(rows, rejected, run=run)
-            except StoreLocked:
-                raise
-            except StoreError as error:
-                log.error("events go to the spool %s: %s", self._spool.url, error)
-                self._is_spooling = True
-                self._figures.note_failure(error)
-                self._put_off()
-        spooled = self._to_spool.append(rows, rejected, None)
-        if spooled is not None:
-            self._spooled += spooled.stored
-            self._figures.note(spooled=self._spooled)
-        return spooled
+        while True:
+            if not self._is_spooling and (stored := self._at_once(rows, rejected)) is not None:
+                return stored
+            spooled = self._to_spool.append(rows, rejected, None, self._has_shipped)
+            if spooled is not None:
+                self._spooled += spooled.stored
+                self._figures.note(spooled=self._spooled)
+            if spooled is not None or self._is_spooling:
+                return spooled
+
+    def _at_once(self, rows: Sequence[Row], rejected: Sequence[Rejected]) -> Stored | None:
+        try:
+            return self._store.append(rows, rejected, run=self._run)
+        except StoreLocked:
+            raise
+        except StoreError as error:
+            log.error("events go to the spool %s: %s", self._spool.url, error)
+            self._is_spooling = True
+            self._figures.note_failure(error)
+            self._put_off()
+            return None
+
+    def _has_shipped(self) -> bool:
+        """While the spool takes nothing, as on a full disk: whether the store is back, and has what was in it."""
+        self.tend()
+        return not self._is_spooling
 
     def drop_rejected(self, topic: str, id: str | int) -> None:
         """See `Outage`."""
@@ -168,15 +189,13 @@ class Spooling:
 
     def tend(self) -> None:
         """Ship some of what is in the spool, if the store is back."""
-        if not self._is_spooling or time.monotonic() < self._next_try_s:
+        if time.monotonic() < self._next_try_s:
             return
         try:
-            for _ in range(SHIPPED_PAGES):
-                if not self._ship():
-                    self._is_spooling = False
-                    self._figures.note(error="", spooled=0)
-                    log.warning("%s is back, and has what was in the spool", self._store.url)
-                    return
+            if self._is_spooling:
+                self._ship_some()
+            elif self._has_leftovers:
+                self._forget_shipped()
         except StoreLocked:
             raise
         except StoreError as error:
@@ -188,20 +207,53 @@ class Spooling:
         else:
             self._pause_s = PAUSE_FIRST_S
 
-    def _ship(self) -> bool:
-        """One page; False: the spool is empty."""
-        page = self._spool.page(Selection(), SHIPPED_ROWS)
-        if not page:
-            while rejected := self._spool.rejected(SHIPPED_REJECTED):
-                self._store.append([], rejected, run=self._run)
-                self._spool.drop_rejected([(one.topic, one.id) for one in rejected])
+    def _ship_some(self) -> None:
+        for _ in range(SHIPPED_PAGES):
+            page = self._spool.page(Selection(after=self._shipped), SHIPPED_ROWS)
+            if not page:
+                break
+            self._store.append([entry.row for entry in page], run=self._run)
+            self._shipped = page[-1].position
+            self._spooled -= len(page)
+            self._figures.note(spooled=self._spooled)
+            if not self._has_leftovers:
+                self._forget_shipped()
+        else:
+            return
+        while rejected := self._spool.rejected(SHIPPED_REJECTED, after=self._shipped_rejected):
+            self._store.append([], rejected, run=self._run)
+            self._shipped_rejected = rejected[-1].position
+        self._forget_shipped()
+        self._is_spooling = False
+        self._figures.note(error="", spooled=0)
+        log.warning("%s is back, and has what was in the spool", self._store.url)
+
+    def _forget_shipped(self) -> None:
+        """Delete from the spool what the store has.
+
+        If the spool cannot do that, as on a full disk, it is tried again later, and nothing waits for it. A journal
+        that begins before ships it once more, and the store leaves out what it has.
+        """
+        try:
+            topics, deleted = self._spool.topics(), SHIPPED_ROWS
+            while deleted == SHIPPED_ROWS:
+                deleted = self._spool.delete_below(self._shipped + 1, topics, SHIPPED_ROWS)
+            while shipped := self._shipped_rejects():
+                self._spool.drop_rejected(shipped)
             self._spool.reclaim()
-            return False
-        self._store.append([entry.row for entry in page], run=self._run)
-        topics = sorted({entry.row.topic for entry in page})
-        self._spooled -= self._spool.delete_below(page[-1].position + 1, topics, len(page))
-        self._figures.note(spooled=self._spooled)
-        return True
+        except StoreLocked:
+            raise
+        except StoreError as error:
+            if not self._has_leftovers:
+                log.warning("what was shipped stays in the spool for now: %s", error)
+            self._has_leftovers = True
+            self._put_off()
+        else:
+            self._has_leftovers = False
+
+    def _shipped_rejects(self) -> list[tuple[str, str | int]]:
+        found = self._spool.rejected(SHIPPED_REJECTED)
+        return [(one.topic, one.id) for one in found if one.position <= self._shipped_rejected]
 
     def _put_off(self) -> None:
         self._next_try_s = time.monotonic() + self._pause_s * random.uniform(0.5, 1.0)

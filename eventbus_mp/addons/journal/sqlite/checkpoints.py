@@ -5,6 +5,7 @@ Replays are other processes than the journal's one writer. This file has no writ
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,11 +64,12 @@ class CheckpointFile:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         """One transaction; the file has to exist."""
+        is_writable = os.access(self._path, os.W_OK)  # Not on a read-only disk, where they can be read all the same.
         with told(self._path):
-            db = connected(self._path, "rw")
+            db = connected(self._path, "rw" if is_writable else "ro")
             try:
                 db.execute("PRAGMA synchronous = FULL")
-                db.execute("BEGIN IMMEDIATE")
+                db.execute("BEGIN IMMEDIATE" if is_writable else "BEGIN")
                 if is_empty(db):
                     make_tables(db, CHECKPOINTS_TABLE, CHECKPOINTS_ID)
                 check_version(db, CHECKPOINTS_ID, self._path)

@@ -9,7 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from eventbus_mp import UsageError
-from eventbus_mp.addons.journal.sqlite.files import WriterLock, check_file_system, identity_of, prepare
+from eventbus_mp.addons.journal.sqlite.files import (
+    WriterLock,
+    check_file_system,
+    frozen_state,
+    identity_of,
+    prepare,
+)
 from eventbus_mp.addons.journal.sqlite.schema import APPLICATION_ID, TABLES, VERSION, VERSION_MIN
 from eventbus_mp.addons.journal.store import StoreLocked, StoreUnavailable, StoreUnusable
 
@@ -54,6 +60,8 @@ class Database:
         self._identity: tuple[int, int] | None = None
         self._log_identity: tuple[int, int] | None = None
         """Of the write-ahead log."""
+        self._frozen: tuple[int, int] | None = None
+        """What the file was when it was opened, if it is on a read-only disk."""
         self._connection: sqlite3.Connection | None = None
         self._is_closed = False
         self._numbers: dict[str, int] = {}
@@ -68,6 +76,7 @@ class Database:
     def _open_for_reading(self) -> None:
         try:
             is_there = self.path.is_file()
+            self._frozen = frozen_state(self.path) if is_there else None
         except OSError as cause:
             raise StoreUnavailable(f"{self.path} cannot be opened: {cause.strerror or cause}") from cause
         if not is_there:
@@ -75,7 +84,7 @@ class Database:
         check_file_system(self.path)
         try:
             with told(self.path):
-                self._connect("ro")
+                self._connect("ro" if self._frozen is None else "ro&immutable=1")
                 check_version(self._db, APPLICATION_ID, self.path)
         except BaseException:
             self._let_go()
@@ -206,6 +215,8 @@ class Database:
             StoreUnavailable: The file was deleted or replaced since it was opened. The next call opens the new one.
         """
         self._check_pid()
+        if self._frozen is not None and self._frozen != frozen_state(self.path):
+            self._let_go()  # Somebody writes it by now.
         if self._connection is None:
             self._open_for_reading()
         elif identity_of(self.path) != self._identity:
@@ -252,7 +263,7 @@ def told(path: Path) -> Iterator[None]:
 
 
 def connected(path: Path, mode: str) -> sqlite3.Connection:
-    """A connection to a file that exists; `mode`: "ro" or "rw"."""
+    """A connection to a file that exists; `mode`: "ro" or "rw", and more parameters of the URI."""
     place = f"{path.as_uri()}?mode={mode}"
     return sqlite3.connect(
         place, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=64

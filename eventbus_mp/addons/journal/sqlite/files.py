@@ -11,7 +11,7 @@ from pathlib import Path
 
 from eventbus_mp.addons.journal.store import StoreUnavailable, StoreUnusable
 
-__all__ = ["WriterLock", "check_file_system", "file_system_of", "identity_of", "prepare"]
+__all__ = ["WriterLock", "check_file_system", "file_system_of", "frozen_state", "identity_of", "prepare"]
 
 NETWORK_FILE_SYSTEMS = re.compile(
     r"nfs4?|cifs|smb3|smbfs|9p|afs|ceph|glusterfs|lustre|gpfs|beegfs|ocfs2|gfs2|fuse\.(sshfs|s3fs|rclone|glusterfs)"
@@ -97,6 +97,26 @@ def identity_of(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
+
+
+def frozen_state(path: Path) -> tuple[int, int] | None:
+    """What changes when a file that nobody writes is written after all; None: it may be written at any time.
+
+    On a read-only file system, as of a copy that is mounted to be looked at, SQLite could not make the log that it
+    looks into before it reads. It has to be told that there is none.
+
+    Raises:
+        StoreUnavailable: There is one, and it cannot be read either.
+    """
+    try:
+        found, is_read_only = os.stat(path), os.statvfs(path).f_flag & os.ST_RDONLY
+    except FileNotFoundError:
+        return None
+    if not is_read_only or Path(f"{path}-shm").exists():
+        return None  # The writer of a log shares its index, and that is enough to read it.
+    if Path(f"{path}-wal").exists():
+        raise StoreUnavailable(f"{path} is on a read-only disk, where its log cannot be read: copy it with its -wal")
+    return found.st_mtime_ns, found.st_size
 
 
 class WriterLock:
