@@ -40,8 +40,8 @@ class Receiver:
 
     def __init__(self) -> None:
         self._spans: list[Received] = []
-        self.counts: dict[tuple[str, int], int] = {}
-        """(name of a metric, process) -> the last value of a counter, or how many values a histogram has."""
+        self.counts: dict[tuple[str, int | str], int] = {}
+        """(name of a metric, process or its id) -> the last value of a counter, or how many values a histogram has."""
         self._more = threading.Condition()
         receiver = self
 
@@ -86,10 +86,11 @@ class Receiver:
 
     def _keep_metrics(self, request: ExportMetricsServiceRequest) -> None:
         for resource in request.resource_metrics:
-            pid = _values(resource.resource.attributes).get("process.pid", 0)
+            found = _values(resource.resource.attributes)
+            process = found["process.pid"] if "process.pid" in found else found["service.instance.id"]
             for scope in resource.scope_metrics:
                 for metric in scope.metrics:
-                    self.counts[metric.name, pid] = sum(
+                    self.counts[metric.name, process] = sum(
                         [point.as_int for point in metric.sum.data_points]
                         + [point.count for point in metric.histogram.data_points]
                     )
