@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from eventbus_mp.history import json_config
+from eventbus_mp.history import json_key
 from eventbus_mp.ids import EventId
 from eventbus_mp.statistics import SubscriberKey
 
@@ -47,7 +47,7 @@ class UnsettledDelivery:
     @property
     def text(self) -> str:
         """The delivery as a line, without the stack."""
-        who = self.subscriber.name
+        who = self.subscriber.text
         if self.subscriber.config is not None:
             who += f" {self.subscriber.config!r}"
         tried = f", attempt {self.attempt}" if self.attempt > 1 else ""
@@ -62,8 +62,7 @@ class UnsettledDelivery:
     def as_dict(self) -> dict[str, Any]:
         """The fields as values that JSON has."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        key = {"name": self.subscriber.name, "config": json_config(self.subscriber.config)}
-        return {**fields, "subscriber": key, "hosts": list(self.hosts)}
+        return {**fields, "subscriber": json_key(self.subscriber), "hosts": list(self.hosts)}
 
     def with_stack(self, stack: str | None) -> UnsettledDelivery:
         """The same, with what its process was doing."""

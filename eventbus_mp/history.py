@@ -7,7 +7,7 @@ from typing import Any
 
 from eventbus_mp.statistics import SubscriberKey
 
-__all__ = ["HistoryEntry", "HistoryPage", "json_config"]
+__all__ = ["HistoryEntry", "HistoryPage", "json_config", "json_key"]
 
 Cursor = tuple[int, int]
 """A place in the log: a time, and how many older entries have this same time."""
@@ -39,7 +39,7 @@ class HistoryEntry:
     @property
     def text(self) -> str:
         """The entry as a line, without its time."""
-        name = self.subscriber.name if self.subscriber is not None else ""
+        name = self.subscriber.text if self.subscriber is not None else ""
         template = _TEXTS.get(self.kind, self.kind)
         if self.kind == "skipped" and self.pid is None:
             template = _SKIPPED_BY_BUS
@@ -59,7 +59,7 @@ class HistoryEntry:
             "events": self.events,
             "topics": list(self.topics),
             "pid": self.pid,
-            "subscriber": {"name": key.name, "config": json_config(key.config)} if key is not None else None,
+            "subscriber": json_key(key) if key is not None else None,
             "detail": self.detail,
         }
 
@@ -104,6 +104,11 @@ class HistoryPage:
             "before": list(self.before) if self.before is not None else None,
             "unix_offset_ns": self.unix_offset_ns,
         }
+
+
+def json_key(key: SubscriberKey) -> dict[str, Any]:
+    """A subscriber as values that JSON has."""
+    return {"name": key.name, "config": json_config(key.config), "host": key.host}
 
 
 def json_config(config: Any) -> Any:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from eventbus_mp.history import json_config
+from eventbus_mp.statistics import SubscriberKey
 
 __all__ = [
     "EventCounts",
@@ -120,6 +121,15 @@ class SubscriberSnapshot:
     handling_p99_s: float | None
     recent_skips: tuple[tuple[str, str], ...]
     """(event id, reason), the newest last; at most 100."""
+    scope: str = "host"
+    """"host", "cluster" or "local": see `EventBus.on`."""
+    host: str | None = None
+    """The host that it is on; None: this one."""
+
+    @property
+    def key(self) -> SubscriberKey:
+        """Its name, its config and its host."""
+        return SubscriberKey(self.name, self.config, self.host)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,17 @@ __all__ = ["BusStatistics", "Subscriber", "SubscriberKey", "SubscriberStatistics
 
 
 class SubscriberKey(NamedTuple):
-    """A subscriber's identity: the listener's name and its config."""
+    """A subscriber's identity: the listener's name, its config, and the host that it is on."""
 
     name: str
     config: Any = None
+    host: str | None = None
+    """None: this one. A subscriber of another host is served by the bridge of this one."""
+
+    @property
+    def text(self) -> str:
+        """The name as it is shown: `bill`, or `bill@B` of host B."""
+        return self.name if self.host is None else f"{self.name}@{self.host}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +32,24 @@ class Subscriber:
     config: Any
     patterns: tuple[str, ...]
     pids: tuple[int, ...]
+    scope: str = "host"
+    """"host", "cluster" or "local": see `EventBus.on`."""
+    host: str | None = None
+    """The host that it is on; None: this one."""
+    home_pids: tuple[int, ...] = ()
+    """Those of `pids` that run its handler, or take from its inbox. The others forward its events to other hosts."""
 
     @property
     def key(self) -> SubscriberKey:
-        """Its name and its config."""
-        return SubscriberKey(self.name, self.config)
+        """Its name, its config and its host."""
+        return SubscriberKey(self.name, self.config, self.host)
 
     @property
-    def listener(self) -> str | tuple[str, Any]:
-        """The listener by name, as `unsubscribe` and its siblings take it: `name`, or (name, config) if it has one."""
+    def listener(self) -> str | tuple[str, Any] | SubscriberKey:
+        """The listener by name, as `unsubscribe` and its siblings take it: `name`, or (name, config) if it has one, or
+        the key of one of another host."""
+        if self.host is not None:
+            return self.key
         return self.name if self.config is None else (self.name, self.config)
 
 
@@ -79,6 +95,13 @@ class SubscriberStatistics:
     """Reason -> how many were skipped for it. "not given" and, after 64 reasons, "other" are among them."""
     grace_left_s: float | None = None
     """No process hosts it: how long it stays for the next one, with all that waits for it; None: one hosts it."""
+    host: str | None = None
+    """The host that it is on; None: this one."""
+
+    @property
+    def key(self) -> SubscriberKey:
+        """Its name, its config and its host."""
+        return SubscriberKey(self.name, self.config, self.host)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from eventbus_mp import Event, EventBus, EventShadow
+from eventbus_mp.protocol.requests import Subscribe
 from eventbus_mp.statistics import SubscriberStatistics
 
-__all__ = ["pause", "publish", "statistics_of", "until"]
+__all__ = ["pause", "publish", "statistics_of", "subscribe_fields", "subscribe_request", "until"]
 
 T = TypeVar("T")
 
@@ -45,3 +46,26 @@ def publish(bus: EventBus, count: int, topic: str = "a") -> list[EventShadow]:
 def statistics_of(bus: EventBus, name: str) -> SubscriberStatistics:
     """The counts of the subscriber of this name, which there is."""
     return next(item for item in bus.statistics().subscribers if item.name == name)
+
+
+def subscribe_fields(
+    name: str,
+    patterns: list[Any],
+    credit: int = 10,
+    *,
+    config: bytes = b"\xc0",
+    broadcast: bool = False,
+    threads: int = 1,
+    scope: str = "host",
+    host: str = "",
+    forwards: bool = False,
+) -> tuple[Any, ...]:
+    """What travels of a `Subscribe`, in its order."""
+    return name, config, patterns, credit, broadcast, threads, scope, host, forwards
+
+
+def subscribe_request(
+    link: int, request: int, name: str, patterns: list[Any], credit: int = 10, **more: Any
+) -> Subscribe:
+    """A `Subscribe` with these fields, and `more` of `subscribe_fields`."""
+    return Subscribe(link, request, *subscribe_fields(name, patterns, credit, **more))

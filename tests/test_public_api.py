@@ -18,7 +18,7 @@ METHODS = {
         "unregister_topic": "name",
         "topic_exists": "name",
         "topics": "",
-        "subscribe": "listener patterns *broadcast *credit *threads",
+        "subscribe": "listener patterns *broadcast *credit *threads *scope",
         "subscribed": "listener patterns",
         "unsubscribe": "listener",
         "subscribers": "topic",
@@ -44,8 +44,9 @@ METHODS = {
         "snapshot": "*topics_max",
         "statistics": "",
         "drain": "pattern *timeout_s",
-        "on": "*patterns *retries *retry_delay_s *retry_delay_max_s *name *broadcast *credit *batch *within_s *threads",
-        "inbox": "name patterns *broadcast *credit",
+        "on": "*patterns *retries *retry_delay_s *retry_delay_max_s *name *broadcast *credit *batch *within_s *threads "
+        "*scope",
+        "inbox": "name patterns *broadcast *credit *scope",
         "story": "shadow",
         "history": "*topic *subscriber *kind *shadow *since_s *limit *before",
         "close": "",
@@ -67,8 +68,8 @@ METHODS = {
     EventSource: {"build": "work **fields", "notify": "**fields", "emits": "function"},
     WorkerPool: {
         "on": "*patterns *retries *retry_delay_s *retry_delay_max_s *name *credit *batch *within_s *threads "
-        "*time_limit_s",
-        "subscribe": "listener patterns *credit *threads",
+        "*time_limit_s *scope",
+        "subscribe": "listener patterns *credit *threads *scope",
         "start": "",
         "restart": "",
         "stop": "",

@@ -16,9 +16,10 @@ from eventbus_mp.client import sessions
 from eventbus_mp.client.connection import only_looks
 from eventbus_mp.client.handler_spec import HandlerSpec, handler_decorator
 from eventbus_mp.client.hooks import InstrumentSource, check_instruments
-from eventbus_mp.client.listeners import broadcast_key, listener_of, pack_config, watcher_of
+from eventbus_mp.client.listeners import broadcast_key, listener_of, watcher_of, wire_key
 from eventbus_mp.client.loan import check_loan
 from eventbus_mp.client.retries import RETRY_DELAY_MAX_S, Retries
+from eventbus_mp.client.subscription import Subscription
 from eventbus_mp.client.validation import (
     bus_settings,
     check_credit,
@@ -26,6 +27,7 @@ from eventbus_mp.client.validation import (
     check_name,
     check_patterns,
     check_required,
+    check_scope,
     check_timeout,
 )
 from eventbus_mp.config import BusConfig
@@ -111,6 +113,7 @@ class EventBus(AskingHandle):
         broadcast: bool = False,
         credit: int | str = "auto",
         concurrency: int = 1,
+        scope: str = "host",
     ) -> SubscriberKey:
         """Call `listener` with the shadow of each event whose topic a pattern matches: see `EventBus.subscribe`.
 
@@ -124,7 +127,13 @@ class EventBus(AskingHandle):
             InvalidPattern, UsageError: As of `eventbus_mp.EventBus`.
         """
         spec = HandlerSpec.from_listener(
-            listener, patterns, broadcast=broadcast, credit=credit, concurrency=concurrency, may_await=True
+            listener,
+            patterns,
+            broadcast=broadcast,
+            credit=credit,
+            concurrency=concurrency,
+            may_await=True,
+            scope=scope,
         )
         key = await self._on_live(partial(self._subscribe, spec=spec))
         self._keep(spec)
@@ -142,6 +151,7 @@ class EventBus(AskingHandle):
         batch: int | None = None,
         within_s: float | None = None,
         concurrency: int = 1,
+        scope: str = "host",
     ) -> Callable[[Function], Function]:
         """Decorate a function, `async def` or plain, that is called with each event whose topic a pattern matches.
 
@@ -172,10 +182,17 @@ class EventBus(AskingHandle):
             within_s=within_s,
             concurrency=concurrency,
             may_await=True,
+            scope=scope,
         )
 
     async def inbox(
-        self, name: str, patterns: Iterable[str], *, broadcast: bool = False, credit: int | str = "auto"
+        self,
+        name: str,
+        patterns: Iterable[str],
+        *,
+        broadcast: bool = False,
+        credit: int | str = "auto",
+        scope: str = "host",
     ) -> Inbox:
         """Subscribe a mailbox called `name`: see `aio.Inbox`.
 
@@ -183,12 +200,13 @@ class EventBus(AskingHandle):
             InvalidPattern, UsageError: As of `eventbus_mp.EventBus`.
         """
         key = SubscriberKey(check_name(name))
-        wanted, shadows = check_patterns(patterns), check_credit(credit)
+        wanted, shadows = tuple(check_patterns(patterns)), check_credit(credit)
+        how = Subscription(wanted, shadows, broadcast, scope=check_scope(scope, broadcast=broadcast))
 
         async def make(session: LoopSession) -> Inbox:
             own = broadcast_key(key, session.identity) if broadcast else key
-            endpoint = await session.link.run(session.hosting(own, wanted, shadows, broadcast))
-            return make_loop_inbox(session, endpoint, own, handle=self, subscription=(wanted, shadows, broadcast))
+            endpoint = await session.link.run(session.hosting(own, how))
+            return make_loop_inbox(session, endpoint, own, handle=self, subscription=how)
 
         inbox = await self._on_live(make)
         self._inboxes.add(inbox)
@@ -206,7 +224,7 @@ class EventBus(AskingHandle):
         self._forget(key)
         gone = False
         for wanted in (key, own):
-            gone |= bool(await self._ask(requests.Unsubscribe, wanted.name, pack_config(wanted.config)))
+            gone |= bool(await self._ask(requests.Unsubscribe, *wire_key(wanted)))
         if known is not None:
             session.return_unstarted(known)
             session.forget(known)

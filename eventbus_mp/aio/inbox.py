@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 from eventbus_mp.aio.session import LoopSession
 from eventbus_mp.client.endpoint import ClientEndpoint
 from eventbus_mp.client.mailbox import Mailbox
+from eventbus_mp.client.subscription import Subscription
 from eventbus_mp.client.validation import check_delay, check_shadows, check_timeout
 from eventbus_mp.errors import BusClosed, ManagerLost
 from eventbus_mp.events import Event, EventShadow
@@ -40,7 +41,7 @@ class Inbox(Mailbox):
         key: SubscriberKey,
         *,
         handle: _ComesBack,
-        subscription: tuple[list[str], int, bool],
+        subscription: Subscription,
     ) -> None:
         super().__init__(session, endpoint, key)
         self._session: LoopSession = session
@@ -171,7 +172,7 @@ class Inbox(Mailbox):
     async def _resume(self, session: LoopSession) -> None:
         """Go on as a mailbox of this session: the bus of the one before was lost."""
         if not self._ended and self._session is not session:
-            endpoint = await session.link.run(session.hosting(self.key, *self._subscription))
+            endpoint = await session.link.run(session.hosting(self.key, self._subscription))
             self._endpoint, self._session = endpoint, session
 
     async def _follow(self, session: LoopSession, error: ManagerLost) -> None:

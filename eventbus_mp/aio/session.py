@@ -50,7 +50,7 @@ class LoopSession(Session):
     def subscribing(self, spec: HandlerSpec) -> Steps[SubscriberKey]:
         """Subscribe it, and have tasks run it; as which subscriber."""
         key = broadcast_key(spec.key, self.identity) if spec.broadcast else spec.key
-        endpoint = yield from self.hosting(key, list(spec.patterns), spec.credit_asked, spec.broadcast)
+        endpoint = yield from self.hosting(key, spec.subscription)
         handler = self._handler(spec, endpoint)
         handler.loop = self.link.loop
         self.tasks.add(handler, spec.concurrency)

@@ -14,10 +14,11 @@ from eventbus_mp.client.handler_spec import HandlerSpec, handler_decorator
 from eventbus_mp.client.hooks import InstrumentSource, check_instruments
 from eventbus_mp.client.inbox import Inbox
 from eventbus_mp.client.instrumented import make_inbox
-from eventbus_mp.client.listeners import broadcast_key, listener_of, pack_config, watcher_of
+from eventbus_mp.client.listeners import broadcast_key, listener_of, watcher_of, wire_key
 from eventbus_mp.client.loan import Loan, check_loan
 from eventbus_mp.client.retries import RETRY_DELAY_MAX_S, Retries
 from eventbus_mp.client.session import Session
+from eventbus_mp.client.subscription import Subscription
 from eventbus_mp.client.validation import (
     bus_settings,
     check_credit,
@@ -26,6 +27,7 @@ from eventbus_mp.client.validation import (
     check_page,
     check_patterns,
     check_required,
+    check_scope,
     check_timeout,
     pair_of,
 )
@@ -174,6 +176,7 @@ class EventBus(BusHandle):
         broadcast: bool = False,
         credit: int | str = "auto",
         threads: int = 1,
+        scope: str = "host",
     ) -> SubscriberKey:
         """Call `listener` with the shadow of each event whose topic a pattern matches.
 
@@ -198,6 +201,10 @@ class EventBus(BusHandle):
             threads: How many threads of this process call the listener at once. 1: none of its own. With more, the
                 listener has so many for itself, must be safe to call from several at once, and gets its events in no
                 order; "auto" is a credit for each of them.
+            scope: Who shares the events where several hosts are joined by a bridge. "host": the processes of each host,
+                so each host gets all events. "cluster": the processes of all hosts, so that one of them gets an event.
+                "local": the processes of this host, and no event comes from another one. The newest subscription of a
+                listener has the word. Without a bridge there is no difference.
 
         Returns:
             The subscriber, whom `mark_as_completed` and its siblings take as well.
@@ -207,7 +214,9 @@ class EventBus(BusHandle):
             UsageError: The listener cannot be called or is a coroutine or generator function, or another argument is
                 not valid.
         """
-        spec = HandlerSpec.from_listener(listener, patterns, broadcast=broadcast, credit=credit, threads=threads)
+        spec = HandlerSpec.from_listener(
+            listener, patterns, broadcast=broadcast, credit=credit, threads=threads, scope=scope
+        )
         return self._host(spec)
 
     def on(
@@ -222,6 +231,7 @@ class EventBus(BusHandle):
         batch: int | None = None,
         within_s: float | None = None,
         threads: int = 1,
+        scope: str = "host",
     ) -> Callable[[Function], Function]:
         """Decorate a function that is called with each event whose topic a pattern matches.
 
@@ -249,6 +259,7 @@ class EventBus(BusHandle):
             within_s: How long an event waits for its batch to become full, in seconds; None: 0.05. Other handlers run
                 meanwhile.
             threads: As in `subscribe`; not with `batch`.
+            scope: As in `subscribe`.
 
         Raises:
             InvalidPattern: A pattern does not compile.
@@ -265,10 +276,17 @@ class EventBus(BusHandle):
             batch=batch,
             within_s=within_s,
             threads=threads,
+            scope=scope,
         )
 
     def inbox(
-        self, name: str, patterns: Iterable[str], *, broadcast: bool = False, credit: int | str = "auto"
+        self,
+        name: str,
+        patterns: Iterable[str],
+        *,
+        broadcast: bool = False,
+        credit: int | str = "auto",
+        scope: str = "host",
     ) -> Inbox:
         """Subscribe a mailbox called `name`, from which you take shadows when you want them: see `Inbox`.
 
@@ -279,14 +297,15 @@ class EventBus(BusHandle):
             UsageError: The name is empty, or another argument is not valid.
         """
         key = SubscriberKey(check_name(name))
-        wanted, shadows = check_patterns(patterns), check_credit(credit)
+        wanted, shadows = tuple(check_patterns(patterns)), check_credit(credit)
+        how = Subscription(wanted, shadows, broadcast, scope=check_scope(scope, broadcast=broadcast))
 
         def make(session: Session) -> Inbox:
             own = broadcast_key(key, session.identity) if broadcast else key
-            return make_inbox(session, session.host(own, wanted, shadows, broadcast), own)
+            return make_inbox(session, session.host(own, how), own)
 
         inbox = self._on_live(make)
-        inbox._come_back_with(self, (wanted, shadows, broadcast))
+        inbox._come_back_with(self, how)
         self._inboxes.add(inbox)
         return inbox
 
@@ -315,7 +334,7 @@ class EventBus(BusHandle):
         self._forget(key)
         gone = False
         for wanted in (key, own):
-            gone |= bool(self._ask(requests.Unsubscribe, wanted.name, pack_config(wanted.config)))
+            gone |= bool(self._ask(requests.Unsubscribe, *wire_key(wanted)))
         if known is not None:
             session.return_unstarted(known)
             session.forget(known)

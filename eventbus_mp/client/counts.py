@@ -44,6 +44,7 @@ def _subscriber_statistics(answer: dict[str, Any]) -> SubscriberStatistics:
     return SubscriberStatistics(
         name=answer["name"],
         config=unpack_config(answer["config"]),
+        host=answer["host"] or None,
         queued=answer["queued"],
         sent=answer["in_flight"],
         completed=answer["completed"],
@@ -65,7 +66,7 @@ def describing_holders(connection: Connection) -> Steps[str]:
 
 def _holders_text(now: BusStatistics) -> str:
     waiting = [
-        f"{item.name} has {item.sent} events in flight and {item.queued} queued"
+        f"{item.key.text} has {item.sent} events in flight and {item.queued} queued"
         for item in sorted(now.subscribers, key=lambda item: -(item.sent + item.queued))[:3]
         if item.sent or item.queued
     ]

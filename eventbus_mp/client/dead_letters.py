@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from eventbus_mp.client.listeners import unpack_config
+from eventbus_mp.client.listeners import key_of
 from eventbus_mp.client.session import Session
 from eventbus_mp.client.steps import Steps, ask
 from eventbus_mp.client.validation import check_limit
@@ -72,7 +72,7 @@ def _dead_letter(session: Session, row: dict[str, Any]) -> Steps[DeadLetter]:
     first_s, last_s = ((epoch_ns + row[name]) / 1e9 if row[name] else None for name in ("first_ns", "last_ns"))
     return DeadLetter(
         shadow=EventShadow((yield from session.fetcher.naming(place.topic)), event_id, place),
-        subscriber=SubscriberKey(row["name"], unpack_config(row["config"])),
+        subscriber=key_of(row["name"], row["config"], row["host"]),
         reason=row["reason"],
         error=row["error"],
         text=row["text"],

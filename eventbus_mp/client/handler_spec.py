@@ -16,12 +16,14 @@ from eventbus_mp.client.listeners import broadcast_key, listener_of, pack_config
 from eventbus_mp.client.plain_calls import check_runs
 from eventbus_mp.client.retries import Retries
 from eventbus_mp.client.session import Session
+from eventbus_mp.client.subscription import Subscription
 from eventbus_mp.client.validation import (
     check_batch,
     check_concurrency,
     check_credit,
     check_name,
     check_patterns,
+    check_scope,
     check_threads,
     check_time_limit,
 )
@@ -63,6 +65,8 @@ class HandlerSpec:
     """How many calls may be under way at once, as tasks of an event loop."""
     time_limit_s: float | None = None
     """How long a call may take; the pool ends its process then. None: as long as it likes."""
+    scope: str = "host"
+    """Who shares its events where several hosts are joined."""
 
     @classmethod
     def from_function(
@@ -80,6 +84,7 @@ class HandlerSpec:
         concurrency: int = 1,
         may_await: bool = False,
         time_limit_s: float | None = None,
+        scope: str = "host",
     ) -> HandlerSpec:
         """A function that is called with each event and settles it by returning or raising: see `EventBus.on`.
 
@@ -98,8 +103,20 @@ class HandlerSpec:
         shadows = check_credit(credit)
         size, time_s = check_batch(batch, within_s, shadows)
         calls, count = check_concurrency(concurrency), check_threads(threads, shadows, size)
-        limit_s = check_time_limit(time_limit_s)
-        return cls(function, key, tuple(wanted), shadows, retries, broadcast, size, time_s, count, calls, limit_s)
+        return cls(
+            function,
+            key,
+            tuple(wanted),
+            shadows,
+            retries,
+            broadcast,
+            size,
+            time_s,
+            count,
+            calls,
+            check_time_limit(time_limit_s),
+            check_scope(scope, broadcast=broadcast),
+        )
 
     @classmethod
     def from_listener(
@@ -112,6 +129,7 @@ class HandlerSpec:
         threads: int = 1,
         concurrency: int = 1,
         may_await: bool = False,
+        scope: str = "host",
     ) -> HandlerSpec:
         """A listener that is called with shadows and settles by itself: see `EventBus.subscribe`.
 
@@ -129,7 +147,10 @@ class HandlerSpec:
         pack_config(parts.key.config)
         wanted, shadows, calls = tuple(check_patterns(patterns)), check_credit(credit), check_concurrency(concurrency)
         count = check_threads(threads, shadows)
-        return cls(listener, parts.key, wanted, shadows, None, broadcast, threads=count, concurrency=calls)
+        shared = check_scope(scope, broadcast=broadcast)
+        return cls(
+            listener, parts.key, wanted, shadows, None, broadcast, threads=count, concurrency=calls, scope=shared
+        )
 
     def host(self, session: Session, around: Around | None = None) -> SubscriberKey:
         """Subscribe it on this session, and have the session run it; as which subscriber.
@@ -142,7 +163,7 @@ class HandlerSpec:
         """
         key = broadcast_key(self.key, session.identity) if self.broadcast else self.key
         with session.crews.hired(key, self.threads, broadcast=self.broadcast) as crew:
-            endpoint = session.host(key, list(self.patterns), self.credit_asked, self.broadcast, self.threads)
+            endpoint = session.host(key, self.subscription)
             handler = self._handler(session, endpoint)
             if around is not None:
                 handler.call = around(endpoint, handler.call)
@@ -157,9 +178,11 @@ class HandlerSpec:
         return session.event_handler(endpoint, self.listener, self.retries)
 
     @property
-    def credit_asked(self) -> int:
-        """The credit to ask for. Batches of automatic credit get two: one to work on, one that arrives meanwhile."""
-        return self.credit or 2 * self.batch * self.concurrency
+    def subscription(self) -> Subscription:
+        """What to ask the manager for. Batches of automatic credit get two: one to work on, one that arrives
+        meanwhile."""
+        credit = self.credit or 2 * self.batch * self.concurrency
+        return Subscription(self.patterns, credit, self.broadcast, self.threads, self.scope)
 
 
 def handler_decorator(
@@ -176,6 +199,7 @@ def handler_decorator(
     concurrency: int = 1,
     may_await: bool = False,
     time_limit_s: float | None = None,
+    scope: str = "host",
 ) -> Callable[[Function], Function]:
     """The decorator that every `on` returns: it makes a spec of the decorated function, and gives it to `add`.
 
@@ -198,6 +222,7 @@ def handler_decorator(
             concurrency=concurrency,
             may_await=may_await,
             time_limit_s=time_limit_s,
+            scope=scope,
         )
 
     def decorate(function: Function) -> Function:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from eventbus_mp.client.endpoint import ClientEndpoint
 from eventbus_mp.client.mailbox import Mailbox
+from eventbus_mp.client.subscription import Subscription
 from eventbus_mp.client.unclaimed import UnclaimedShadow, is_in_executor
 from eventbus_mp.client.validation import check_delay, check_shadows, check_timeout
 from eventbus_mp.errors import BusClosed, ManagerLost
@@ -50,7 +51,7 @@ class Inbox(Mailbox):
         self._event_lock = NonReentrantLock()
         self._looked_ns = 0
         self._handle: ComesBack | None = None
-        self._subscription: tuple[list[str], int, bool] | None = None
+        self._subscription: Subscription | None = None
 
     def get(self, timeout_s: float | None = None) -> EventShadow | None:
         """Take the next shadow. Blocks until there is one.
@@ -264,16 +265,15 @@ class Inbox(Mailbox):
 
     # --- a bus that was lost ---
 
-    def _come_back_with(self, handle: ComesBack, subscription: tuple[list[str], int, bool]) -> None:
-        """Have this inbox come back with the handle that made it; `subscription`: patterns, credit, broadcast."""
+    def _come_back_with(self, handle: ComesBack, subscription: Subscription) -> None:
+        """Have this inbox come back with the handle that made it."""
         self._handle, self._subscription = handle, subscription
 
     def _resume(self, session: Session) -> None:
         """Go on as a mailbox of this session: the bus of the one before was lost."""
         if self._ended or self._session is session or self._subscription is None:
             return
-        patterns, credit, broadcast = self._subscription
-        endpoint = session.host(self.key, patterns, credit, broadcast)
+        endpoint = session.host(self.key, self._subscription)
         # The session last: a thread that finds this one does not wait on it for the endpoint of the one before.
         self._transport, self._endpoint, self._session = session.connection.transport, endpoint, session
         if self._event_fd >= 0:

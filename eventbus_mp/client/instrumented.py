@@ -21,6 +21,7 @@ from eventbus_mp.client.publisher import Publisher
 from eventbus_mp.client.session import Session
 from eventbus_mp.client.span_pool import SpanPool
 from eventbus_mp.client.steps import Steps
+from eventbus_mp.client.subscription import Subscription
 from eventbus_mp.client.unclaimed import UnclaimedShadow
 from eventbus_mp.config import BusConfig
 from eventbus_mp.errors import Retry, Skip
@@ -119,12 +120,10 @@ class InstrumentedSession(Session):
     def _bracketed(self, endpoint: ClientEndpoint, call: Callable[..., Any]) -> Callable[..., Any]:
         return HandlerCall(self.hooks, DeliveryOf(endpoint, self.fetcher), call) if self.hooks.has("handle") else call
 
-    def hosting(
-        self, key: SubscriberKey, patterns: list[str], credit: int, broadcast: bool, threads: int = 1
-    ) -> Steps[ClientEndpoint]:
+    def hosting(self, key: SubscriberKey, how: Subscription) -> Steps[ClientEndpoint]:
         """See `Session.hosting`."""
-        with self.hooks.bracket("subscribe", key, tuple(patterns)):
-            return (yield from super().hosting(key, patterns, credit, broadcast, threads))
+        with self.hooks.bracket("subscribe", key, how.patterns):
+            return (yield from super().hosting(key, how))
 
     def fetch(self, shadow: EventShadow | tuple[str, EventId]) -> Event | None:
         """See `Session.fetch`."""

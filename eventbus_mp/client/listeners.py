@@ -12,7 +12,16 @@ from eventbus_mp.errors import EncodeError, UsageError
 from eventbus_mp.memory import codec
 from eventbus_mp.statistics import SubscriberKey, Watcher
 
-__all__ = ["Listener", "broadcast_key", "listener_of", "pack_config", "unpack_config", "watcher_of"]
+__all__ = [
+    "Listener",
+    "broadcast_key",
+    "key_of",
+    "listener_of",
+    "pack_config",
+    "unpack_config",
+    "watcher_of",
+    "wire_key",
+]
 
 
 class Listener(NamedTuple):
@@ -96,16 +105,25 @@ def unpack_config(data: bytes) -> Any:
         return data
 
 
+def wire_key(key: SubscriberKey) -> tuple[str, bytes, str]:
+    """A subscriber as it travels: name, config, host.
+
+    Raises:
+        UsageError: Its config cannot travel.
+    """
+    return key.name, pack_config(key.config), key.host or ""
+
+
+def key_of(name: str, config: bytes, host: str) -> SubscriberKey:
+    """A subscriber that has travelled."""
+    return SubscriberKey(name, unpack_config(config), host or None)
+
+
 def watcher_of(reported: dict[str, list[list[Any]]]) -> Watcher:
     """A `Watcher` from the form in which it travels, with its configs unpacked."""
-    return Watcher(
-        **{
-            part: tuple(SubscriberKey(name, unpack_config(config)) for name, config in keys)
-            for part, keys in reported.items()
-        }
-    )
+    return Watcher(**{part: tuple(key_of(*key) for key in keys) for part, keys in reported.items()})
 
 
 def broadcast_key(key: SubscriberKey, identity: str) -> SubscriberKey:
     """The subscriber that a session is when it broadcasts; its identity tells it apart, and its pid is to be read."""
-    return SubscriberKey(key.name, {"config": key.config, "process": os.getpid(), "link": identity})
+    return SubscriberKey(key.name, {"config": key.config, "process": os.getpid(), "link": identity}, key.host)

@@ -23,6 +23,7 @@ from typing import Any
 from eventbus_mp import errors
 from eventbus_mp.client.endpoint import ClientEndpoint, ranges
 from eventbus_mp.client.span_orders import SpanOrders
+from eventbus_mp.client.subscription import Subscription
 from eventbus_mp.errors import EventBusError
 from eventbus_mp.events import Place
 from eventbus_mp.geometry import SEQUENCE_LINK_SHIFT
@@ -284,16 +285,24 @@ class ClientProtocol:
         self,
         key: SubscriberKey,
         config_bytes: bytes,
-        patterns: list[str],
-        credit: int,
-        broadcast: bool,
-        threads: int = 1,
+        how: Subscription,
     ) -> int:
         """Ask to host a subscriber: the request's number, whose reply is the subscriber's.
 
         The endpoint is there from the moment that the reply comes in, before the first delivery behind it does.
         """
-        number = self.request(Subscribe, key.name, config_bytes, patterns, credit, broadcast, threads)
+        number = self.request(
+            Subscribe,
+            key.name,
+            config_bytes,
+            list(how.patterns),
+            how.credit,
+            how.broadcast,
+            how.threads,
+            how.scope,
+            key.host or "",
+            how.forwards,
+        )
         self._subscribing[number] = key, config_bytes
         return number
 
@@ -304,7 +313,8 @@ class ClientProtocol:
     def find(self, key: SubscriberKey, config_bytes: bytes) -> ClientEndpoint | None:
         """The endpoint of a subscriber, if this process hosts it."""
         for endpoint in self.endpoints:
-            if endpoint.key.name == key.name and endpoint.config_bytes == config_bytes:
+            ours = endpoint.key
+            if ours.name == key.name and endpoint.config_bytes == config_bytes and ours.host == key.host:
                 return endpoint
         return None
 

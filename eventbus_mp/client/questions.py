@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from eventbus_mp.arguments import as_int, as_list, as_number
-from eventbus_mp.client.listeners import unpack_config, watcher_of
+from eventbus_mp.client.listeners import key_of, unpack_config, watcher_of
 from eventbus_mp.client.session import Session
 from eventbus_mp.client.steps import Steps, apart, ask
 from eventbus_mp.client.validation import check_limit, pair_of
@@ -31,7 +31,7 @@ from eventbus_mp.snapshot import (
     TopicSnapshot,
     quantile_ns,
 )
-from eventbus_mp.statistics import Subscriber, SubscriberKey, Watcher, WatcherPage
+from eventbus_mp.statistics import Subscriber, Watcher, WatcherPage
 
 __all__ = ["explain", "history", "snapshot", "story", "stuck", "subscribers", "watcher", "watchers"]
 
@@ -46,7 +46,15 @@ def subscribers(topic: str | None) -> Steps[list[Subscriber]]:
     """As `EventBus.subscribers`."""
     rows = yield ask(ListSubscribers, topic)
     return [
-        Subscriber(row["name"], unpack_config(row["config"]), tuple(row["patterns"]), tuple(row["pids"]))
+        Subscriber(
+            name=row["name"],
+            config=unpack_config(row["config"]),
+            patterns=tuple(row["patterns"]),
+            pids=tuple(row["pids"]),
+            scope=row["scope"],
+            host=row["host"] or None,
+            home_pids=tuple(row["home_pids"]),
+        )
         for row in rows
     ]
 
@@ -179,6 +187,7 @@ def _subscriber_snapshot(row: dict[str, Any]) -> SubscriberSnapshot:
         **{
             **row,
             "config": unpack_config(row["config"]),
+            "host": row["host"] or None,
             "patterns": tuple(row["patterns"]),
             "pids": tuple(row["pids"]),
             "recent_skips": tuple((event_id, reason) for event_id, reason in row["recent_skips"]),
@@ -249,7 +258,7 @@ def _unsettled_delivery(row: dict[str, Any], event_id: EventId | None, is_near: 
     return UnsettledDelivery(
         topic=row["topic"],
         id=event_id,
-        subscriber=SubscriberKey(row["name"], unpack_config(row["config"])),
+        subscriber=key_of(row["name"], row["config"], row["host"]),
         state=row["state"],
         why=row["why"],
         age_s=row["age_ns"] / 1e9,
@@ -272,8 +281,8 @@ def _remembered(session: Session, shadow: Any) -> Steps[Place | None]:
 
 
 def _entry(row: list[Any]) -> HistoryEntry:
-    at_ns, kind, events, topics, pid, name, config, detail = row
-    key = SubscriberKey(name, unpack_config(config)) if name is not None else None
+    at_ns, kind, events, topics, pid, name, config, host, detail = row
+    key = key_of(name, config, host) if name is not None else None
     return HistoryEntry(at_ns, _NAMES[kind], events, tuple(topics), pid or None, key, detail)
 
 

@@ -18,12 +18,13 @@ from eventbus_mp.client.fetcher import EventFetcher
 from eventbus_mp.client.garbage import watch_garbage
 from eventbus_mp.client.handler_loop import HandlerLoop, current_loop, running_endpoint
 from eventbus_mp.client.handlers import EventHandler, Handler, ShadowHandler
-from eventbus_mp.client.listeners import Listener, broadcast_key, listener_of, pack_config
+from eventbus_mp.client.listeners import Listener, broadcast_key, listener_of, pack_config, wire_key
 from eventbus_mp.client.publisher import Publisher
 from eventbus_mp.client.reporter import Reporter
 from eventbus_mp.client.retries import Retries
 from eventbus_mp.client.span_pool import SpanPool
 from eventbus_mp.client.steps import Steps, ask, happening, reply
+from eventbus_mp.client.subscription import Subscription
 from eventbus_mp.client.validation import check_name, pair_of
 from eventbus_mp.errors import BusClosed, EventBusError, ManagerLost, NotSubscribed, WaitTimeout
 from eventbus_mp.events import Event, EventShadow, Place
@@ -141,16 +142,11 @@ class Session:
 
     # --- hosting ---
 
-    def host(
-        self, key: SubscriberKey, patterns: list[str], credit: int, broadcast: bool, threads: int = 1
-    ) -> ClientEndpoint:
-        """Serve this subscriber from this process, with this many threads; its patterns are replaced. Raises as
-        `hosting`."""
-        return self.connection.run(self.hosting(key, patterns, credit, broadcast, threads))
+    def host(self, key: SubscriberKey, how: Subscription) -> ClientEndpoint:
+        """Serve this subscriber from this process; its patterns and its scope are replaced. Raises as `hosting`."""
+        return self.connection.run(self.hosting(key, how))
 
-    def hosting(
-        self, key: SubscriberKey, patterns: list[str], credit: int, broadcast: bool, threads: int = 1
-    ) -> Steps[ClientEndpoint]:
+    def hosting(self, key: SubscriberKey, how: Subscription) -> Steps[ClientEndpoint]:
         """The steps of `host`.
 
         Raises:
@@ -160,8 +156,7 @@ class Session:
         if self.publisher.numbers.is_refused:
             raise only_looks(self.connection.bus)
         check_name(key.name)
-        fields = key, pack_config(key.config), patterns, credit, broadcast, threads
-        request = self.connection.call(self._protocol.subscribe, *fields)
+        request = self.connection.call(self._protocol.subscribe, key, pack_config(key.config), how)
         endpoint = self._protocol.endpoint((yield reply(request, "Subscribe")))
         if endpoint is None:
             raise BusClosed(f"subscriber {key.name!r} was unsubscribed by another thread while it was subscribed")
@@ -363,7 +358,7 @@ class Session:
         for start in range(0, len(events), 2 * MARKED_MAX):
             part = events[start : start + 2 * MARKED_MAX]
             try:
-                yield ask(MarkEvents, key.name, pack_config(key.config), outcome, reason, part)
+                yield ask(MarkEvents, *wire_key(key), outcome, reason, part)
             except NotSubscribed as error:
                 mistake = mistake or error
         if mistake is not None:

@@ -15,6 +15,7 @@ from eventbus_mp.geometry import REQUIRED_MAX, WAIT_S_MAX
 from eventbus_mp.ids import INT_IDS, EventId
 from eventbus_mp.patterns import compile_pattern
 from eventbus_mp.protocol.messages import Outcome
+from eventbus_mp.protocol.requests import SCOPES
 
 OUTCOMES = {"completed": Outcome.COMPLETED, "skipped": Outcome.SKIPPED}
 DELAY_S_MAX = 10 * 365 * 86_400.0
@@ -32,6 +33,7 @@ __all__ = [
     "check_patterns",
     "check_required",
     "check_retries",
+    "check_scope",
     "check_shadows",
     "check_threads",
     "check_time_limit",
@@ -87,6 +89,23 @@ def check_credit(credit: int | str) -> int:
     if shadows is None or shadows < 1:
         raise UsageError(f"credit={credit!r}: give a number of shadows, 1 or more, or 'auto'")
     return shadows
+
+
+def check_scope(scope: str, *, broadcast: bool) -> str:
+    """Who shares a subscriber's events where several hosts are joined.
+
+    Raises:
+        UsageError: It is none of the scopes, or one that a subscriber that broadcasts cannot have.
+    """
+    text = as_text(scope)
+    if text not in SCOPES:
+        raise UsageError(f"scope={scope!r}: give 'host', 'cluster' or 'local'")
+    if broadcast and text == "cluster":
+        raise UsageError(
+            "scope='cluster' shares each event among the processes of all hosts, and broadcast=True gives it to each "
+            "of them; give one of the two"
+        )
+    return text
 
 
 def check_batch(batch: int | None, within_s: float | None, credit: int) -> tuple[int, float]:

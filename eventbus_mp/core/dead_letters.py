@@ -46,12 +46,12 @@ def dead_letter(step: Step, batch: EventBatch, mask: int, subscriber: Subscriber
             append_batch(step, letter, batch.cut(1 << index), [topic], 1)
             if own.name != state.config.lifecycle_topic:
                 facts = {"reason": reason, "attempts": attempts, "dead_letter_topic": topic.name}
-                announce(step, "dead_lettered", topic=own.name, subscriber=subscriber.name, **facts)
+                announce(step, "dead_lettered", topic=own.name, subscriber=subscriber.shown, **facts)
             if before is not None:
                 _hold_back(step, letter)
             state.letter_serial += 1
             state.letters[letter] = Letter(
-                state.letter_serial, own, subscriber.name, subscriber.config, reason, attempts, failure, receivers
+                state.letter_serial, own, *subscriber.key, reason, attempts, failure, receivers
             )
 
 
@@ -77,7 +77,7 @@ def send_again(step: Step, letter: EventBatch) -> EventBatch | None:
     """
     state = step.state
     found = state.letters[letter]
-    subscriber = state.registry.subscribers.get((found.name, found.config))
+    subscriber = state.registry.subscribers.get((found.name, found.config, found.host))
     if subscriber is None or found.topic.is_gone:
         return None
     batch = EventBatch(letter.first, Route((subscriber,)), letter.span, step.now_ns)

@@ -21,6 +21,7 @@ __all__ = [
     "RECENT_SKIPS_MAX",
     "Endpoint",
     "SubscriberState",
+    "shown_name",
 ]
 
 RECENT_SKIPS_MAX = 100
@@ -46,6 +47,12 @@ SLOW_NS = 10_000_000
 """From this cost on, a second shadow would wait longer behind the first than a free process needs to take it."""
 
 
+def shown_name(key: tuple[str, bytes, str]) -> str:
+    """The name by which users know a subscriber: `bill`, or `bill@B` of host B."""
+    name, _, host = key
+    return f"{name}@{host}" if host else name
+
+
 class SubscriberState:
     """One subscriber: what it wants, who hosts it, and what waits for it."""
 
@@ -60,6 +67,7 @@ class SubscriberState:
         "failed",
         "failures",
         "handling",
+        "host",
         "key",
         "matchers",
         "name",
@@ -72,16 +80,21 @@ class SubscriberState:
         "reasons",
         "recent_skips",
         "redelivered",
+        "scope",
         "skipped",
         "stale",
     )
 
-    def __init__(self, number: int, name: str, config: bytes, broadcast: bool) -> None:
+    def __init__(self, number: int, name: str, config: bytes, broadcast: bool, host: str = "") -> None:
         self.number = number
         self.name = name
         self.config = config
-        self.key = (name, config)
+        self.host = host
+        """Where its handlers are; empty: here."""
+        self.key = (name, config, host)
         self.broadcast = broadcast
+        self.scope = "host"
+        """One of `protocol.requests.SCOPES`."""
         self.patterns: tuple[str, ...] = ()
         self.matchers: tuple[re.Pattern[str], ...] = ()
         self.outputs: Set[int] = frozenset()
@@ -115,6 +128,16 @@ class SubscriberState:
         self.recent_skips: deque[tuple[EventId, str]] = deque(maxlen=RECENT_SKIPS_MAX)
         """(event id, reason), the newest last."""
         self.reasons = SkipReasons()
+
+    @property
+    def shown(self) -> str:
+        """The name by which users know it."""
+        return shown_name(self.key)
+
+    @property
+    def is_home(self) -> bool:
+        """Whether it is one of this host, which gets events of other hosts as well."""
+        return not self.host and self.scope != "local"
 
     @property
     def waiting_count(self) -> int:
@@ -200,6 +223,7 @@ class Endpoint:
         "cost_ns",
         "credit",
         "demand",
+        "forwards",
         "held_max",
         "in_flight",
         "in_flight_count",
@@ -217,9 +241,20 @@ class Endpoint:
         "threads",
     )
 
-    def __init__(self, link: int, subscriber: SubscriberState, credit: int, credit_max: int, pid: int = 0) -> None:
+    def __init__(
+        self,
+        link: int,
+        subscriber: SubscriberState,
+        credit: int,
+        credit_max: int,
+        pid: int = 0,
+        *,
+        forwards: bool = False,
+    ) -> None:
         self.link = link
         self.pid = pid
+        self.forwards = forwards
+        """Its process takes the events to another host. It gets none that came from another one."""
         self.subscriber = subscriber
         self.in_flight: dict[EventBatch, int] = {}
         self.in_flight_count = 0

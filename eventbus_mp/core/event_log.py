@@ -26,7 +26,7 @@ __all__ = ["EventLog", "LogEntry", "RecordRing", "places_of_id", "topics_of"]
 ENTRY_BYTES = 256
 """What an entry takes, about: a tuple of eight, two numbers of its own, and its share of a list of topics."""
 
-LogEntry = tuple[int, int, int, int, Sequence[Topic], int, "tuple[str, bytes] | None", Any]
+LogEntry = tuple[int, int, int, int, Sequence[Topic], int, "tuple[str, bytes, str] | None", Any]
 """now_ns, kind, first sequence, mask, topics (one for all events, or one for each), pid (0: none), subscriber, detail.
 
 A plain tuple: making a named one costs a call.

@@ -104,7 +104,8 @@ def drop_endpoint(step: Step, endpoint: Endpoint, *, crashed: bool, blames: Coll
     state, subscriber = step.state, endpoint.subscriber
     if endpoint in subscriber.endpoints:
         subscriber.endpoints.remove(endpoint)
-    reclaim(step, endpoint, crashed=crashed, blames=blames)
+    # One that forwards ran no handler on what it held.
+    reclaim(step, endpoint, crashed=crashed and not endpoint.forwards, blames=blames)
     if not state.registry.is_subscribed(subscriber):
         skip_all_waiting(step, subscriber, "it was unsubscribed")
         forget_if_done(state, subscriber)
@@ -129,7 +130,7 @@ def give_up_orphans(step: Step) -> None:
             else f"no process hosted it for {state.config.orphan_grace_s:g} s"
         )
         if not is_quiet:
-            announce(step, "unsubscribed", subscriber=subscriber.name, reason=reason, pid=None)
+            announce(step, "unsubscribed", subscriber=subscriber.shown, reason=reason, pid=None)
         skip_all_waiting(step, subscriber, reason)
         forget_if_done(state, subscriber)
     if due:

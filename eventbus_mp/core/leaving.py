@@ -72,5 +72,5 @@ def _what_waits(step: Step) -> str:
     if not orphans:
         return ""
     left_s = (max(due_ns for _, due_ns in orphans) - step.now_ns) / 1e9
-    waits = ", ".join(f"{item.waiting_count} for {item.name}" for item, _ in orphans)
+    waits = ", ".join(f"{item.waiting_count} for {item.shown}" for item, _ in orphans)
     return f"up to {left_s:.0f} s for what waits within the grace of its subscriber: {waits}"

@@ -22,7 +22,8 @@ class Registry:
     def __init__(self) -> None:
         self.topics: dict[str, Topic] = {}
         self.topic_by_number: dict[int, Topic] = {}
-        self.subscribers: dict[tuple[str, bytes], SubscriberState] = {}
+        self.subscribers: dict[tuple[str, bytes, str], SubscriberState] = {}
+        """By name, config and host."""
         self.subscriber_by_number: dict[int, SubscriberState] = {}
         self._routes: dict[tuple[SubscriberState, ...], Route[SubscriberState]] = {}
         """Topics with the same subscribers share one route, so that their events can share a batch."""
@@ -32,7 +33,7 @@ class Registry:
         a topic of this name again, what it notifies is meant for that."""
         self._subscriber_serial = 0
         self.version = 0
-        """Counts the changes of topics and of their routes."""
+        """Counts the changes of topics, of their routes, and of what subscribers are."""
 
     def register(self, name: str) -> Topic:
         """The topic of this name, made if it is new.
@@ -86,22 +87,27 @@ class Registry:
                 del self._gone[next(iter(self._gone))]
         return topic
 
-    def subscribe(self, name: str, config: bytes, patterns: list[str], broadcast: bool) -> SubscriberState:
-        """The subscriber of this name and config, with its patterns replaced.
+    def subscribe(
+        self, name: str, config: bytes, patterns: list[str], broadcast: bool, scope: str = "host", host: str = ""
+    ) -> SubscriberState:
+        """The subscriber of this name, config and host, with its patterns and its scope replaced.
 
         Raises:
             InvalidPattern: One does not compile; the subscriber is as it was.
         """
         matchers = tuple(compile_pattern(pattern) for pattern in patterns)
-        subscriber = self.subscribers.get((name, config))
+        subscriber = self.subscribers.get((name, config, host))
         if subscriber is None:
             if len(self.subscribers) >= SUBSCRIBERS_MAX:
                 raise UsageError(f"the bus has {SUBSCRIBERS_MAX} subscribers and takes no more")
             self._subscriber_serial += 1
-            subscriber = SubscriberState(self._subscriber_serial, name, config, broadcast)
-            self.subscribers[name, config] = subscriber
+            subscriber = SubscriberState(self._subscriber_serial, name, config, broadcast, host)
+            self.subscribers[subscriber.key] = subscriber
             self.subscriber_by_number[subscriber.number] = subscriber
-        elif subscriber.patterns == tuple(patterns):
+        if subscriber.scope != scope:
+            subscriber.scope = scope
+            self.version += 1
+        if subscriber.patterns == tuple(patterns):
             return subscriber
         subscriber.patterns = tuple(patterns)
         subscriber.matchers = matchers
@@ -110,7 +116,7 @@ class Registry:
 
     def unsubscribe(self, subscriber: SubscriberState) -> None:
         """Take it out of every route; events notified before keep theirs."""
-        del self.subscribers[subscriber.name, subscriber.config]
+        del self.subscribers[subscriber.key]
         subscriber.patterns = ()
         subscriber.matchers = ()
         self._reroute_for(subscriber)
@@ -120,8 +126,8 @@ class Registry:
         self.subscriber_by_number.pop(subscriber.number, None)
 
     def is_subscribed(self, subscriber: SubscriberState) -> bool:
-        """Whether it is the present subscriber of its name and config, and has not been unsubscribed."""
-        return self.subscribers.get((subscriber.name, subscriber.config)) is subscriber
+        """Whether it is the present subscriber of its key, and has not been unsubscribed."""
+        return self.subscribers.get(subscriber.key) is subscriber
 
     def _reroute_for(self, subscriber: SubscriberState) -> None:
         """Give a new route to the topics that it wants and is not told of, or the other way round.

@@ -19,7 +19,7 @@ __all__ = ["missing_subscribers", "tell_unmet"]
 
 def missing_subscribers(topic: Topic | None, names: Iterable[str]) -> list[str]:
     """Those of the names that no subscriber of the topic has."""
-    present = {subscriber.name for subscriber in topic.route.subscribers} if topic is not None else set()
+    present = {subscriber.shown for subscriber in topic.route.subscribers} if topic is not None else set()
     return [name for name in names if name not in present]
 
 

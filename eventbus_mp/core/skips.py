@@ -70,7 +70,7 @@ def skip_all_waiting(step: Step, subscriber: SubscriberState, reason: str) -> No
     if not waiting:
         return
     count = subscriber.waiting_count
-    step.effects.append(Warn(f"{subscriber.name}: skipped {count} events that waited for it: {reason}"))
+    step.effects.append(Warn(f"{subscriber.shown}: skipped {count} events that waited for it: {reason}"))
     subscriber.recent_skips.append((f"{count} events", reason))
     for batch, mask in waiting:
         step.log(HistoryKind.SKIPPED, batch, mask, subscriber, reason)

@@ -63,7 +63,8 @@ class Letter(NamedTuple):
     """The event's own."""
     name: str
     config: bytes
-    """The subscriber that failed, which may be gone."""
+    host: str
+    """Of the subscriber that failed, which may be gone."""
     reason: str
     attempts: int
     failure: Failure | None

@@ -7,7 +7,7 @@ from eventbus_mp.core.event_batch import EventBatch
 __all__ = ["EMPTY_WATCHER", "WireWatcher", "describe"]
 
 WireWatcher = dict[str, list[list[object]]]
-"""`subscribers`, `completers` and `skippers`, each a list of [name, config]."""
+"""`subscribers`, `completers` and `skippers`, each a list of [name, config, host]."""
 
 EMPTY_WATCHER: WireWatcher = {"subscribers": [], "completers": [], "skippers": []}
 """The watcher of an event that nobody subscribes to."""
@@ -19,7 +19,7 @@ def describe(batch: EventBatch, bit: int) -> WireWatcher:
     completers: list[list[object]] = []
     skippers: list[list[object]] = []
     for row, subscriber in enumerate(batch.route.subscribers):
-        key: list[object] = [subscriber.name, subscriber.config]
+        key: list[object] = list(subscriber.key)
         subscribers.append(key)
         if batch.completed[row] & bit:
             completers.append(key)

@@ -150,6 +150,17 @@ class Subscribe(Request):
     broadcast: bool
     threads: int
     """How many deliveries its handler works on at once."""
+    scope: str
+    """One of `SCOPES`; the newest of its processes has the word, as for the patterns."""
+    host: str
+    """The host that its handlers are on; empty: this one. One of another host is served by processes that forward."""
+    forwards: bool
+    """This process runs no handler: it takes the events to another host. Its crash accuses none of them."""
+
+
+SCOPES = ("host", "cluster", "local")
+"""Who shares a subscriber's events, where several hosts are joined: the processes of each host, so that each host gets
+all of them; the processes of all hosts; or the processes of this one, and no event comes from another host."""
 
 
 @numbered(6)
@@ -158,6 +169,7 @@ class Unsubscribe(Request):
 
     name: str
     config: bytes
+    host: str
 
 
 @numbered(7)
@@ -180,7 +192,8 @@ class Demand(Request):
 
 @numbered(8)
 class ListSubscribers(Request):
-    """-> [{name, config, patterns, pids}] of the subscribers that get the topic's events, or (None) of all"""
+    """-> [{name, config, host, patterns, scope, pids, home_pids}] of the subscribers that get the topic's events, or
+    (None) of all; `home_pids` are those of the processes that do not forward"""
 
     topic: str | None
 
@@ -192,6 +205,7 @@ class MarkEvents(Request):
 
     name: str
     config: bytes
+    host: str
     outcome: int
     reason: str
     events: list[int]
@@ -223,7 +237,7 @@ class ReportFailure(Notice):
 
 @numbered(31)
 class ListDeadLetters(Request):
-    """Unsettled dead letters, the oldest first -> [{number, record, name, config, reason, error, text, traceback,
+    """Unsettled dead letters, the oldest first -> [{number, record, name, config, host, reason, error, text, traceback,
     attempts, first_ns, last_ns}]; the times are those of the monotonic clock, 0: not known"""
 
     after: int
@@ -241,7 +255,7 @@ class Redeliver(Request):
 
 @numbered(11)
 class WatchEvent(Request):
-    """-> watcher, {subscribers, completers, skippers: [[name, config]]}, or None if the event is settled"""
+    """-> watcher, {subscribers, completers, skippers: [[name, config, host]]}, or None if the event is settled"""
 
     topic: int
     sequence: int
@@ -341,7 +355,7 @@ class FindEvents(Request):
 @numbered(17)
 class GetHistory(Request):
     """-> {entries, counts, before, now_ns}: a page of the event log, the newest entry first. An entry is [now_ns, kind,
-    events, topics, pid, subscriber, config, detail]; `counts` are events by kind, of all pages."""
+    events, topics, pid, subscriber, config, host, detail]; `counts` are events by kind, of all pages."""
 
     sequence: int
     """Of one event; 0: of all."""

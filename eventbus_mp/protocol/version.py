@@ -11,7 +11,7 @@ from eventbus_mp.protocol.requests import REQUESTS, said_types
 
 __all__ = ["REVISION", "VERSION", "wire"]
 
-REVISION = 10
+REVISION = 11
 """Raise it by hand if something changes that `wire` does not see: the shape of an answer, the bytes behind a record,
 the handshake, a payload."""
 

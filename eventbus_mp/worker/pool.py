@@ -129,11 +129,12 @@ class WorkerPool:
         within_s: float | None = None,
         threads: int = 1,
         time_limit_s: float | None = None,
+        scope: str = "host",
     ) -> Callable[[Function], Function]:
         """Decorate a function that the pool's processes call with each event: like `EventBus.on`, but never blocks.
 
         Args:
-            patterns, retries, retry_delay_s, retry_delay_max_s, name, credit, batch, within_s, threads: See
+            patterns, retries, retry_delay_s, retry_delay_max_s, name, credit, batch, within_s, threads, scope: See
                 `EventBus.on`.
             time_limit_s: How many seconds a call may take; None: as long as it likes. The pool kills the process of a
                 call that takes longer, whatever it does, and replaces it. For the call's event that counts as a crash:
@@ -156,10 +157,17 @@ class WorkerPool:
             within_s=within_s,
             threads=threads,
             time_limit_s=time_limit_s,
+            scope=scope,
         )
 
     def subscribe(
-        self, listener: Any, patterns: Iterable[str], *, credit: int | str = "auto", threads: int = 1
+        self,
+        listener: Any,
+        patterns: Iterable[str],
+        *,
+        credit: int | str = "auto",
+        threads: int = 1,
+        scope: str = "host",
     ) -> SubscriberKey:
         """Have the pool's processes call `listener` with shadows: like `EventBus.subscribe`, but never blocks.
 
@@ -167,7 +175,7 @@ class WorkerPool:
             InvalidPattern: A pattern does not compile.
             UsageError: An argument is not valid, the pool runs already, or it has this listener already.
         """
-        spec = HandlerSpec.from_listener(listener, patterns, credit=credit, threads=threads)
+        spec = HandlerSpec.from_listener(listener, patterns, credit=credit, threads=threads, scope=scope)
         self._host(spec)
         return spec.key
 

@@ -16,6 +16,7 @@ from eventbus_mp.client.inbox import Inbox
 from eventbus_mp.client.instrumented import HandlerCall, InstrumentedPublisher
 from eventbus_mp.client.publisher import Publisher
 from eventbus_mp.client.session import Session
+from eventbus_mp.client.subscription import Subscription
 from eventbus_mp.testing.inprocess import InProcessBus
 from tests.client.recorder import Recorder
 
@@ -259,7 +260,7 @@ def test_a_hook_changes_only_its_part(handle: Handle) -> None:
 def test_calls_are_equal_if_their_functions_are(handle: Handle, recorder: Recorder) -> None:
     session = handle(instruments=[recorder])._session
     assert session is not None
-    endpoint = session.host(SubscriberKey("one"), ["a"], 0, broadcast=False)
+    endpoint = session.host(SubscriberKey("one"), Subscription(("a",)))
     one = session._bracketed(endpoint, print)
     assert type(one) is HandlerCall
     assert one == session._bracketed(endpoint, print) != session._bracketed(endpoint, len)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from eventbus_mp import BusClosed, Event, EventBus, ManagerLost, NotSubscribed, SubscriberKey, UsageError, WaitTimeout
+from eventbus_mp.client.subscription import Subscription
 from eventbus_mp.core.state import WAITS_MAX
 from eventbus_mp.geometry import CHUNK_BYTES
 from eventbus_mp.protocol.client_events import SpanGranted, pack_client_event
@@ -38,14 +39,14 @@ def test_a_name_that_names_nobody(handle: Handle) -> None:
     assert session is not None
     for name in ("", None, 7):
         with pytest.raises(UsageError, match="a subscriber's name is a text"):
-            session.host(SubscriberKey(name), ["a"], 0, broadcast=False)  # type: ignore[arg-type]
+            session.host(SubscriberKey(name), Subscription(("a",)))  # type: ignore[arg-type]
 
 
 def test_hosting_twice_is_one_endpoint(handle: Handle) -> None:
     session = handle()._session
     assert session is not None
-    first = session.host(SubscriberKey("one"), ["a"], 0, broadcast=False)
-    assert session.host(SubscriberKey("one"), ["b"], 0, broadcast=False) is first
+    first = session.host(SubscriberKey("one"), Subscription(("a",)))
+    assert session.host(SubscriberKey("one"), Subscription(("b",))) is first
     assert session.find(SubscriberKey("one")) is first
     session.drop(first)
     assert session.find(SubscriberKey("one")) is None

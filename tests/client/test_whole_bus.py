@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from eventbus_mp import Event, EventShadow, Inbox, SubscriberKey
 from eventbus_mp.client.session import Session
+from eventbus_mp.client.subscription import Subscription
 from eventbus_mp.core.recalls import RECALL_NS
 from eventbus_mp.ids import EventId
 from eventbus_mp.testing.inprocess import InProcessBus
@@ -87,7 +88,7 @@ class WholeBus(RuleBasedStateMachine):
         client = self.client(which)
         if name not in client.inboxes:
             key = SubscriberKey(name)
-            endpoint = client.session.host(key, NAMES[name], 0, broadcast=False)
+            endpoint = client.session.host(key, Subscription(tuple(NAMES[name])))
             client.inboxes[name] = Inbox(client.session, endpoint, key)
             self.expected.setdefault(name, [])
             self.settled.setdefault(name, set())

@@ -13,6 +13,7 @@ import msgpack
 from eventbus_mp import EventBusError, SubscriberKey
 from eventbus_mp.client.endpoint import ClientEndpoint
 from eventbus_mp.client.protocol import ClientProtocol
+from eventbus_mp.client.subscription import Subscription
 from eventbus_mp.events import Place
 from eventbus_mp.geometry import CHUNK_BYTES
 from eventbus_mp.protocol import messages, records
@@ -86,7 +87,7 @@ class Play:
     # --- calls ---
 
     def do_subscribe(self, name: str, patterns: str) -> None:
-        self.protocol.subscribe(SubscriberKey(name), b"", patterns.split(","), 0, False)
+        self.protocol.subscribe(SubscriberKey(name), b"", Subscription(tuple(patterns.split(","))))
 
     def do_ask(self, kind: str, *fields: str) -> list[str]:
         return [f"request #{self.protocol.request(QUESTIONS[kind], *fields)}"]

@@ -15,6 +15,7 @@ from eventbus_mp.protocol import requests
 from eventbus_mp.protocol.effects import CreateSegment, Deliver, RemoveSegment, Reply, Warn, WriteEvent
 from eventbus_mp.protocol.messages import DeliveriesSettled, LinkLost, LinkOpened, ManagerReplaced, Outcome, TimePassed
 from eventbus_mp.protocol.records import RECORD
+from tests.helpers import subscribe_fields
 
 LISTENER = 1
 SECOND = 1_000_000_000
@@ -53,7 +54,7 @@ class Bus:
         self.effects: list[Any] = []
         self.warnings: list[str] = []
         self.send(LinkOpened(LISTENER, 101))
-        self.number = self.ask(LISTENER, requests.Subscribe, "listener", b"", ["life"], 4_000, False, 1)
+        self.number = self.ask(LISTENER, requests.Subscribe, *subscribe_fields("listener", ["life"], 4_000, config=b""))
 
     def send(self, message: Any, ns: int = 1) -> list[Any]:
         self.now_ns += ns
@@ -158,15 +159,15 @@ class Model:
         if pid is not None:
             if pattern in ("a", "b"):
                 self.say("subscribed", subscriber=name, patterns=[pattern], broadcast=False, pid=pid)
-            self.bus.ask(link, requests.Subscribe, name, b"", [pattern], 100, False, 1)
+            self.bus.ask(link, requests.Subscribe, *subscribe_fields(name, [pattern], 100, config=b""))
 
     def unsubscribe(self, link: int, name: str) -> None:
         pid = self.ask(link)
         if pid is not None:
-            found = self.bus.core.state.registry.subscribers.get((name, b""))
+            found = self.bus.core.state.registry.subscribers.get((name, b"", ""))
             if found is not None and not found.wants("life"):
                 self.say("unsubscribed", subscriber=name, reason="it was unsubscribed", pid=pid)
-            self.bus.ask(link, requests.Unsubscribe, name, b"")
+            self.bus.ask(link, requests.Unsubscribe, name, b"", "")
 
     def complete(self, count: int) -> None:
         self.bus.complete(count)
@@ -222,7 +223,7 @@ def test_what_has_no_room_waits_in_order_and_too_much_is_lost_with_a_warning() -
 
 def test_nobody_hears_nothing_is_made() -> None:
     bus = Bus()
-    bus.ask(LISTENER, requests.Unsubscribe, "listener", b"")
+    bus.ask(LISTENER, requests.Unsubscribe, "listener", b"", "")
     bus.send(LinkOpened(2, 102))
     bus.ask(2, requests.RegisterTopic, "a")
     assert not bus.segments
@@ -232,7 +233,7 @@ def test_nobody_hears_nothing_is_made() -> None:
 def test_very_many_patterns_are_not_named() -> None:
     bus = Bus(check_invariants=False)
     bus.send(LinkOpened(2, 102))
-    bus.ask(2, requests.Subscribe, "one", b"", [f"a{number}" * 20 for number in range(2_000)], 1, False, 1)
+    bus.ask(2, requests.Subscribe, *subscribe_fields("one", [f"a{number}" * 20 for number in range(2_000)]))
     assert bus.heard[-1] == {
         "action": "subscribed",
         "subscriber": "one",

@@ -113,8 +113,8 @@ def test_a_route_is_who_wants_the_topic_oldest_first(calls):
             (patterns,) = rest
             registry.subscribe(name, b"", patterns, False)
         elif call == "unsubscribe":
-            if (name, b"") in registry.subscribers:
-                registry.unsubscribe(registry.subscribers[name, b""])
+            if (name, b"", "") in registry.subscribers:
+                registry.unsubscribe(registry.subscribers[name, b"", ""])
         else:
             getattr(registry, call)(name)
         for topic in registry.topics.values():

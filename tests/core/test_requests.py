@@ -32,6 +32,7 @@ from eventbus_mp.protocol.messages import (
 from eventbus_mp.protocol.reasons import NAMED_FIRST, NAMED_MAX
 from eventbus_mp.protocol.records import RECORD, pack_notified
 from eventbus_mp.protocol.requests import REQUESTS, Notice, Request
+from tests.helpers import subscribe_fields
 from tests.protocol.samples import sample_fields
 
 LINK, PID = 1, 4711
@@ -107,8 +108,8 @@ def test_a_notice_and_nothing_else_is_not_answered(kind):
 
 
 OTHER_FIELDS = {
-    requests.MarkEvents: ("a", b"", Outcome.COMPLETED, "", [1, 1]),
-    requests.Subscribe: ("a", b"", ["a"], 0, False, 1),
+    requests.MarkEvents: ("a", b"", "", Outcome.COMPLETED, "", [1, 1]),
+    requests.Subscribe: subscribe_fields("a", ["a"], 0),
 }
 """For requests to whom a zero, or the like, breaks the protocol."""
 
@@ -174,7 +175,7 @@ def test_a_topic_is_named_by_its_number(core):
 
 
 def test_a_drain_that_is_cancelled_is_not_answered(core):
-    answer(core, requests.Subscribe, "s", b"", ["a"], 2, False, 1)
+    answer(core, requests.Subscribe, *subscribe_fields("s", ["a"], 2, config=b""))
     notified(core, "a", "ab")
     for request in (7, 8):
         assert core.handle(requests.Drain(LINK, request, ".*"), 0) == []
@@ -184,7 +185,7 @@ def test_a_drain_that_is_cancelled_is_not_answered(core):
 
 
 def test_who_shuts_the_bus_down_is_answered_before_it_stops(core):
-    answer(core, requests.Subscribe, "s", b"", ["a"], 2, False, 1)
+    answer(core, requests.Subscribe, *subscribe_fields("s", ["a"], 2, config=b""))
     notified(core, "a", "ab")
     assert core.handle(requests.ShutDown(LINK, 7), 0) == [
         Warn(f"process {PID} shuts the bus down; 2 unsettled events are dropped"),
@@ -197,7 +198,7 @@ def test_who_shuts_the_bus_down_is_answered_before_it_stops(core):
 
 
 def test_skips_are_counted_by_their_reasons(core):
-    number = answer(core, requests.Subscribe, "s", b"config", ["a"], 9, False, 1)
+    number = answer(core, requests.Subscribe, *subscribe_fields("s", ["a"], 9, config=b"config"))
     notified(core, "a", "ab", "ac", "ad", "ae")
     core.handle(requests.NameReason(LINK, 0, NAMED_FIRST, "x" * 2 * REASON_LENGTH_MAX), 0)
     first = (LINK << 40) + 1
@@ -227,7 +228,7 @@ def test_a_reason_gets_only_a_number_of_its_range(core, number):
 
 
 def test_statistics_name_what_they_count(core):
-    number = answer(core, requests.Subscribe, "s", b"config", ["a"], 2, False, 1)
+    number = answer(core, requests.Subscribe, *subscribe_fields("s", ["a"], 2, config=b"config"))
     notified(core, "a", "ab", "ac", "b")
     core.handle(DeliveriesSettled(LINK, number, Outcome.COMPLETED, [((LINK << 40) + 1, 1)]), 0)
     statistics = answer(core, requests.GetSnapshot, -1)
@@ -235,7 +236,9 @@ def test_statistics_name_what_they_count(core):
     assert subscriber == {
         "name": "s",
         "config": b"config",
+        "host": "",
         "patterns": ["a"],
+        "scope": "host",
         "pids": [PID],
         "grace_left_ns": None,
         "queued": 0,
@@ -255,7 +258,7 @@ def test_a_snapshot_looks_at_no_event(core, monkeypatch):
     def must_not(*arguments):
         raise AssertionError("a snapshot walked through the events")
 
-    answer(core, requests.Subscribe, "s", b"", ["a"], 2, False, 1)
+    answer(core, requests.Subscribe, *subscribe_fields("s", ["a"], 2, config=b""))
     notified(core, *["a"] * 5)
     core._checks = False
     monkeypatch.setattr(BatchTable, "__iter__", must_not)
@@ -265,8 +268,8 @@ def test_a_snapshot_looks_at_no_event(core, monkeypatch):
 
 
 def test_what_is_stuck_is_found_without_a_look_at_what_came_later(core, monkeypatch):
-    answer(core, requests.Subscribe, "s", b"", ["a"], 2, False, 1)
-    answer(core, requests.Subscribe, "t", b"", ["b"], 2, False, 1)
+    answer(core, requests.Subscribe, *subscribe_fields("s", ["a"], 2, config=b""))
+    answer(core, requests.Subscribe, *subscribe_fields("t", ["b"], 2, config=b""))
     notified(core, *"abababab")  # Of two routes, so each is a batch of its own.
     looked_at = []
     any_unsettled = EventBatch.any_unsettled
@@ -282,7 +285,7 @@ def test_what_is_stuck_is_found_without_a_look_at_what_came_later(core, monkeypa
 
 
 def test_a_snapshot_of_some_topics_has_those_with_the_most_unsettled_events(core):
-    answer(core, requests.Subscribe, "s", b"", ["a"], 2, False, 1)
+    answer(core, requests.Subscribe, *subscribe_fields("s", ["a"], 2, config=b""))
     notified(core, "ab", "ac", "ac", "b", "ac", "ab")
     assert [row["name"] for row in answer(core, requests.GetSnapshot, 2)["topics"]] == ["ac", "ab"]
     assert answer(core, requests.GetSnapshot, 2)["topics_total"] == 3
@@ -291,7 +294,7 @@ def test_a_snapshot_of_some_topics_has_those_with_the_most_unsettled_events(core
 
 
 def test_the_oldest_events_of_topics_that_share_their_batches(core):
-    answer(core, requests.Subscribe, "s", b"", ["a"], 9, False, 1)
+    answer(core, requests.Subscribe, *subscribe_fields("s", ["a"], 9, config=b""))
     notified(core, "a", "ab", now_ns=1_000)
     notified(core, "ab", "ac", first=257, now_ns=3_000)  # In another bucket, so they are another batch.
     core.handle(DeliveriesSettled(LINK, 1, Outcome.COMPLETED, [((LINK << 40) + 2, 1)]), 4_000)
@@ -310,8 +313,10 @@ def test_nonsense_about_dropped_events_closes_the_link(core, topics, counts):
 
 
 def test_subscribers_are_listed_by_name(core):
-    answer(core, requests.Subscribe, "s", b"config", ["a", "b"], 2, False, 1)
-    row = {"name": "s", "config": b"config", "patterns": ["a", "b"], "pids": [PID]}
+    more = {"scope": "cluster", "host": "B", "forwards": True}
+    answer(core, requests.Subscribe, *subscribe_fields("s", ["a", "b"], 2, config=b"config", **more))
+    row = {"name": "s", "config": b"config", "host": "B", "patterns": ["a", "b"], "scope": "cluster", "pids": [PID]}
+    row["home_pids"] = []
     assert answer(core, requests.ListSubscribers, None) == [row]
     assert answer(core, requests.ListSubscribers, "a") == []
     core.state.registry.register("a")
@@ -319,11 +324,11 @@ def test_subscribers_are_listed_by_name(core):
 
 
 def test_events_are_listed_with_their_watchers(core):
-    number = answer(core, requests.Subscribe, "s", b"", ["a"], 2, False, 1)
-    answer(core, requests.Subscribe, "t", b"", ["a"], 2, False, 1)
+    number = answer(core, requests.Subscribe, *subscribe_fields("s", ["a"], 2, config=b""))
+    answer(core, requests.Subscribe, *subscribe_fields("t", ["a"], 2, config=b""))
     notified(core, "a")
     core.handle(DeliveriesSettled(LINK, number, Outcome.COMPLETED, [((LINK << 40) + 1, 1)]), 0)
-    watcher = {"subscribers": [["s", b""], ["t", b""]], "completers": [["s", b""]], "skippers": []}
+    watcher = {"subscribers": [["s", b"", ""], ["t", b"", ""]], "completers": [["s", b"", ""]], "skippers": []}
     [event] = answer(core, requests.ListEvents, "a", 0, 9)
     assert event == {"record": answer(core, requests.FindEvents, "a", 0, False), "watcher": watcher}
     assert RECORD.unpack(event["record"])[-1] == (LINK << 40) + 1

@@ -25,8 +25,9 @@ from eventbus_mp.protocol.decoders import ManagerDecoder
 from eventbus_mp.protocol.effects import CloseLink
 from eventbus_mp.protocol.messages import SPAN_NEEDED, LinkLost, LinkOpened, SpanWanted
 from eventbus_mp.protocol.records import RECORD
-from eventbus_mp.protocol.requests import REQUESTS, RegisterTopic, ShutDown, Subscribe, field_types
+from eventbus_mp.protocol.requests import REQUESTS, RegisterTopic, ShutDown, field_types
 from tests.faults.rogue import Rogue
+from tests.helpers import subscribe_request
 
 __all__ = ["Mutator", "main", "try_on_core", "try_on_manager"]
 
@@ -113,7 +114,7 @@ def try_on_core(frames: int, seed: int, *, check_every: int = 1_000) -> int:
     mutator, core = Mutator(seed), BusCore(BusConfig(memory_bytes_max=16 << 20), 0)
     core.handle(LinkOpened(1, 1), 0)
     core.handle(RegisterTopic(1, 1, "a"), 0)
-    core.handle(Subscribe(1, 2, "honest", b"\xc0", ["a"], 100, False, 1), 0)
+    core.handle(subscribe_request(1, 2, "honest", ["a"], 100), 0)
     link, cut_off = 2, 0
     core.handle(LinkOpened(link, link), 0)
     stream = ManagerDecoder(link)

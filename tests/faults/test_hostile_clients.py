@@ -34,6 +34,7 @@ from eventbus_mp.runtime.rundir import RunDir
 from tests.faults.helpers import await_links, taken_from
 from tests.faults.malformed import Mutator
 from tests.faults.rogue import Rogue
+from tests.helpers import subscribe_fields, subscribe_request
 
 Make = Callable[..., EventBus]
 Attack = Callable[[Rogue, Any], list[bytes]]
@@ -97,11 +98,11 @@ BREACHES: dict[str, tuple[Attack, str]] = {
     "an outcome of no kind": (lambda rogue, place: [records.pack_settled(1, 99, place.sequence, 1)], "outcome 99"),
     "nothing settled": (lambda rogue, place: [records.pack_settled(1, 1, place.sequence, 0)], "at once"),
     "a mark of no kind": (
-        lambda rogue, place: [encode_request(MarkEvents(0, 1, "taker", msgpack.packb(None), 99, "", []))],
+        lambda rogue, place: [encode_request(MarkEvents(0, 1, "taker", msgpack.packb(None), "", 99, "", []))],
         "outcome 99",
     ),
     "a subscriber without a name": (
-        lambda rogue, place: [encode_request(Subscribe(0, 1, "", b"\xc0", ["a"], 1, False, 1))],
+        lambda rogue, place: [encode_request(subscribe_request(0, 1, "", ["a"], 1))],
         "credit of 1",
     ),
     "a lease before its event": (
@@ -148,7 +149,7 @@ def test_a_breach_is_the_end_of_its_link(make_bus: Make, run_dir: Path, name: st
     place = bus.notify(Event("before", "a", b"before"))._place
     attack, reason = BREACHES[name]
     with Rogue(run_dir) as rogue:
-        rogue.ask(Subscribe, "rogue", msgpack.packb(None), ["b"], 5, False, 1)
+        rogue.ask(Subscribe, *subscribe_fields("rogue", ["b"], 5))
         rogue.send(*attack(rogue, place))
         assert rogue.is_cut_off()
     await_links(bus, 1)
@@ -172,9 +173,9 @@ HARMLESS: dict[str, Callable[[Rogue, Any], bytes]] = {
     "stops what it does not host": lambda rogue, place: encode_request(StopHosting(0, 1, -5, False)),
     "compares without being asked": lambda rogue, place: encode_request(ReportState(0, 1, 1, NO_DELIVERIES, [[1]])),
     "asks for a strange topic": lambda rogue, place: encode_request(NameTopic(0, 1, -1)),
-    "patterns that are none": lambda rogue, _: encode_request(Subscribe(0, 1, "x", b"\xc0", NO_PATTERNS, 1, False, 1)),
+    "patterns that are none": lambda rogue, _: encode_request(subscribe_request(0, 1, "x", NO_PATTERNS, 1)),
     "drains a pattern that is none": lambda rogue, place: encode_request(Drain(0, 1, "(")),
-    "a config that cannot be read": lambda rogue, place: encode_request(Subscribe(0, 1, "x", b"\xc1", [], 1, False, 1)),
+    "a config that cannot be read": lambda rogue, _: encode_request(subscribe_request(0, 1, "x", [], config=b"\xc1")),
     "the story of no event": lambda rogue, place: encode_request(GetHistory(0, 1, -1, "", "", -1, -1, -1, [-1])),
 }
 
@@ -237,9 +238,7 @@ FLOODS: dict[str, Callable[[Rogue], list[bytes]]] = {
     "spans": lambda rogue: [records.pack_span_wanted(16 << 20, SPAN_NEEDED)] * 50_000,
     "drains": lambda rogue: [encode_request(Drain(0, n, "a")) for n in range(50_000)],
     "topics": lambda rogue: [encode_request(RegisterTopic(0, n, f"topic {n}")) for n in range(100_000)],
-    "subscribers": lambda rogue: [
-        encode_request(Subscribe(0, n, f"s{n}", b"\xc0", ["nothing"], 1, False, 1)) for n in range(20_000)
-    ],
+    "subscribers": lambda rogue: [encode_request(subscribe_request(0, n, f"s{n}", ["nothing"])) for n in range(20_000)],
 }
 
 

@@ -26,6 +26,7 @@ from eventbus_mp.protocol.messages import (
     SpanWanted,
     TimePassed,
 )
+from tests.helpers import subscribe_request
 from tests.manager.doubles import SETTINGS, MemorySegments, MemoryTransport, ScriptedCore
 from tests.protocol.samples import sample_event
 
@@ -344,7 +345,7 @@ def test_a_bus_in_one_thread_under_a_clock_that_the_test_holds() -> None:
     try:
         assert say(LinkOpened(LINK, 4321)) == []
         say(requests.RegisterTopic(LINK, 1, "a"))
-        say(requests.Subscribe(LINK, 2, "taker", b"", ["a"], 10, False, 1))
+        say(subscribe_request(LINK, 2, "taker", ["a"], 10, config=b""))
         say(SpanWanted(LINK, 1 << 16, SPAN_NEEDED))
         *_, granted = transport.events(LINK)
         assert isinstance(granted, SpanGranted)
@@ -370,7 +371,7 @@ def test_a_standby_with_the_same_messages_comes_to_the_same_frames() -> None:
     messages: list[Message] = [
         LinkOpened(LINK, 4321),
         requests.RegisterTopic(LINK, 1, "a"),
-        requests.Subscribe(LINK, 2, "taker", b"", ["a"], 10, False, 1),
+        subscribe_request(LINK, 2, "taker", ["a"], 10, config=b""),
         SpanWanted(LINK, 1 << 16, SPAN_NEEDED),
         requests.ListTopics(LINK, 3),
     ]

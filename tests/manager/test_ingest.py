@@ -21,6 +21,7 @@ from eventbus_mp.protocol.messages import (
 from eventbus_mp.protocol.reasons import NAMED_FIRST
 from eventbus_mp.runtime import pipe
 from eventbus_mp.runtime.pipe import READ_BYTES
+from tests.helpers import subscribe_request
 from tests.manager.doubles import Client, Manager, ScriptedCore, a_manager
 
 ROUND_TRIP = encode_request(requests.ListTopics(0, 9))
@@ -69,7 +70,7 @@ def produce(manager: Manager, client: Client, link: int, *event_ids: str) -> lis
 
 def test_bytes_of_one_process_become_frames_for_another(manager: Manager) -> None:
     producer, consumer = manager.connect(), manager.connect()
-    consumer.ask(requests.Subscribe(0, 1, "taker", b"", [".*"], 10, False, 1))
+    consumer.ask(subscribe_request(0, 1, "taker", [".*"], 10, config=b""))
     manager.turn()
     (subscribed,) = consumer.hear()
     assert isinstance(subscribed, Replied)
@@ -247,11 +248,11 @@ def test_a_process_that_asks_and_does_not_read_is_cut_off_and_others_get_what_it
     monkeypatch.setattr(pipe, "BACKLOG_BYTES_MAX", 1000)
     # The other one is flushed before it: what it gets of that comes with one more flush.
     other, deaf, producer = manager.connect(), manager.connect(pid=77), manager.connect()
-    deaf.ask(requests.Subscribe(0, 1, "taker", b"", [".*"], 10, False, 1))
+    deaf.ask(subscribe_request(0, 1, "taker", [".*"], 10, config=b""))
     manager.turn()
     produce(manager, producer, 3, "1")
     manager.turn()
-    other.ask(requests.Subscribe(0, 1, "taker", b"", [".*"], 10, False, 1))
+    other.ask(subscribe_request(0, 1, "taker", [".*"], 10, config=b""))
     manager.turn()
     (subscribed,) = other.hear()
     assert isinstance(subscribed, Replied)

@@ -18,6 +18,7 @@ from eventbus_mp.protocol.decoders import ManagerDecoder, unpack
 from eventbus_mp.protocol.messages import SPAN_NEEDED, LinkOpened
 from eventbus_mp.runtime import handshake
 from eventbus_mp.runtime.pipe import PipeEnds
+from tests.helpers import subscribe_request
 from tests.manager.doubles import SETTINGS, Client, Manager, a_manager
 
 PIDS = (77, 78)
@@ -86,7 +87,7 @@ def span_of(heard: list[ClientEvent]) -> SpanGranted:
 
 def test_it_comes_to_the_same_state_and_the_bus_goes_on(before: Manager, heir: Heir, clients: list[Client]) -> None:
     producer, consumer = clients
-    consumer.ask(requests.RegisterTopic(0, 1, "a"), requests.Subscribe(0, 2, "taker", b"", ["a"], 10, False, 1))
+    consumer.ask(requests.RegisterTopic(0, 1, "a"), subscribe_request(0, 2, "taker", ["a"], 10, config=b""))
     before.turn()
     consumer.hear()
     producer.ask(requests.ResolveTopic(0, 1, "a"))

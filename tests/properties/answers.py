@@ -64,7 +64,7 @@ class Answers(CoreHarness):
         topics = {row["name"]: row["unsettled"] for row in reply.value["topics"]}
         assert topics == {topic.name: len(self.model.unsettled(topic)) for topic in self.model.topics.values()}
         for row in reply.value["subscribers"]:
-            subscriber = self.model.subscribers[row["name"], row["config"]]
+            subscriber = self.model.subscribers[row["name"], row["config"], row["host"]]
             held = [self.model.held[link, subscriber.number] for link in subscriber.hosts]
             assert row["in_flight"] == sum(map(len, held))
             assert row["queued"] == len(self.model.waiting(subscriber))
@@ -85,6 +85,9 @@ class Answers(CoreHarness):
             for delivery in event.deliveries
             if not delivery.settled
         }
-        found = [(RECORD.unpack(row["record"])[SEQUENCE], row["name"], row["config"], bool(row["pid"])) for row in rows]
+        found = [
+            (RECORD.unpack(row["record"])[SEQUENCE], row["name"], row["config"], row["host"], bool(row["pid"]))
+            for row in rows
+        ]
         assert len(found) == len(expected)
         assert set(found) == expected

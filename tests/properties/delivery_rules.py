@@ -117,7 +117,9 @@ class DeliveryRules(RegistryRules):
     def redeliver(self, which, who, all_of_them):
         letters = [event for event in self.model.unsettled() if event.dead_letter]
         listed = self.ask(ListDeadLetters, 0, 1_000)
-        found = [(RECORD.unpack(item["record"])[SEQUENCE], (item["name"], item["config"])) for item in listed]
+        found = [
+            (RECORD.unpack(item["record"])[SEQUENCE], (item["name"], item["config"], item["host"])) for item in listed
+        ]
         # Those of one moment come in the order in which they were given up, which the model does not know.
         assert sorted(found) == sorted((event.sequence, event.failed.key) for event in letters)
         if not letters:

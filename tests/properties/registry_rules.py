@@ -17,7 +17,7 @@ from tests.properties.model import ModelSubscriber, ModelTopic
 
 TOPICS = ("a", "ab", "b", "dead")
 PATTERNS = (["a"], ["a$"], ["b", "ab"], [".*"], ["dead"], ["nothing"])
-SUBSCRIBERS = (("s1", b""), ("s1", b"config"), ("s2", b""), ("s3", b""))
+SUBSCRIBERS = (("s1", b"", ""), ("s1", b"config", ""), ("s2", b"", ""), ("s3", b"", ""))
 
 
 class RegistryRules(MemoryRules):
@@ -52,7 +52,7 @@ class RegistryRules(MemoryRules):
     def subscribe(self, which, who, patterns, credit, broadcast, threads):
         link = self.links[which % len(self.links)]
         key = SUBSCRIBERS[who % len(SUBSCRIBERS)]
-        number = self.ask(Subscribe, *key, patterns, credit, broadcast, threads, link=link)
+        number = self.ask(Subscribe, *key[:2], patterns, credit, broadcast, threads, "host", "", False, link=link)
         subscriber = self.model.subscribers.get(key)
         if subscriber is None:
             assert number not in self.by_number, "a subscriber number was used twice"

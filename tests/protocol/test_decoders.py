@@ -51,7 +51,7 @@ RAWS = [records.pack_notified(1, 2, 300, 64, number % 2, number, number == 3) fo
 SAMPLE_REQUESTS = [
     *(kind(LINK, number, *sample_fields(kind)) for number, kind in REQUESTS.items()),
     ListSubscribers(LINK, 100, "a"),
-    MarkEvents(LINK, 101, "s", b"\xff", 2, "because", [1, (9 << 40) + 5]),
+    MarkEvents(LINK, 101, "s", b"\xff", "B", 2, "because", [1, (9 << 40) + 5]),
     NameReason(LINK, 102, 64, "because " * 50),
     RegisterTopics(LINK, 103, []),
 ]

@@ -1,23 +1,28 @@
 """Answers with many parts as lines of a transcript; what is 0 or empty is left out."""
 
+from typing import Any
+
 import msgpack
 
 from eventbus_mp.protocol.history_kinds import HistoryKind
 from eventbus_mp.protocol.records import RECORD
 
+UNSAID: tuple[Any, ...] = (0, None, "", [], {}, b"", "host")
+"""The last one is the scope of a subscriber that asks for none."""
 PARTS = {"topics": "topic", "subscribers": "subscriber", "processes": "process"}
 
 
 def shown(row):
-    return " ".join(f"{name}={value}" for name, value in row.items() if value not in (0, None, "", [], {}, b""))
+    return " ".join(f"{name}={value}" for name, value in row.items() if value not in UNSAID)
 
 
 def history_lines(link, answer):
     counts = ", ".join(f"{HistoryKind(kind).name.lower()} {count}" for kind, count in answer["counts"].items())
     lines = [f"reply {link}: {counts or 'nothing'}{'; there is more' if answer['before'] else ''}"]
-    for at_ns, kind, events, topics, pid, name, _, detail in answer["entries"]:
+    for at_ns, kind, events, topics, pid, name, _, host, detail in answer["entries"]:
+        who = f"{name}@{host}" if host else name
         parts = [f"  {at_ns} {HistoryKind(kind).name.lower()} {events} of {','.join(topics) or 'none'}"]
-        parts += [f"process {pid}"] * bool(pid) + [f"for {name}"] * bool(name) + [f"({detail})"] * bool(detail)
+        parts += [f"process {pid}"] * bool(pid) + [f"for {who}"] * bool(name) + [f"({detail})"] * bool(detail)
         lines.append(" ".join(parts))
     return "\n".join(lines)
 

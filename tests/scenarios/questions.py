@@ -7,8 +7,9 @@ from typing import Any
 
 from eventbus_mp.geometry import CHUNK_BYTES
 from eventbus_mp.protocol.requests import FieldType, Request, field_types
+from tests.helpers import subscribe_fields
 
-__all__ = ["fields_of", "settings_of"]
+__all__ = ["fields_of", "settings_of", "subscription_of", "wire_key"]
 
 PARSERS: dict[FieldType, Callable[[str], Any]] = {
     str: str,
@@ -32,6 +33,30 @@ def fields_of(kind: type[Request], words: Sequence[str], numbers: Mapping[str, M
     return [
         numbers.get(name, {}).get(word) or PARSERS[types[name]](word) for name, word in zip(types, words, strict=True)
     ]
+
+
+def wire_key(name: str) -> tuple[str, bytes, str]:
+    """Name, config and host of `bill` or, of another host, `bill@B`."""
+    own, _, host = name.partition("@")
+    return own, b"", host
+
+
+def subscription_of(
+    name: str, patterns: str, credit: str, threads: str, scope: str, flags: Sequence[str]
+) -> tuple[Any, ...]:
+    """The fields of a `Subscribe`, from the words of a transcript."""
+    own, config, host = wire_key(name)
+    return subscribe_fields(
+        own,
+        patterns.split(","),
+        0 if credit == "auto" else int(credit),
+        config=config,
+        broadcast="--broadcast" in flags,
+        threads=int(threads),
+        scope=scope,
+        host=host,
+        forwards="--forwards" in flags,
+    )
 
 
 def settings_of(options: Mapping[str, str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from eventbus_mp.config import BusConfig
 from eventbus_mp.core.bus import BusCore
+from eventbus_mp.core.entities import shown_name
 from eventbus_mp.geometry import CHUNK_BYTES, SEQUENCE_LINK_SHIFT, SPILLED_FROM
 from eventbus_mp.protocol import records, requests
 from eventbus_mp.protocol.decoders import ManagerDecoder
@@ -50,7 +51,7 @@ from eventbus_mp.protocol.messages import (
 )
 from eventbus_mp.protocol.records import RECORD
 from tests.scenarios.answers import history_lines, said_facts, snapshot_lines, unsettled_lines
-from tests.scenarios.questions import fields_of, settings_of
+from tests.scenarios.questions import fields_of, settings_of, subscription_of, wire_key
 from tests.transcripts import in_words
 
 MS = 1_000_000
@@ -122,17 +123,16 @@ class Play:
     def do_unregister(self, link, topic):
         return self.ask(requests.UnregisterTopic, link, topic)
 
-    def do_subscribe(self, link, name, patterns, credit="1", threads="1"):
-        broadcast = "--broadcast" in self.flags
-        number = 0 if credit == "auto" else int(credit)
-        effects = self.ask(requests.Subscribe, link, name, b"", patterns.split(","), number, broadcast, int(threads))
+    def do_subscribe(self, link, name, patterns, credit="1", threads="1", scope="host"):
+        fields = subscription_of(name, patterns, credit, threads, scope, self.flags)
+        effects = self.ask(requests.Subscribe, link, *fields)
         numbers = [effect.value for effect in effects if type(effect) is Reply]
         if numbers:
             self.subscribers[name] = numbers[0]
         return effects
 
     def do_unsubscribe(self, link, name):
-        return self.ask(requests.Unsubscribe, link, name, b"")
+        return self.ask(requests.Unsubscribe, link, *wire_key(name))
 
     def do_stop_hosting(self, link, name):
         return self.ask(requests.StopHosting, link, self.subscribers[name], "--ends" in self.flags)
@@ -214,7 +214,7 @@ class Play:
         *events, outcome = words
         numbers = [self.events[event] for event in events]
         pairs = [part for sequence in numbers for part in (self.records[sequence][0], sequence)]
-        return self.ask(requests.MarkEvents, link, name, b"", Outcome[outcome.upper()], reason, pairs)
+        return self.ask(requests.MarkEvents, link, *wire_key(name), Outcome[outcome.upper()], reason, pairs)
 
     def do_watch(self, link, event):
         sequence = self.events[event]
@@ -329,7 +329,7 @@ class Play:
             value = "; ".join(map(self._said_of_letter, value)) or "none"
         if isinstance(value, dict):
             parts = {"subscribers": "subscribers", "completers": "completed", "skippers": "skipped"}
-            value = " ".join(f"{parts[part]}={','.join(key[0] for key in keys) or '-'}" for part, keys in value.items())
+            value = " ".join(f"{parts[part]}={','.join(map(shown_name, keys)) or '-'}" for part, keys in value.items())
         return f"reply {self._link(effect.link)}{about}: {value}"
 
     def _line_of_snapshot(self, effect):

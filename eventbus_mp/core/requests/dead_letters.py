@@ -56,6 +56,7 @@ def _described(batch: EventBatch, letter: Letter) -> dict[str, Any]:
         "record": batch.packed,
         "name": letter.name,
         "config": letter.config,
+        "host": letter.host,
         "reason": letter.reason,
         "error": failure.error,
         "text": failure.text,

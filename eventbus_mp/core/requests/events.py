@@ -33,7 +33,7 @@ def find_event(state: BusState, topic_number: int, sequence: int) -> list[tuple[
 
 @handles(requests.MarkEvents)
 def mark_events(step: Step, link: LinkState, message: requests.MarkEvents) -> None:
-    subscriber = step.state.registry.subscribers.get((message.name, message.config))
+    subscriber = step.state.registry.subscribers.get((message.name, message.config, message.host))
     if message.outcome not in (Outcome.COMPLETED, Outcome.SKIPPED) or len(message.events) % 2:
         raise ProtocolError(f"it marked {len(message.events)} numbers with outcome {message.outcome}")
     if subscriber is None:
@@ -59,7 +59,7 @@ def _mark(
         if found and not any(_had_it(state, batch, bit, subscriber) for batch, bit in found):
             batch, bit = found[0]
             name = batch.topic_of(bit.bit_length() - 1).name
-            raise NotSubscribed(f"{message.name} was not subscribed to {name!r} when the event was notified")
+            raise NotSubscribed(f"{subscriber.shown} was not subscribed to {name!r} when the event was notified")
         return  # Settled already: a late mark changes nothing.
     batch, bit = ours
     if batch.unsettled[batch.route.row_of[subscriber.number]] & bit:
@@ -93,7 +93,7 @@ def _check_wants(state: BusState, subscriber: SubscriberState, topic_number: int
     dead_letter_topic = state.config.dead_letter_topic
     if topic is None or subscriber.wants(topic.name) or (dead_letter_topic and subscriber.wants(dead_letter_topic)):
         return
-    raise NotSubscribed(f"{subscriber.name} is not subscribed to {topic.name!r}: its patterns {subscriber.patterns}")
+    raise NotSubscribed(f"{subscriber.shown} is not subscribed to {topic.name!r}: its patterns {subscriber.patterns}")
 
 
 def settle_wherever(

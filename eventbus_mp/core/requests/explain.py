@@ -90,6 +90,7 @@ def _delivery(state: BusState, batch: EventBatch, bit: int, subscriber: Subscrib
         "topic": batch.topic_of(bit.bit_length() - 1).name,
         "name": subscriber.name,
         "config": subscriber.config,
+        "host": subscriber.host,
         "state": place,
         "why": why,
         "pid": holder.pid if holder is not None else None,

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from operator import itemgetter
 from typing import Any
 
+from eventbus_mp.core.entities import shown_name
 from eventbus_mp.core.event_log import LogEntry, places_of_id, topics_of
 from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.requests.handling import handles
@@ -81,7 +82,7 @@ def _wanted(entry: LogEntry, message: requests.GetHistory) -> int | None:
     _, kind, first, mask, topics, _, key, _ = entry
     if message.kind and kind != message.kind:
         return None
-    if message.subscriber is not None and (key is None or key[0] != message.subscriber):
+    if message.subscriber is not None and (key is None or shown_name(key) != message.subscriber):
         return None
     if not mask:  # It is about no event.
         return None if message.sequence or message.topic is not None else 0
@@ -97,5 +98,5 @@ def _wanted(entry: LogEntry, message: requests.GetHistory) -> int | None:
 
 def _row(entry: LogEntry, mask: int, events: int) -> list[Any]:
     now_ns, kind, _, _, topics, pid, key, detail = entry
-    name, config = key if key is not None else (None, None)
-    return [now_ns, kind, events, [topic.name for topic in topics_of(topics, mask)], pid, name, config, detail]
+    name, config, host = key if key is not None else (None, None, None)
+    return [now_ns, kind, events, [topic.name for topic in topics_of(topics, mask)], pid, name, config, host, detail]

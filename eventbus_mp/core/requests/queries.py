@@ -29,8 +29,11 @@ def list_subscribers(step: Step, link: LinkState, message: requests.ListSubscrib
         {
             "name": subscriber.name,
             "config": subscriber.config,
+            "host": subscriber.host,
             "patterns": list(subscriber.patterns),
-            "pids": [state.links[endpoint.link].pid for endpoint in subscriber.endpoints],
+            "scope": subscriber.scope,
+            "pids": [endpoint.pid for endpoint in subscriber.endpoints],
+            "home_pids": [endpoint.pid for endpoint in subscriber.endpoints if not endpoint.forwards],
         }
         for subscriber in subscribers
     ]

@@ -81,7 +81,9 @@ def _subscriber(state: BusState, subscriber: SubscriberState, now_ns: int) -> di
     return {
         "name": subscriber.name,
         "config": subscriber.config,
+        "host": subscriber.host,
         "patterns": list(subscriber.patterns),
+        "scope": subscriber.scope,
         "pids": [endpoint.pid for endpoint in subscriber.endpoints],
         "grace_left_ns": _left_ns(state.orphans.get(subscriber), now_ns),
         "queued": subscriber.waiting_count,

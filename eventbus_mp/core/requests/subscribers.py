@@ -23,11 +23,19 @@ def subscribe(step: Step, link: LinkState, message: requests.Subscribe) -> int:
         raise ProtocolError(
             f"it subscribed {message.name!r} with a credit of {message.credit} and {message.threads} threads"
         )
-    subscriber = state.registry.subscribe(message.name, message.config, message.patterns, message.broadcast)
+    if message.scope not in requests.SCOPES or (message.host and not message.forwards):
+        raise ProtocolError(
+            f"it subscribed {message.name!r} of host {message.host!r:.80} with the scope {message.scope!r:.20}"
+        )
+    subscriber = state.registry.subscribe(
+        message.name, message.config, message.patterns, message.broadcast, message.scope, message.host
+    )
     state.orphans.pop(subscriber, None)
     if subscriber.number not in link.endpoints:
         credit_max = state.config.credit_max
-        endpoint = Endpoint(link.number, subscriber, min(message.credit, credit_max), credit_max, link.pid)
+        # All that another host is to get goes to the process that forwards it: nobody here shares it.
+        credit = min(message.credit or (credit_max if message.host else 0), credit_max)
+        endpoint = Endpoint(link.number, subscriber, credit, credit_max, link.pid, forwards=message.forwards)
         link.endpoints[subscriber.number] = endpoint
         subscriber.endpoints.append(endpoint)
         if len(subscriber.endpoints) > 1:
@@ -37,14 +45,14 @@ def subscribe(step: Step, link: LinkState, message: requests.Subscribe) -> int:
     tell_unmet(step)  # Its patterns may have been other ones.
     if not concerns_itself(step, subscriber):
         facts = {"patterns": list(subscriber.patterns), "broadcast": subscriber.broadcast, "pid": link.pid}
-        announce(step, "subscribed", subscriber=subscriber.name, **facts)
+        announce(step, "subscribed", subscriber=subscriber.shown, **facts)
     return subscriber.number
 
 
 @handles(requests.Unsubscribe)
 def unsubscribe(step: Step, link: LinkState, message: requests.Unsubscribe) -> bool:
     state = step.state
-    subscriber = state.registry.subscribers.get((message.name, message.config))
+    subscriber = state.registry.subscribers.get((message.name, message.config, message.host))
     if subscriber is None:
         return False
     _end(step, subscriber, "it was unsubscribed", link)
@@ -58,7 +66,7 @@ def _end(step: Step, subscriber: SubscriberState, reason: str, link: LinkState) 
     state.registry.unsubscribe(subscriber)
     state.orphans.pop(subscriber, None)
     if not is_quiet:
-        announce(step, "unsubscribed", subscriber=subscriber.name, reason=reason, pid=link.pid)
+        announce(step, "unsubscribed", subscriber=subscriber.shown, reason=reason, pid=link.pid)
     skip_all_waiting(step, subscriber, reason)
     # An endpoint that still holds something stays with its link until it has settled that.
     for endpoint in subscriber.endpoints:
