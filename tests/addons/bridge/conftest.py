@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from eventbus_mp.addons.bridge.bulk import BulkClient, BulkServer
+from tests.addons.bridge.bulk import MIB, Payloads, serving
 from tests.addons.bridge.nats_servers import DEBIAN, PYPI, NatsCluster, NatsServer
 
 
@@ -60,3 +62,21 @@ def cluster(tmp_path: Path, any_program: Path) -> Iterator[NatsCluster]:
         yield servers.start()
     finally:
         servers.kill()
+
+
+@pytest.fixture
+def payloads() -> Payloads:
+    return Payloads({1: MIB, 2: 320 << 10, 3: 64, 4: 24 * MIB})
+
+
+@pytest.fixture
+def bulk_client() -> Iterator[BulkClient]:
+    client = BulkClient()
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def bulk_server(payloads: Payloads) -> Iterator[BulkServer]:
+    with serving(payloads.lookup) as server:
+        yield server
