@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from types import TracebackType
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
+from weakref import WeakMethod
 
-from eventbus_mp import EventBusError, UsageError, WaitTimeout
+from eventbus_mp import EventBus, EventBusError, LostBus, UsageError, WaitTimeout
 
-__all__ = ["Service"]
+__all__ = ["Service", "call_on_lost"]
 
 S = TypeVar("S", bound="Service")
 
@@ -47,8 +49,13 @@ class Service:
         self._begin_anew()
         self._state, self._error = "starting", None
         self._thread = threading.Thread(target=self._run, name=self._thread_name, daemon=True)
-        self._thread.start()
-        if not self._is_settled.wait(timeout_s):
+        try:
+            self._thread.start()
+            is_settled = self._is_settled.wait(timeout_s)
+        except BaseException:  # Ctrl-C: nobody would stop what nobody has seen to begin.
+            self.ask_to_stop()
+            raise
+        if not is_settled:
             self.stop()
             raise WaitTimeout(f"{self._what} has not begun after {timeout_s:g} s")
         if self._error is not None:
@@ -130,3 +137,15 @@ class Service:
             raise
         finally:
             self._is_settled.set()
+
+
+def call_on_lost(bus: EventBus, method: Callable[[LostBus], Any]) -> None:
+    """Have this method called when the bus was lost, as long as its object is there: a handle outlives many of them."""
+    found = WeakMethod(method)
+
+    def call(lost: LostBus) -> None:
+        living = found()
+        if living is not None:
+            living(lost)
+
+    bus.on_lost(call)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from eventbus_mp import EventBus, EventBusError, UsageError
+from eventbus_mp import EventBus, EventBusError, LostBus, UsageError
 from eventbus_mp.addons.checks import checked_bus, checked_text, checked_texts
 from eventbus_mp.addons.journal.counters import subscriber_of
 from eventbus_mp.addons.journal.figures import Figures, FiguresFile
@@ -23,7 +23,7 @@ from eventbus_mp.addons.journal.selecting import matching
 from eventbus_mp.addons.journal.store import Store, StoreLocked, StoreUnavailable
 from eventbus_mp.addons.journal.urls import shown_url
 from eventbus_mp.addons.journal.writer import BatchLimits, Counts, Writer
-from eventbus_mp.addons.service import Service
+from eventbus_mp.addons.service import Service, call_on_lost
 
 __all__ = ["Journal", "JournalStatus"]
 
@@ -115,6 +115,8 @@ class Journal(Service):
         if on_outage == "spool":
             self._spool = checked_text("spool", spool) if spool is not None else default_url(f"{bus.name}-spool")
         self._is_asked = threading.Event()
+        self._bus_was_lost = threading.Event()
+        call_on_lost(bus, self._note_loss)
         self._counts = Counts()
         self._said_s = -SAY_S
 
@@ -147,6 +149,9 @@ class Journal(Service):
                     raise
                 self._give_way(error)
 
+    def _note_loss(self, lost: LostBus) -> None:
+        self._bus_was_lost.set()
+
     def _write(self) -> None:
         """Be the one writer from the time when the lock is free, until it is lost or stop is asked for."""
         with ExitStack() as stack:
@@ -165,6 +170,7 @@ class Journal(Service):
                 pruning=Pruning(store, self._retention),
                 outage=outage,
                 is_asked=self._is_asked,
+                bus_was_lost=self._bus_was_lost,
                 counts=self._counts,
                 figures=figures,
             )

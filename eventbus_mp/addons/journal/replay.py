@@ -33,6 +33,7 @@ from eventbus_mp.addons.journal.pages import pages_of
 from eventbus_mp.addons.journal.row import TIME_UNITS_NS, Entry, event_of
 from eventbus_mp.addons.journal.selecting import matching
 from eventbus_mp.addons.journal.store import Checkpoint, Selection, Store
+from eventbus_mp.addons.service import call_on_lost
 
 __all__ = ["Plan", "Replay", "Replayed", "Ttl"]
 
@@ -157,7 +158,7 @@ class Replay:
             BusClosed: The handle was closed.
             StoreUnavailable, StoreUnusable: As of `Store`.
         """
-        self._bus.on_lost(self._note_loss)
+        call_on_lost(self._bus, self._note_loss)
         self._prepare_topics()
         try:
             for batch in self._batches():

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from eventbus_mp import DecodeError, EncodedData, EncodeError, Event
+from eventbus_mp import DecodeError, EncodedData, EncodeError, Event, UsageError
 
 __all__ = ["INTEGERS", "KEPT", "TIME_UNITS_NS", "Entry", "RefusedRow", "Row", "event_of", "row_of"]
 
@@ -134,7 +134,7 @@ def event_of(row: Row, *, headers: Mapping[str, str] | None = KEPT) -> Event:
     # hot path: once a replayed event.
     topic, id, transaction_id, initialized_at, occurred_at, source, ttl, kept, data, joined, format, _, _ = row
     if headers is KEPT:
-        headers = json.loads(kept) if kept is not None else None
+        headers = _headers_of(kept) if kept is not None else None
     return Event.from_encoded(
         id,
         topic,
@@ -146,6 +146,13 @@ def event_of(row: Row, *, headers: Mapping[str, str] | None = KEPT) -> Event:
         ttl=ttl,
         headers=headers,
     )
+
+
+def _headers_of(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError) as cause:  # Written by hand: the last one is a tower of brackets.
+        raise UsageError(f"headers={text!r:.80} are not JSON: {cause}") from cause
 
 
 def _joined(buffers: tuple[memoryview, ...]) -> bytes:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from eventbus_mp import DecodeError, EncodeError, Event, EventBus, EventShadow, Inbox, LostBus, ManagerLost
+from eventbus_mp import DecodeError, EncodeError, Event, EventBus, EventShadow, Inbox, ManagerLost
 from eventbus_mp.addons.journal.figures import BUCKETS, FiguresFile
 from eventbus_mp.addons.journal.outage import Outage
 from eventbus_mp.addons.journal.retention import STEP_ROWS, Pruning
@@ -85,6 +85,7 @@ class Writer:
     pruning: What deletes old entries; None: nothing does.
     outage: What becomes of a batch while the store is away.
     is_asked: Set: to stop.
+    bus_was_lost: Set when it was.
     counts: What it counts goes here.
     figures: Where other processes see that.
     """
@@ -100,6 +101,7 @@ class Writer:
         pruning: Pruning | None,
         outage: Outage,
         is_asked: threading.Event,
+        bus_was_lost: threading.Event,
         counts: Counts,
         figures: FiguresFile,
     ) -> None:
@@ -112,7 +114,7 @@ class Writer:
         self._is_asked = is_asked
         self._notes = RunNotes(bus, store, name, self._patterns)
         self._unit_ns = TIME_UNITS_NS[bus.config.time_unit]
-        self._bus_was_lost = False
+        self._bus_was_lost = bus_was_lost
         self._pruned_s = time.monotonic()
         self._counts = counts
         self._store_itself = store
@@ -130,7 +132,7 @@ class Writer:
             StoreLocked: Another process writes now.
             UsageError: Another journal is subscribed by this name.
         """
-        self._bus.on_lost(self._note_loss)
+        self._bus_was_lost.clear()
         if self._bus.config.crashes_max == 1:
             log.warning(
                 "bus %r has crashes_max=1: what a journal holds when it is killed is lost; give the bus 2 or more",
@@ -149,9 +151,6 @@ class Writer:
             self._notes.end()
         finally:
             inbox.close(keep=True)  # What waits is for the next writer.
-
-    def _note_loss(self, lost: LostBus) -> None:
-        self._bus_was_lost = True
 
     def _await_bus(self, error: ManagerLost) -> None:
         """The bus is gone, and the next call looks whether it is back."""
@@ -199,12 +198,12 @@ class Writer:
     def _events(self, inbox: Inbox, limit: int, wait_s: float) -> list[tuple[EventShadow, Event]]:
         """What the inbox has. If the bus was lost meanwhile, it is of the next one, and of a run that begins here."""
         taken = inbox.events(limit, wait_s)
-        if self._bus_was_lost:
-            self._bus_was_lost = False
+        if self._bus_was_lost.is_set():
+            self._bus_was_lost.clear()
             try:
                 self._notes.begin({})
             except BaseException:
-                self._bus_was_lost = True
+                self._bus_was_lost.set()
                 for shadow, _ in taken:
                     inbox.release(shadow)
                 raise

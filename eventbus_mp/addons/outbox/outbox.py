@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
-from eventbus_mp import Event, EventBusError, UsageError
+from eventbus_mp import BusConfig, Event, EventBusError, UsageError
 from eventbus_mp.addons.journal.row import RefusedRow, row_of
 from eventbus_mp.addons.outbox.ids import stored_id
 from eventbus_mp.addons.outbox.schema import TABLE, schema, statements_of
@@ -56,7 +57,8 @@ class Outbox:
 
         Raises:
             EncodeError: Its data cannot travel.
-            UsageError: It is not an event, or the database cannot hold one of its fields.
+            UsageError: It is not an event, its topic cannot be one (`InvalidTopic`), or the database cannot hold one
+                of its fields.
             Exception: The driver's own errors, as from any INSERT: there is no such table, the database is locked.
         """
         values = _values_of(event, self._dialect)
@@ -145,10 +147,16 @@ def dialect_of(connection: Any) -> str:
     )
 
 
+@lru_cache(maxsize=1_024)
+def _check_topic(topic: str) -> None:
+    BusConfig(topics=[topic])  # As a producer's handle would, but for each topic once.
+
+
 def _values_of(event: Event, dialect: str) -> Values:
     """The parameters of an INSERT; raises as `Outbox.add`."""
     if not isinstance(event, Event):
         raise UsageError(f"Outbox.add({event!r:.80}): give an Event")
+    _check_topic(event.topic)
     try:
         row = row_of(event, time.time_ns(), 1)
     except RefusedRow as refused:

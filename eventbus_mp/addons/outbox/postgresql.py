@@ -26,6 +26,7 @@ __all__ = ["PostgresqlOutbox"]
 
 POLL_S = 1.0
 APPLICATION = "eventbus-mp outbox"
+NAME_BYTES_MAX = 63
 LOCK_CLASS = 0x65624F31
 """The first half of the keys of our advisory locks: "ebO1"."""
 _SESSION = """
@@ -50,7 +51,8 @@ class PostgresqlOutbox:
         self._dsn = url
         self._table = check_table(table, "postgresql")
         self._poll_s = POLL_S if poll_s is None else poll_s
-        self._key = (LOCK_CLASS, crc32(table.encode()) - (1 << 31))
+        self._place = ("", "")
+        """The schema of the table, which the search path may have said, and its name there."""
         self._connection: psycopg.Connection[Any] | None = None
         self._is_locked = False
         self._is_woken = False
@@ -66,12 +68,23 @@ class PostgresqlOutbox:
         """Become the one relay of this outbox: an advisory lock, which the server gives up with the session."""
         with self._open() as db:
             if not self._is_locked:
-                found = db.execute("SELECT pg_try_advisory_lock(%s, %s)", self._key).fetchone()
+                found = db.execute("SELECT pg_try_advisory_lock(%s, %s)", self._lock_key).fetchone()
                 self._is_locked = bool(found and found[0])
                 if self._is_locked:
                     db.execute(_SESSION)
-                    db.execute(f'LISTEN "{self._table}"')
+                    self._listen(db)
             return self._is_locked
+
+    @property
+    def _lock_key(self) -> tuple[int, int]:
+        """Of the table, by whatever name it was given: there is one lock for each, and for no two of them."""
+        return (LOCK_CLASS, crc32(".".join(self._place).encode()) - (1 << 31))
+
+    def _listen(self, db: psycopg.Connection[Any]) -> None:
+        """Hear an `Outbox` that was given the table with its schema, and one without."""
+        for channel in {self._table, self._place[1], ".".join(self._place)}:
+            if len(channel.encode()) <= NAME_BYTES_MAX:
+                db.execute(psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(channel)))
 
     def waiting(self, limit: int, held: Collection[str]) -> list[Entry]:
         """See `OutboxStore`."""
@@ -185,7 +198,12 @@ class PostgresqlOutbox:
         self._let_go()
         db = connected(self._dsn, APPLICATION)
         try:
-            db.execute(f"SELECT position FROM {self._table} LIMIT 0")
+            self._place = _place_of(db, self._table)
+            if db.info.parameter_status("server_encoding") == "SQL_ASCII":
+                # It holds any bytes, and by default would send none of a look's rows if one has a text of others.
+                db.execute("SET client_encoding TO 'SQL_ASCII'")
+                for loader in (_TextLoader, _BinaryTextLoader):
+                    db.adapters.register_loader("text", loader)
             db.add_notify_handler(self._note_notification)
         except BaseException:
             db.close()
@@ -213,6 +231,30 @@ class PostgresqlOutbox:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _TextLoader(psycopg.adapt.Loader):
+    """Texts that may be of any bytes: one that is not UTF-8 makes one bad row, and not none at all."""
+
+    def load(self, data: psycopg.abc.Buffer) -> str:
+        return bytes(data).decode("utf-8", "surrogateescape")
+
+
+class _BinaryTextLoader(_TextLoader):
+    format = psycopg.pq.Format.BINARY
+
+
+def _place_of(db: psycopg.Connection[Any], table: str) -> tuple[str, str]:
+    """The schema of a table and its name; raises UndefinedTable."""
+    db.execute(f"SELECT position FROM {table} LIMIT 0")
+    found = db.execute(
+        "SELECT nspname, relname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace "
+        "WHERE pg_class.oid = to_regclass(%s)",
+        (table,),
+    ).fetchone()
+    if found is None:
+        raise psycopg.errors.UndefinedTable(table)  # It was dropped just now.
+    return found[0], found[1]
 
 
 def _entry(found: Sequence[Any]) -> Entry:

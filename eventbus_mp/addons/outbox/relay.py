@@ -19,7 +19,7 @@ from eventbus_mp.addons.outbox.publishing import HELD_S, Publishing
 from eventbus_mp.addons.outbox.schema import TABLE
 from eventbus_mp.addons.outbox.stop import StopFlag
 from eventbus_mp.addons.outbox.store import OutboxStore, Refused
-from eventbus_mp.addons.service import Service
+from eventbus_mp.addons.service import Service, call_on_lost
 
 __all__ = ["Relay", "RelayStatus"]
 
@@ -106,7 +106,7 @@ class Relay(Service):
         self._batch = checked_count("batch", batch, 1)
         self._poll_s = poll_s
         self._reset()
-        bus.on_lost(self._note_loss)
+        call_on_lost(bus, self._note_loss)
 
     def _reset(self) -> None:
         self._stop = StopFlag()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from eventbus_mp import EncodeError, Event, EventBus, UsageError
+from eventbus_mp import EncodeError, Event, EventBus, InvalidTopic, UsageError
 from eventbus_mp.addons.journal import event_of
 from eventbus_mp.addons.outbox import Item, Outbox, insert_statement, schema
 from tests.addons.outbox.databases import Database
@@ -101,6 +101,7 @@ def test_a_fetched_event_is_sent_on_without_its_types(database: Database, bus: E
         (Event(1, "a", None, occurred_at=1 << 63), UsageError, "has more than 64 bits"),
         (Event(1, "a", None, source=7), UsageError, "source=7 is a int"),  # type: ignore[arg-type]
         ("no event", UsageError, "give an Event"),
+        (Event(1, "no\ntopic", None), InvalidTopic, "has a control character"),
     ],
 )
 def test_what_cannot_be_added_is_an_error_at_once_and_harms_no_transaction(
