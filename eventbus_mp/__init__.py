@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eventbus_mp.client.bus import EventBus
+    from eventbus_mp.client.change_feed import Change
+    from eventbus_mp.client.changes import Changes
     from eventbus_mp.client.dead_letters import DeadLetter
     from eventbus_mp.client.handle_state import LostBus
     from eventbus_mp.client.inbox import Inbox
@@ -75,6 +77,8 @@ __all__ = [
     "BusConfig",
     "BusFull",
     "BusStatistics",
+    "Change",
+    "Changes",
     "DeadLetter",
     "DecodeError",
     "Deliveries",
@@ -151,6 +155,8 @@ _MODULES = {
     "Snapshot": "snapshot",
     "SubscriberSnapshot": "snapshot",
     "TopicSnapshot": "snapshot",
+    "Change": "client.change_feed",
+    "Changes": "client.changes",
     "DeadLetter": "client.dead_letters",
     "LostBus": "client.handle_state",
     "BusStatistics": "statistics",

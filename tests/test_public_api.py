@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import eventbus_mp
-from eventbus_mp import BusConfig, EventBus, EventBusError, EventSource, Inbox, UsageError, WorkerPool
+from eventbus_mp import BusConfig, Changes, EventBus, EventBusError, EventSource, Inbox, UsageError, WorkerPool
 
 METHODS = {
     EventBus: {
@@ -22,6 +22,7 @@ METHODS = {
         "subscribed": "listener patterns",
         "unsubscribe": "listener",
         "subscribers": "topic",
+        "changes": "",
         "on_lost": "callback",
         "add_instrument": "instrument",
         "remove_instrument": "instrument",
@@ -65,6 +66,7 @@ METHODS = {
         "fileno": "",
         "close": "*keep",
     },
+    Changes: {"get": "timeout_s", "fileno": "", "close": ""},
     EventSource: {"build": "work **fields", "notify": "**fields", "emits": "function"},
     WorkerPool: {
         "on": "*patterns *retries *retry_delay_s *retry_delay_max_s *name *credit *batch *within_s *threads "

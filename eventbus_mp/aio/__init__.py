@@ -1,4 +1,4 @@
-"""The bus for asyncio and trio: `EventBus`, `Inbox`, `EventSource`, with the names and errors of the threaded ones.
+"""The bus for asyncio and trio: the classes of the threaded one, with their names and errors.
 
     from eventbus_mp import Event, aio
 
@@ -11,7 +11,8 @@ the pipe has something to read.
 """
 
 from eventbus_mp.aio.bus import EventBus
+from eventbus_mp.aio.changes import Changes
 from eventbus_mp.aio.inbox import Inbox
 from eventbus_mp.aio.source import EventSource
 
-__all__ = ["EventBus", "EventSource", "Inbox"]
+__all__ = ["Changes", "EventBus", "EventSource", "Inbox"]

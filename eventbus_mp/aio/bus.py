@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from eventbus_mp.aio.asking import AskingHandle
+from eventbus_mp.aio.changes import Changes
 from eventbus_mp.aio.inbox import Inbox
 from eventbus_mp.aio.instrumented import make_loop_inbox
 from eventbus_mp.aio.loan import Loan
@@ -31,7 +32,7 @@ from eventbus_mp.client.validation import (
     check_timeout,
 )
 from eventbus_mp.config import BusConfig
-from eventbus_mp.errors import ManagerLost, WaitTimeout
+from eventbus_mp.errors import ManagerLost, UsageError, WaitTimeout
 from eventbus_mp.events import Event, EventShadow, check_topic
 from eventbus_mp.ids import EventId
 from eventbus_mp.lifecycle import FORK_MARK
@@ -102,6 +103,19 @@ class EventBus(AskingHandle):
         """
         await self._live()
         return self
+
+    @property
+    def life(self) -> str:
+        """What distinguishes this bus from every other one of its name, before and after it: see
+        `eventbus_mp.EventBus.life`.
+
+        Raises:
+            UsageError: This handle is not connected: `await connect()` first.
+        """
+        session = self._session
+        if session is None or session.is_lost:
+            raise UsageError(f"this handle of bus {self.name!r} is not connected; await connect() first")
+        return session.connection.welcome.life
 
     # --- subscribers ---
 
@@ -211,6 +225,12 @@ class EventBus(AskingHandle):
         inbox = await self._on_live(make)
         self._inboxes.add(inbox)
         return inbox
+
+    def changes(self) -> Changes:
+        """Follow what is registered and subscribed, first of all what there is: see `aio.Changes`. Does not wait."""
+        changes = Changes(self)
+        self._inboxes.add(changes)
+        return changes
 
     async def unsubscribe(self, listener: Any) -> bool:
         """Unsubscribe the listener in every process; False if no process had subscribed it.

@@ -68,6 +68,8 @@ class Connection:
         self.on_recalled: Callable[[Recalled], None] = _ignore
         self.on_lost: Callable[[], None] = lambda: None
         """Called when the manager is gone, perhaps with the transport's lock held."""
+        self.at_end: dict[int, Callable[[], None]] = {}
+        """For those who wait by a descriptor, each under a number of its own: see `announce_end`."""
         self.why_lost = ""
         transport.on_data = self._receive
         transport.resume = self._resume
@@ -231,6 +233,11 @@ class Connection:
         if not protocol.is_shut_down:
             protocol.is_shut_down = self.transport.rest().endswith(pack_client_event(BusEnded()))
         return protocol.is_shut_down
+
+    def announce_end(self) -> None:
+        """The thread that read for listeners ends, with the link or before it: nobody may read any more."""
+        for call in tuple(self.at_end.values()):
+            call()
 
     def _lose(self) -> None:
         tail = self._log_tail()

@@ -15,7 +15,7 @@ touches nothing that the writing side does in more than one step.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from itertools import count, groupby
 from operator import itemgetter
 from typing import Any
@@ -93,6 +93,7 @@ class ClientProtocol:
         self._expected: set[int] = set()
         """Requests whose reply somebody will take. A manager that has taken over may reply a second time."""
         self._replies: dict[int, Replied] = {}
+        self._when_replied: dict[int, Callable[[], None]] = {}
 
     # --- bytes in, events out ---
 
@@ -184,14 +185,20 @@ class ClientProtocol:
         """
         reply = self._replies.pop(number)
         self._expected.discard(number)
+        self._when_replied.pop(number, None)
         value = unpack(reply.body)
         if reply.refused:
             name, text = value
             raise getattr(errors, name, EventBusError)(text)
         return value
 
+    def when_replied(self, number: int, call: Callable[[], None]) -> None:
+        """Call this, in the thread that reads for all, when the reply of this number comes in; not if it has."""
+        self._when_replied[number] = call
+
     def forget_reply(self, number: int) -> None:
         """Nobody will take this reply any more."""
+        self._when_replied.pop(number, None)
         self._expected.discard(number)
         self._replies.pop(number, None)
         self._requiring.pop(number, None)
@@ -343,6 +350,8 @@ class ClientProtocol:
             self.topics[topic] = number
         if reply.request in self._expected:
             self._replies[reply.request] = reply
+            if self._when_replied and (call := self._when_replied.pop(reply.request, None)) is not None:
+                call()
 
     def settle(self, endpoint: ClientEndpoint, outcome: int, sequences: list[int]) -> None:
         """Deliveries ended this way; `ClientEndpoint.take_outcomes` has them."""

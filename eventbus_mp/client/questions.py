@@ -33,7 +33,7 @@ from eventbus_mp.snapshot import (
 )
 from eventbus_mp.statistics import Subscriber, Watcher, WatcherPage
 
-__all__ = ["explain", "history", "snapshot", "story", "stuck", "subscribers", "watcher", "watchers"]
+__all__ = ["explain", "history", "snapshot", "story", "stuck", "subscriber_of", "subscribers", "watcher", "watchers"]
 
 LIMIT_MAX = 1_000
 ALL_TOPICS = -1
@@ -45,18 +45,20 @@ _NAMES = {int(kind): name for name, kind in _KINDS.items()}
 def subscribers(topic: str | None) -> Steps[list[Subscriber]]:
     """As `EventBus.subscribers`."""
     rows = yield ask(ListSubscribers, topic)
-    return [
-        Subscriber(
-            name=row["name"],
-            config=unpack_config(row["config"]),
-            patterns=tuple(row["patterns"]),
-            pids=tuple(row["pids"]),
-            scope=row["scope"],
-            host=row["host"] or None,
-            home_pids=tuple(row["home_pids"]),
-        )
-        for row in rows
-    ]
+    return [subscriber_of(row) for row in rows]
+
+
+def subscriber_of(facts: dict[str, Any]) -> Subscriber:
+    """A subscriber of what the manager says of it."""
+    return Subscriber(
+        name=facts["name"],
+        config=unpack_config(facts["config"]),
+        patterns=tuple(facts["patterns"]),
+        pids=tuple(facts["pids"]),
+        scope=facts["scope"],
+        host=facts["host"] or None,
+        home_pids=tuple(facts["home_pids"]),
+    )
 
 
 def watcher(session: Session, shadow: Any) -> Steps[Watcher | None]:
@@ -146,8 +148,7 @@ def snapshot(session: Session, topics_max: int | None) -> Steps[Snapshot]:
     manager = ManagerSnapshot(
         pid=facts.get("pid", 0),
         standby_pid=facts.get("standby_pid") or None,
-        # The segments of each new bus have a name of their own, and a takeover keeps them.
-        incarnation=session.connection.welcome.segment_prefix.rstrip("-").rpartition("-")[2],
+        incarnation=session.connection.welcome.life,
         takeovers=answer["takeovers"],
         uptime_s=answer["uptime_ns"] / 1e9,
         journal_bytes=facts.get("journal_bytes", 0),

@@ -213,6 +213,7 @@ class Session:
         for endpoint in self.endpoints():
             endpoint.is_cut_off = True
             endpoint.announce()
+        self.connection.announce_end()
         if self.is_lost:
             self.after_loss(self)
 

@@ -4,7 +4,7 @@ Feed every message to :meth:`BusCore.handle` and perform the returned effects in
 never blocks, reads no clock and touches no file, so the same messages always give the same effects.
 
 Effects come in this order: what the message itself causes (replies after the state they promise), then deliveries,
-then spans for those who waited, then the answers to drains.
+then spans for those who waited, then the answers to drains and to those who follow what changes.
 """
 
 from __future__ import annotations
@@ -127,6 +127,8 @@ class BusCore:
             serve_span_requests(step)
         if state.topic_emptied and state.drains:
             answer_drains(step)
+        if state.changes.is_fresh:
+            effects += [Reply(*answer) for answer in state.changes.answers()]
         if self._checks:
             self.check_invariants()
         return effects

@@ -57,6 +57,7 @@ def on_link_lost(step: Step, message: LinkLost) -> None:
         span.sealed = True
         recycle_if_free(step, span)
     drop_span_requests(step, link.number)
+    state.changes.leave(link.number)
     if link.number in state.unannounced:
         state.unannounced.remove(link.number)
     elif not link.observes:
@@ -109,7 +110,9 @@ def drop_endpoint(step: Step, endpoint: Endpoint, *, crashed: bool, blames: Coll
     if not state.registry.is_subscribed(subscriber):
         skip_all_waiting(step, subscriber, "it was unsubscribed")
         forget_if_done(state, subscriber)
-    elif not subscriber.endpoints:
+        return
+    state.changes.note_subscriber(subscriber)
+    if not subscriber.endpoints:
         orphan_grace_s = 0 if subscriber.broadcast else state.config.orphan_grace_s
         # Even one that is due at once is given up by `give_up_orphans`, when everything else has come back.
         state.orphans[subscriber] = step.now_ns + int(orphan_grace_s * 1e9)
@@ -123,6 +126,7 @@ def give_up_orphans(step: Step) -> None:
     for subscriber in due:
         del state.orphans[subscriber]
         is_quiet = concerns_itself(step, subscriber)
+        state.changes.note_unsubscribed(subscriber)
         state.registry.unsubscribe(subscriber)
         reason = (
             "its process left"

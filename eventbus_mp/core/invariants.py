@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from eventbus_mp.core.allocator.spans import Span
+from eventbus_mp.core.changes import form_of
 from eventbus_mp.core.entities import SubscriberState
 from eventbus_mp.core.event_batch import EventBatch, Topic
 from eventbus_mp.core.masks import SEQUENCE_BUCKET_SHIFT, bits
@@ -22,6 +23,7 @@ def check_invariants(state: BusState) -> None:
     _check_topics(state)
     _check_spans(state)
     _check_nothing_is_left(state, in_flight)
+    _check_changes(state)
 
 
 def _in_flight_by_batch(state: BusState) -> dict[tuple[int, EventBatch], int]:
@@ -159,3 +161,16 @@ def _check_nothing_is_left(state: BusState, in_flight: dict[tuple[int, EventBatc
     assert set(state.letters) <= batches, "a dead letter is remembered that is settled"
     assert not state.dirty, "a subscriber was to be served, and was not"
     assert not state.memory_freed, "memory came free, and nobody was served"
+
+
+def _check_changes(state: BusState) -> None:
+    """4: what changed is kept only for those who have not heard it, and they hear of everything."""
+    changes = state.changes
+    assert {follower.link for follower in changes.followers.values()} <= set(state.links), "a follower is gone"
+    assert len(changes.recent) <= changes.kept_max, f"{len(changes.recent)} changes are kept"
+    assert all(follower.place <= changes.end for follower in changes.followers.values()), "a follower is ahead"
+    slowest = min((follower.place for follower in changes.followers.values()), default=changes.end)
+    assert not changes.recent or slowest <= changes.first, "a change is kept that all have heard"
+    assert changes.followers or not changes.recent, "changes are kept for nobody"
+    present = {item: form_of(item) for item in state.registry.subscribers.values()}
+    assert changes.known == (present if changes.followers else {}), "a subscriber's change was not noted"

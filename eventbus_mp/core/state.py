@@ -19,6 +19,7 @@ from eventbus_mp.config import BusConfig
 from eventbus_mp.core.allocator.spans import Span
 from eventbus_mp.core.allocator.spilling import SpillingSpanTable
 from eventbus_mp.core.batches import BatchTable
+from eventbus_mp.core.changes import Changes
 from eventbus_mp.core.delays import Delays
 from eventbus_mp.core.entities import SubscriberState
 from eventbus_mp.core.event_batch import EventBatch, Topic
@@ -84,6 +85,7 @@ class BusState:
         assert config.memory_bytes_max is not None
         self.config = config
         self.registry = Registry()
+        self.changes = Changes(self.registry)
         self.batches = BatchTable()
         self.spans = SpillingSpanTable(config.memory_bytes_max, config.spill_bytes)
         self.links: dict[int, LinkState] = {}

@@ -212,6 +212,25 @@ class MarkEvents(Request):
     """topic, sequence, topic, sequence, ..."""
 
 
+@numbered(60)
+class FollowChanges(Request):
+    """Answered when topics or subscribers have changed -> rows [kind, topic, subscriber], those that this follower has
+    not heard; the subscriber is one of `ListSubscribers`
+
+    The kinds are those of `client.changes.Change`. First it hears of all that there is.
+    """
+
+    follower: int
+    """A number of this process's own; a new one begins."""
+
+
+@numbered(61)
+class StopFollowing(Notice):
+    """This follower asks no more."""
+
+    follower: int
+
+
 @numbered(10)
 class NameReason(Notice):
     """What a number in settled records of this process stands for from now on, as the reason for a skip."""

@@ -54,6 +54,12 @@ class Welcome(NamedTuple):
     shm_device: int
     manager_pid: int
 
+    @property
+    def life(self) -> str:
+        """What distinguishes this bus from those of its name before it, and after."""
+        # The segments of each new bus have a name of their own, and a takeover keeps them.
+        return self.segment_prefix.rstrip("-").rpartition("-")[2]
+
 
 def listen(path: Path) -> socket.socket:
     """The manager's socket, which does not block."""

@@ -11,18 +11,26 @@ from eventbus_mp import aio
 ONLY_THREADED = {
     eventbus_mp.EventBus: set(),
     eventbus_mp.Inbox: {"fileno"},
+    eventbus_mp.Changes: {"fileno"},
     eventbus_mp.EventSource: set(),
 }
-ONLY_AWAITED = {aio.EventBus: {"connect"}, aio.Inbox: set(), aio.EventSource: set()}
+ONLY_AWAITED: dict[type, set[str]] = {
+    aio.EventBus: {"connect"},
+    aio.Inbox: set(),
+    aio.Changes: set(),
+    aio.EventSource: set(),
+}
 MORE_ARGUMENTS = {"on": ["concurrency"], "subscribe": ["concurrency"]}
 NOT_AWAITED = {
-    aio.EventBus: {"on", "on_lost", "loan", "register_type", "add_instrument", "remove_instrument"},
+    aio.EventBus: {"changes", "on", "on_lost", "loan", "register_type", "add_instrument", "remove_instrument"},
     aio.Inbox: {"attempt"},
+    aio.Changes: set(),
     aio.EventSource: {"notify", "emits", "new_id", "now"},
 }
 PAIRS = [
     (eventbus_mp.EventBus, aio.EventBus),
     (eventbus_mp.Inbox, aio.Inbox),
+    (eventbus_mp.Changes, aio.Changes),
     (eventbus_mp.EventSource, aio.EventSource),
 ]
 
@@ -35,13 +43,13 @@ def arguments(call: Any) -> list[tuple[str, Any, Any]]:
     return [(item.name, item.kind, item.default) for item in inspect.signature(call).parameters.values()]
 
 
-@pytest.mark.parametrize(("threaded", "awaited"), PAIRS, ids=["EventBus", "Inbox", "EventSource"])
+@pytest.mark.parametrize(("threaded", "awaited"), PAIRS, ids=["EventBus", "Inbox", "Changes", "EventSource"])
 def test_the_twins_have_the_same_calls(threaded: type, awaited: type) -> None:
     assert set(public(threaded)) - set(public(awaited)) == ONLY_THREADED[threaded]
     assert set(public(awaited)) - set(public(threaded)) == ONLY_AWAITED[awaited]
 
 
-@pytest.mark.parametrize(("threaded", "awaited"), PAIRS, ids=["EventBus", "Inbox", "EventSource"])
+@pytest.mark.parametrize(("threaded", "awaited"), PAIRS, ids=["EventBus", "Inbox", "Changes", "EventSource"])
 def test_their_arguments_are_the_same(threaded: type, awaited: type) -> None:
     theirs, ours = public(threaded), public(awaited)
     for name in set(theirs) & set(ours):
@@ -55,7 +63,7 @@ THREADS_ONLY: dict[str, list[str]] = {"on": ["threads"], "subscribe": ["threads"
 """How many threads run a handler is said of the threaded one only."""
 
 
-@pytest.mark.parametrize(("threaded", "awaited"), PAIRS, ids=["EventBus", "Inbox", "EventSource"])
+@pytest.mark.parametrize(("threaded", "awaited"), PAIRS, ids=["EventBus", "Inbox", "Changes", "EventSource"])
 def test_what_may_wait_is_awaited(threaded: type, awaited: type) -> None:
     plain = {name for name, call in public(awaited).items() if not inspect.iscoroutinefunction(call)}
     assert plain == NOT_AWAITED[awaited]

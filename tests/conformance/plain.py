@@ -15,7 +15,7 @@ from eventbus_mp.testing.loop import TestLoop, run_to_the_end
 __all__ = ["LoopHere", "LoopThread", "Plain"]
 
 WAIT_S = 60.0
-WRAPPED = (aio.EventBus, aio.Inbox, Loan, EventBlock)
+WRAPPED = (aio.EventBus, aio.Inbox, aio.Changes, Loan, EventBlock)
 """What a call returns that has calls of its own."""
 
 

@@ -12,6 +12,7 @@ import pytest
 from eventbus_mp import (
     BusClosed,
     BusFull,
+    Changes,
     Event,
     EventBus,
     Inbox,
@@ -345,9 +346,28 @@ def test_the_end_of_a_handle(make_bus: Make, kind: str) -> None:
 # --- the suite ---
 
 
-@pytest.mark.parametrize("owner", [EventBus, Inbox])
+def test_following_what_is_registered(bus: Any) -> None:
+    bus.topics()
+    life = bus.life
+    with bus.changes() as changes:
+        kinds = [change.kind for change in changes.get(TIMEOUT_S)]
+        assert kinds == ["topic_registered", "topic_registered", "complete"]
+        assert changes.get(0) == []
+        bus.register_topic("c")
+        (change,) = changes.get(TIMEOUT_S)
+        assert (change.kind, change.topic) == ("topic_registered", "c")
+        inbox = bus.inbox("one", ["a"])
+        bus.unsubscribe(inbox)
+        followed = iter(changes)
+        assert [next(followed).subscriber.key for _ in range(2)] == [inbox.key] * 2
+    with pytest.raises(BusClosed, match="these changes were closed"):
+        changes.get(0)
+    assert bus.life == life == bus.snapshot().manager.incarnation
+
+
+@pytest.mark.parametrize("owner", [EventBus, Inbox, Changes])
 def test_the_suite_has_every_public_call(owner: type) -> None:
     text = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
     called = set(re.findall(r"\.(\w+)\(", text)) | set(re.findall(r"\.(\w+)\b", text))
     public = {name for name, _ in inspect.getmembers(owner) if not name.startswith("_")}
-    assert public - called == ({"fileno"} if owner is Inbox else set())  # `aio.Inbox` needs none.
+    assert public - called == (set() if owner is EventBus else {"fileno"})  # Those of `aio` need none.

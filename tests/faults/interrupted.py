@@ -21,6 +21,7 @@ __all__ = [
     "Stage",
     "a_batch_being_filled",
     "a_batch_in_a_handler",
+    "a_change_that_is_followed",
     "a_demand_that_is_unanswered",
     "a_history_in_pages",
     "a_letter_sent_again",
@@ -339,3 +340,18 @@ def a_required_subscriber(stage: Stage) -> None:
     with pytest.raises(NoSubscriber):
         producer.notify(Event("4", "a", 4))
     stage.bus.drain(timeout_s=30)
+
+
+def a_change_that_is_followed(stage: Stage) -> None:
+    changes, other = stage.bus.changes(), stage.handle()
+    got = changes.get(30)
+    assert [change.topic for change in got] == ["failed", "a", "b", None]
+    stage.kill()
+    inbox = other.inbox("taker", ["a"])
+    stage.kill()
+    inbox.close()
+    other.unregister_topic("b")
+    got = []
+    while len(got) < 4:
+        got += changes.get(30)
+    assert [change.kind for change in got] == ["subscribed", "subscribed", "unsubscribed", "topic_unregistered"]

@@ -19,6 +19,7 @@ from tests.faults.interrupted import (
     Stage,
     a_batch_being_filled,
     a_batch_in_a_handler,
+    a_change_that_is_followed,
     a_demand_that_is_unanswered,
     a_history_in_pages,
     a_letter_sent_again,
@@ -99,6 +100,8 @@ FEATURES = (
     Feature(questions, "GetSnapshot"),
     Feature(questions, "ListStuck"),
     Feature(a_required_subscriber, "RequireSubscribers"),
+    Feature(a_change_that_is_followed, "FollowChanges"),
+    Feature(a_change_that_is_followed, "Subscribe"),
 )
 
 

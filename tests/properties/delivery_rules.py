@@ -8,8 +8,8 @@ from eventbus_mp.protocol.effects import Deliver, Refuse, Reply
 from eventbus_mp.protocol.messages import DeliveriesSettled, DeliveriesTaken, Outcome
 from eventbus_mp.protocol.records import RECORD, SEQUENCE
 from eventbus_mp.protocol.requests import Demand, ListDeadLetters, MarkEvents, Redeliver
+from tests.properties.follower_rules import FollowerRules
 from tests.properties.memory_rules import pick
-from tests.properties.registry_rules import RegistryRules
 
 
 def ranges(numbers):
@@ -23,7 +23,7 @@ def ranges(numbers):
     return found
 
 
-class DeliveryRules(RegistryRules):
+class DeliveryRules(FollowerRules):
     """What a process does with what it was sent."""
 
     @rule(

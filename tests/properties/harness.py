@@ -24,11 +24,20 @@ ORPHAN_GRACE_NS = 1_000_000_000
 
 
 CRCS = 3
+KEPT_MAX = 5
+"""How many changes of the registry are kept."""
 
 
 def id_crc(sequence):
     """Few different ones, so that events share them."""
     return sequence % CRCS
+
+
+def new_core(config):
+    """A core that keeps few changes, so that followers fall behind."""
+    core = BusCore(config, 1)
+    core.state.changes.kept_max, core.state.changes.page_max = KEPT_MAX, 2
+    return core
 
 
 def told(core):
@@ -49,7 +58,7 @@ class CoreHarness(RuleBasedStateMachine):
         self.now_ns = 1
         self.calls = 0
         """Makes rules that tear down rarer than rules that build up."""
-        self.core = BusCore(config, self.now_ns)
+        self.core = new_core(config)
         self.config, self.fed = config, []
         self.model = Model(CRASHES_MAX, ORPHAN_GRACE_NS, dead_letter_topic)
         self.requests = itertools.count(1)
@@ -60,6 +69,8 @@ class CoreHarness(RuleBasedStateMachine):
         """link -> (names without which it publishes nothing, numbers of the topics that have all of them)."""
         self.by_number = {}
         """Subscribers, those that are gone too."""
+        self.mirrors = {}
+        """(link, follower) -> what it knows of topics and subscribers."""
         self.origins = {}
         """sequence -> the topic number in its record."""
 
@@ -299,7 +310,7 @@ class CoreHarness(RuleBasedStateMachine):
         if not hasattr(self, "core"):
             return
         # What a standby stands on: the same messages have the same effects.
-        twin = BusCore(self.config, 1)
+        twin = new_core(self.config)
         for message, now_ns, effects in self.fed:
             assert twin.handle(message, now_ns) == effects
         assert told(twin) == told(self.core)

@@ -7,6 +7,7 @@ table complete.
 from __future__ import annotations
 
 from eventbus_mp.core.requests import (
+    changes,
     dead_letters,
     events,
     explain,
@@ -23,6 +24,7 @@ from eventbus_mp.core.requests.handling import ANSWERED_LATER, REQUEST_HANDLERS
 __all__ = [
     "ANSWERED_LATER",
     "REQUEST_HANDLERS",
+    "changes",
     "dead_letters",
     "events",
     "explain",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from operator import itemgetter
 from typing import Any
 
+from eventbus_mp.core.changes import facts_of
 from eventbus_mp.core.event_batch import EventBatch, Topic
 from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.masks import SEQUENCE_BUCKET_SHIFT, bits
@@ -25,18 +26,7 @@ def list_subscribers(step: Step, link: LinkState, message: requests.ListSubscrib
     else:
         topic = state.registry.topics.get(message.topic)
         subscribers = topic.route.subscribers if topic else ()
-    return [
-        {
-            "name": subscriber.name,
-            "config": subscriber.config,
-            "host": subscriber.host,
-            "patterns": list(subscriber.patterns),
-            "scope": subscriber.scope,
-            "pids": [endpoint.pid for endpoint in subscriber.endpoints],
-            "home_pids": [endpoint.pid for endpoint in subscriber.endpoints if not endpoint.forwards],
-        }
-        for subscriber in subscribers
-    ]
+    return [facts_of(subscriber) for subscriber in subscribers]
 
 
 @handles(requests.WatchEvent)

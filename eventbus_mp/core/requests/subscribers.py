@@ -41,6 +41,7 @@ def subscribe(step: Step, link: LinkState, message: requests.Subscribe) -> int:
         if len(subscriber.endpoints) > 1:
             note_sharing(step, subscriber)
     link.endpoints[subscriber.number].work_with(message.threads)
+    state.changes.note_subscriber(subscriber)
     state.dirty[subscriber] = None
     tell_unmet(step)  # Its patterns may have been other ones.
     if not concerns_itself(step, subscriber):
@@ -63,6 +64,7 @@ def _end(step: Step, subscriber: SubscriberState, reason: str, link: LinkState) 
     """The subscriber gets nothing any more, and what waits for it is skipped."""
     state = step.state
     is_quiet = concerns_itself(step, subscriber)
+    state.changes.note_unsubscribed(subscriber)
     state.registry.unsubscribe(subscriber)
     state.orphans.pop(subscriber, None)
     if not is_quiet:

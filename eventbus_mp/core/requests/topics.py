@@ -27,6 +27,7 @@ def _register(step: Step, link: LinkState, names: list[str]) -> list[str]:
     """The names of those that are new."""
     new = [topic.name for topic in step.state.registry.register_all(names)]
     for name in new:
+        step.state.changes.note_topic("topic_registered", name)
         if name != step.state.config.lifecycle_topic:
             announce(step, "topic_registered", topic=name, pid=link.pid)
     return new
@@ -36,6 +37,7 @@ def _register(step: Step, link: LinkState, names: list[str]) -> list[str]:
 def unregister_topic(step: Step, link: LinkState, message: requests.UnregisterTopic) -> bool:
     topic = step.state.registry.unregister(message.name)
     if topic is not None:
+        step.state.changes.note_topic("topic_unregistered", message.name)
         drop_topic(step, topic)
         tell_unmet(step)
         announce(step, "topic_unregistered", topic=message.name, pid=link.pid)
