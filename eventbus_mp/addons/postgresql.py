@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 from weakref import WeakSet
 
 from eventbus_mp import UsageError
+from eventbus_mp.addons.journal.urls import shown_url
 
 try:
     import psycopg
@@ -15,8 +17,9 @@ except ImportError as cause:  # Or it is there without the libpq that it needs.
         "PostgreSQL needs the package psycopg, which is not installed; type: pip install 'eventbus-mp[postgresql]'"
     ) from cause
 
-__all__ = ["connected", "one_line", "psycopg"]
+__all__ = ["connected", "explained", "psycopg"]
 
+_QUOTED = re.compile(r'"[^"]*"')
 DEFAULTS = {
     "client_encoding": "UTF8",
     "connect_timeout": "5",
@@ -27,6 +30,15 @@ DEFAULTS = {
     "tcp_user_timeout": "30000",
 }
 """Parameters of a connection, for those that neither its URL nor the environment gives."""
+ADVICE: dict[type[psycopg.Error], str] = {
+    psycopg.errors.ReadOnlySqlTransaction: (
+        "it is a replica, or default_transaction_read_only is on; give the primary: several hosts and "
+        "?target_session_attrs=read-write find it"
+    ),
+    psycopg.errors.InsufficientPrivilege: "GRANT that to the user of this URL, or give another user",
+    psycopg.errors.LockNotAvailable: "another session has locked the table; pg_locks says which",
+}
+"""What to do, by what the server says."""
 
 
 def connected(url: str, application: str) -> psycopg.Connection[tuple[Any, ...]]:
@@ -42,10 +54,7 @@ def connected(url: str, application: str) -> psycopg.Connection[tuple[Any, ...]]
         psycopg.OperationalError: There is none to be had now.
         UsageError: The URL is not valid.
     """
-    try:
-        given = psycopg.conninfo.conninfo_to_dict(url)
-    except psycopg.ProgrammingError as cause:
-        raise UsageError(f"that is not the URL of a PostgreSQL database: {one_line(cause)}") from cause
+    given = _parameters_of(url)
     defaults = {name: value for name, value in DEFAULTS.items() if name not in given}
     if "PGCONNECT_TIMEOUT" in os.environ:
         defaults.pop("connect_timeout", None)
@@ -55,10 +64,30 @@ def connected(url: str, application: str) -> psycopg.Connection[tuple[Any, ...]]
     return connection
 
 
-def one_line(error: psycopg.Error) -> str:
-    """What an error says, on one line: the server's own sentence has more of them at times."""
+def _parameters_of(url: str) -> dict[str, Any]:
+    if "\0" in url:
+        raise UsageError("the URL of a PostgreSQL database has a NUL in it")
+    try:
+        given = psycopg.conninfo.conninfo_to_dict(url)
+    except psycopg.ProgrammingError as cause:
+        # It may quote a password.
+        said = _QUOTED.sub('"..."', str(cause)) if shown_url(url) != url else str(cause)
+        raise UsageError(f"that is not the URL of a PostgreSQL database: {' '.join(said.split())}") from cause
+    hosts, ports = str(given.get("host", "")).split(","), str(given.get("port", "")).split(",")
+    # In front, an @ is the sign of a socket without a file.
+    if any("@" in host[1:] for host in hosts) or any(port and not port.isdecimal() for port in ports):
+        raise UsageError(
+            f"{shown_url(url)!r} is not the URL of a PostgreSQL database: in a password, write @ as %40, : as %3A, "
+            "/ as %2F, ? as %3F, # as %23 and % as %25"
+        )
+    return given
+
+
+def explained(error: psycopg.Error) -> str:
+    """What an error says, on one line, and what to do: the server's own sentence has more of them at times."""
     primary = error.diag.message_primary
-    return primary if primary is not None else " ".join(str(error).split())
+    said = primary if primary is not None else " ".join(str(error).split())
+    return f"{said}; {ADVICE[type(error)]}" if type(error) in ADVICE else said
 
 
 _connections: WeakSet[psycopg.Connection[Any]] = WeakSet()

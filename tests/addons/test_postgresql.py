@@ -33,15 +33,15 @@ def test_a_connection_says_who_it_is(postgresql_url: str) -> None:
         assert db.autocommit
 
 
-def test_an_error_is_one_line(postgresql_url: str) -> None:
-    from eventbus_mp.addons.postgresql import connected, one_line, psycopg
+def test_an_error_is_explained(postgresql_url: str) -> None:
+    from eventbus_mp.addons.postgresql import connected, explained, psycopg
 
     with connected(postgresql_url, "a test") as db, pytest.raises(psycopg.errors.UndefinedTable) as raised:
         db.execute("SELECT 1\nFROM nowhere")
-    assert one_line(raised.value) == 'relation "nowhere" does not exist'
+    assert explained(raised.value) == 'relation "nowhere" does not exist'
     with pytest.raises(psycopg.OperationalError) as lost:
         connected("postgresql:///test?host=/nowhere", "a test")
-    assert "\n" not in one_line(lost.value)
+    assert "\n" not in explained(lost.value)
 
 
 def test_a_server_is_stopped_and_started(postgresql_server: Server, postgresql_url: str) -> None:

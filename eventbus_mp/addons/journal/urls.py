@@ -6,7 +6,8 @@ import re
 
 __all__ = ["shown_url"]
 
-_PASSWORD = re.compile(r"(?<=[?&]password=)[^&]*|(?<=[?&]sslpassword=)[^&]*|(?<=//)([^:@/?]*):([^@/?]*)(?=@)")
+_PASSWORD = re.compile(r"(?<=[?&]password=)[^&]*|(?<=[?&]sslpassword=)[^&]*|(?<=//)([^:@/?]*):(.*)(?=@)", re.DOTALL)
+"""Up to the last @, for a password may have one, or a / or ?, though it should not."""
 
 
 def shown_url(url: str) -> str:

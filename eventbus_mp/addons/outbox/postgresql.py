@@ -20,7 +20,7 @@ from eventbus_mp.addons.outbox.ids import loaded_id
 from eventbus_mp.addons.outbox.schema import COLUMNS, CONDITIONS, check_table
 from eventbus_mp.addons.outbox.stop import StopFlag
 from eventbus_mp.addons.outbox.store import Item, Refused, TopicCounts, missing_table
-from eventbus_mp.addons.postgresql import connected, one_line, psycopg
+from eventbus_mp.addons.postgresql import connected, explained, psycopg
 
 __all__ = ["PostgresqlOutbox"]
 
@@ -190,9 +190,11 @@ class PostgresqlOutbox:
         except psycopg.errors.UndefinedTable as cause:
             raise missing_table(self.url, self._table) from cause
         except (psycopg.ProgrammingError, psycopg.DataError) as cause:
-            raise StoreUnusable(f"{self.url}: {one_line(cause)}") from cause
+            raise StoreUnusable(f"{self.url}: {explained(cause)}") from cause
         except psycopg.Error as cause:
-            raise StoreUnavailable(f"{self.url}: {one_line(cause)}") from cause
+            if isinstance(cause, psycopg.errors.ReadOnlySqlTransaction):
+                self._let_go()  # As a session began, so it stays; and another host may be the primary now.
+            raise StoreUnavailable(f"{self.url}: {explained(cause)}") from cause
 
     def _connect(self) -> None:
         self._let_go()

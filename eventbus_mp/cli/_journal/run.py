@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 from typing import TYPE_CHECKING
 
 from eventbus_mp.cli._arguments import add_bus, add_json, at_least, seconds
 from eventbus_mp.cli._exits import Exit
 from eventbus_mp.cli._journal._store import add_db, url_of
 from eventbus_mp.cli._running import run_root
+from eventbus_mp.cli._stopping import stop_on_signals
 from eventbus_mp.cli._text import print_json, shown_count
 from eventbus_mp.client.bus import EventBus
 from eventbus_mp.errors import UsageError
@@ -70,8 +70,7 @@ def run(options: argparse.Namespace) -> int:
             on_outage=options.on_outage,
             spool=options.spool,
         )
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: journal.ask_to_stop())
+        stop_on_signals(journal.ask_to_stop)
         with journal:
             _say(options, journal)
             journal.wait()

@@ -14,7 +14,7 @@ from eventbus_mp.cli._exits import Exit
 from eventbus_mp.cli._journal._select import add_selection, entry_json, selection_of
 from eventbus_mp.cli._journal._store import add_db, opened_store
 from eventbus_mp.cli._payload import read_data, shown_data
-from eventbus_mp.cli._text import on_one_line, print_json, shown_moment
+from eventbus_mp.cli._text import complain, on_one_line, print_json, shown_moment
 
 if TYPE_CHECKING:
     from eventbus_mp.addons.journal import Entry
@@ -40,6 +40,7 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> int:
     """Follow the journal until a signal comes, or until there were enough."""
     from eventbus_mp.addons.journal.pages import entries_of
+    from eventbus_mp.addons.journal.store import StoreUnavailable
 
     stop = Flag()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -51,13 +52,20 @@ def run(options: argparse.Namespace) -> int:
             _show(entry, options)
         left = None if options.count is None else max(0, options.count - len(last))
         after = last[0].position if last else max(selection.after, store.last_position())
+        is_away = False
         while left != 0:
-            for entry in islice(entries_of(store, replace(selection, after=after)), left):
-                _show(entry, options)
-                after = entry.position
-                left = None if left is None else left - 1
-                if stop.is_set():
-                    break
+            try:
+                for entry in islice(entries_of(store, replace(selection, after=after)), left):
+                    _show(entry, options)
+                    after = entry.position
+                    left = None if left is None else left - 1
+                    if stop.is_set():
+                        break
+                is_away = False
+            except StoreUnavailable as error:
+                if not is_away:
+                    complain(f"{error}; what was stored meanwhile follows when it is back")
+                is_away = True
             if stop.wait(LOOK_S):
                 break
     return Exit.DONE

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 from typing import TYPE_CHECKING
 
 from eventbus_mp.cli._arguments import add_bus, add_json, at_least, seconds
 from eventbus_mp.cli._exits import Exit
 from eventbus_mp.cli._outbox._database import add_db
 from eventbus_mp.cli._running import run_root
+from eventbus_mp.cli._stopping import stop_on_signals
 from eventbus_mp.cli._text import complain, on_one_line, print_json, shown_count
 from eventbus_mp.client.bus import EventBus
 
@@ -63,8 +63,7 @@ def run(options: argparse.Namespace) -> int:
             batch=options.batch,
             poll_s=options.poll,
         )
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: relay.ask_to_stop())
+        stop_on_signals(relay.ask_to_stop)
         with relay:
             if not options.once:
                 _say(options, relay, relay.status())

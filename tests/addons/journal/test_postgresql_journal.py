@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ import pytest
 
 from eventbus_mp import Event, EventBus
 from eventbus_mp.addons.journal import Journal, Selection, open_store
+from eventbus_mp.addons.journal.store import StoreUnavailable
+from eventbus_mp.cli._stopping import REPEATED_S
 from tests.addons.journal.mortal import check_store
 from tests.addons.journal.restarts import restart_under_load
 from tests.addons.journal.rows import rows
@@ -68,6 +73,69 @@ def test_events_wait_while_the_server_is_away(
         bus.drain(timeout_s=60)
         assert stored_ids(postgresql_url) == list(range(3_000))
         assert journal.status().stored == 3_000
+
+
+def test_a_table_that_somebody_has_locked_keeps_nobody_from_being_told_and_from_stopping(
+    bus: EventBus, postgresql_url: str, heard: Callable[[str], None]
+) -> None:
+    import psycopg
+
+    with psycopg.connect(postgresql_url) as other, Journal(bus, postgresql_url, batch_within_s=0.005) as journal:
+        other.execute("LOCK TABLE eventbus_journal.events")
+        bus.notify(Event(0, "a", None))
+        heard("lock timeout; another session has locked the table")
+        journal.stop()
+    with Journal(bus, postgresql_url):
+        bus.drain(timeout_s=60)
+    assert stored_ids(postgresql_url) == [0]
+
+
+def test_a_second_signal_ends_a_journal_whose_server_says_nothing(
+    run_dir: Path, postgresql_server: Server, postgresql_url: str
+) -> None:
+    with (
+        EventBus("test", ["a"], run_dir=str(run_dir)) as bus,
+        started(run_dir, "journal", "run", "test", "--db", postgresql_url) as service,
+    ):
+        assert service.stdout is not None
+        assert service.stdout.readline() == f"test: writing, {postgresql_url}\n"
+        pid = int(postgresql_server.sql("SELECT pid FROM pg_locks WHERE locktype = 'advisory'"))
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            bus.notify(Event(1, "a", None))
+            while service.poll() is None:
+                service.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    service.wait(REPEATED_S)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert service.returncode == -signal.SIGTERM
+        with started(run_dir, "journal", "run", "test", "--db", postgresql_url):
+            bus.drain(timeout_s=60)
+        bus.shutdown()
+    assert stored_ids(postgresql_url) == [1]
+
+
+def test_tail_goes_on_when_the_server_is_back(run_dir: Path, postgresql_server: Server, postgresql_url: str) -> None:
+    with open_store(postgresql_url, writes=True) as store:
+        assert store.take_lock()
+        store.append(rows(1))
+        with started(run_dir, "journal", "tail", "shop", "--db", postgresql_url, "--json") as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert json.loads(process.stdout.readline())["id"] == "0"
+            postgresql_server.stop()
+            try:
+                assert "what was stored meanwhile follows" in process.stderr.readline()
+            finally:
+                postgresql_server.start()
+            with pytest.raises(StoreUnavailable):
+                store.append(rows(2))
+            store.append(rows(2))
+            assert json.loads(process.stdout.readline())["id"] == "1"
+            process.terminate()
+            assert process.communicate() == ("", "")
+            assert process.returncode == 0
 
 
 def test_events_go_to_the_spool_while_the_server_is_away(

@@ -61,6 +61,21 @@ def test_a_relay_that_lost_its_session_takes_the_lock_again(
             assert taken(inbox, 1) == [id]
 
 
+def test_a_database_that_only_reads_for_a_while(
+    database: Database, bus: EventBus, postgresql_server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The setting is that of the session, which is not the relay's to keep."""
+    caplog.set_level(logging.WARNING, "eventbus_mp.outbox")
+    name = database.url.partition("?")[0].rpartition("/")[2]
+    add(database, Event(1, "a", None))
+    postgresql_server.sql(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    with bus.inbox("s", ["a"]) as inbox, Relay(bus, database.url):
+        assert taken(inbox, 1) == [1]
+        until(lambda: "read-only transaction; it is a replica" in caplog.text)
+        postgresql_server.sql(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        until(lambda: left(database) == [])
+
+
 def test_another_one_has_taken_the_lock_meanwhile(database: Database, postgresql_server: Server) -> None:
     with database.open() as first, database.open() as second:
         assert (first.take_lock(), first.take_lock(), second.take_lock()) == (True, True, False)

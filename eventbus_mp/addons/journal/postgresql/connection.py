@@ -16,8 +16,8 @@ from typing import Any
 from eventbus_mp import UsageError
 from eventbus_mp.addons.journal.postgresql.address import address_of
 from eventbus_mp.addons.journal.postgresql.schema import APPLICATION, TABLES, VERSION
-from eventbus_mp.addons.journal.store import StoreLocked, StoreUnavailable, StoreUnusable
-from eventbus_mp.addons.postgresql import connected, one_line, psycopg
+from eventbus_mp.addons.journal.store import StoreError, StoreLocked, StoreUnavailable, StoreUnusable
+from eventbus_mp.addons.postgresql import connected, explained, psycopg
 
 __all__ = ["ROW_FAULTS", "Connection", "Database", "only_row"]
 
@@ -38,14 +38,16 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 _SESSION = """
 SELECT set_config(name, wanted, false) FROM pg_settings JOIN (VALUES
     ('idle_session_timeout', '0'),
+    ('lock_timeout', '5000'),
     ('synchronous_commit', 'on'),
     ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'), ('tcp_keepalives_count', '3'),
     ('tcp_user_timeout', '30000')
 ) AS ours (name, wanted) USING (name)
 WHERE name <> 'synchronous_commit' OR setting = 'off'
 """
-"""What the writer's session needs: COMMIT returns when all is on the disk, whatever the database's default is, and the
-server misses a writer whose machine is gone, and gives its lock away. pg_settings has those that this server knows."""
+"""What the writer's session needs. COMMIT returns when all is on the disk, whatever the database's default is. A table
+that somebody has locked does not keep the writer from saying so, or from being stopped. The server misses a writer
+whose machine is gone, and gives its lock away. pg_settings has those that this server knows."""
 
 
 class Database:
@@ -225,14 +227,23 @@ class Database:
             raise
         except psycopg.Error as cause:
             self._is_checked = False  # Somebody may have dropped the tables.
-            if self._connection is not None and self._connection.closed:
+            # As a session began, so it stays; and another host may be the primary now.
+            is_over = isinstance(cause, psycopg.errors.ReadOnlySqlTransaction)
+            if self._connection is not None and (self._connection.closed or is_over):
                 self._let_go()
-            kind = StoreUnusable if isinstance(cause, DAMAGES) else StoreUnavailable
-            raise kind(f"{self.url}: {one_line(cause)}") from cause
+            raise self._error_of(cause) from cause
         except BaseException:
             if self._connection is not None and self._connection.closed:
                 self._let_go()
             raise
+
+    def _error_of(self, cause: psycopg.Error) -> StoreError:
+        said = f"{self.url}: {explained(cause)}"
+        if isinstance(cause, psycopg.errors.UndefinedColumn):
+            return StoreUnusable(f"{said}; the schema {self._address.schema!r} is not that of a journal")
+        if isinstance(cause, psycopg.errors.UndefinedTable):
+            said += f"; the schema {self._address.schema!r} has only some of a journal's tables"
+        return StoreUnusable(said) if isinstance(cause, DAMAGES) else StoreUnavailable(said)
 
     # --- the end ---
 
