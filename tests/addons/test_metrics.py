@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from eventbus_mp import BusConfig, Event, EventBus, UsageError
@@ -81,7 +81,7 @@ def test_the_families(bus: EventBus, collector: BusCollector) -> None:
 
 def test_registering_connects_to_nothing_and_an_absent_bus_is_down(run_dir: Path) -> None:
     collector = BusCollector("test", config=BusConfig(run_dir=str(run_dir)))
-    assert collector.describe() == []
+    assert {family.name for family in collector.describe()} >= {"eventbus_up", "eventbus_events_notified"}
     assert scraped(collector) == {("eventbus_up", (("bus", "test"),)): 0.0}
     assert not run_dir.exists()
 
@@ -133,6 +133,20 @@ def test_several_buses_and_several_collectors(make_bus: Callable[..., EventBus])
     assert value(scraped(alone), "eventbus_up") == 1  # In a registry of its own.
     both.close()
     alone.close()
+
+
+def test_a_registry_has_each_name_once(bus: EventBus, collector: BusCollector) -> None:
+    """Or a scraper would refuse the whole text."""
+    registry = _registry(collector)
+    with pytest.raises(ValueError, match="Duplicated timeseries"):
+        registry.register(BusCollector(bus))
+    with pytest.raises(ValueError, match="Duplicated timeseries"):
+        Gauge("eventbus_up", "Of somebody else.", registry=registry)
+    bus.topics()
+    text = generate_latest(registry.restricted_registry(["eventbus_up"])).decode()
+    assert text.splitlines()[-1] == 'eventbus_up{bus="test"} 1.0'
+    registry.unregister(collector)
+    registry.register(BusCollector(bus))
 
 
 def _registry(collector: BusCollector) -> CollectorRegistry:
@@ -194,7 +208,7 @@ def test_the_two_formats(bus: EventBus) -> None:
 def test_prometheus_multiprocess_mode_changes_nothing(bus: EventBus, run_dir: Path, tmp_path: Path) -> None:
     bus.topics()
     code = (
-        "import sys; from prometheus_client import CollectorRegistry, generate_latest\n"
+        "import sys; from prometheus_client import CollectorRegistry, Gauge, generate_latest\n"
         "from eventbus_mp import BusConfig\n"
         "from eventbus_mp.addons.metrics import BusCollector\n"
         "registry = CollectorRegistry(); collector = BusCollector('test', config=BusConfig(run_dir=sys.argv[1]))\n"

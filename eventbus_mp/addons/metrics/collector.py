@@ -30,7 +30,7 @@ class BusCollector:
 
     Making and registering it connects to nothing. A scrape asks each bus, which takes a second at most; a bus that does
     not run or does not answer in that time has the sample `eventbus_up 0` and no other, and no scrape fails. Give one
-    collector all buses of a registry: what two collectors have under one name is there twice.
+    collector all buses of a registry, which refuses a second one.
 
     Args:
         buses: Names, or handles, of which only the names and the settings are used.
@@ -48,9 +48,14 @@ class BusCollector:
         self._journals = tuple(checked_texts("journals", journals))
         self._looks = [_Looks(Observer(bus, config=config, timeout_s=SCRAPE_TIMEOUT_S)) for bus in buses]
 
-    def describe(self) -> list[Metric]:
-        """Nothing: a registry that asked for more at this moment would connect."""
-        return []
+    def describe(self) -> Iterator[Metric]:
+        """The families, without samples and without a question to any bus.
+
+        By these a registry refuses (`ValueError`) a second collector, whose text no scraper would understand, or another
+        metric of such a name; and it finds who has the names that a scrape asks for (`name[]=`).
+        """
+        yield from families([(looks.observer.name, None) for looks in self._looks])
+        yield from journal_families([Figures("", "", 0)] if self._journals else [])
 
     def collect(self) -> Iterator[Metric]:
         """The metrics of this moment. Blocks for one round trip for each bus, and never raises `EventBusError`."""
