@@ -51,8 +51,8 @@ class BusCollector:
     def describe(self) -> Iterator[Metric]:
         """The families, without samples and without a question to any bus.
 
-        By these a registry refuses (`ValueError`) a second collector, whose text no scraper would understand, or another
-        metric of such a name; and it finds who has the names that a scrape asks for (`name[]=`).
+        By these a registry refuses (`ValueError`) a second collector, or another metric of such a name: no scraper
+        takes a text that has one twice. And it finds the names that a scrape asks for (`name[]=`).
         """
         yield from families([(looks.observer.name, None) for looks in self._looks])
         yield from journal_families([Figures("", "", 0)] if self._journals else [])

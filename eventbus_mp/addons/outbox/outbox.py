@@ -149,7 +149,7 @@ def dialect_of(connection: Any) -> str:
 
 @lru_cache(maxsize=1_024)
 def _check_topic(topic: str) -> None:
-    BusConfig(topics=[topic])  # As a producer's handle would, but for each topic once.
+    BusConfig(topics=(topic,))  # As a producer's handle would, but for each topic once.
 
 
 def _values_of(event: Event, dialect: str) -> Values:

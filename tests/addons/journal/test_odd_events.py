@@ -12,8 +12,8 @@ import pytest
 
 from eventbus_mp import BusFull, Event, EventBus, EventBusError
 from eventbus_mp.addons.journal import Journal, Selection, event_of, open_store
-from eventbus_mp.addons.journal.row import INTEGERS
-from eventbus_mp.addons.journal.store import Entry, StoreUnusable
+from eventbus_mp.addons.journal.row import INTEGERS, Entry
+from eventbus_mp.addons.journal.store import StoreUnusable
 from tests.addons.journal.away import Away
 from tests.addons.journal.rows import SECOND_NS, rows
 
@@ -124,7 +124,8 @@ def test_a_full_bus_holds_its_producers_until_the_store_is_back(
         with pytest.raises(BusFull, match="journal") as full:
             bus.notify_many(Event(number, "a", bytes(10_000)) for number in range(10_000))
         heard("events cannot be stored")
-        assert (count := len(full.value.published)) > 100
+        count = len(full.value.published)
+        assert count > 100
         away.back()
         heard("is back after")
         bus.drain(timeout_s=60)
@@ -140,7 +141,7 @@ def test_a_damaged_file_is_refused_and_left_as_it_is(bus: EventBus, tmp_path: Pa
         assert store.take_lock()
         store.append(rows(2_000))
     whole = path.read_bytes()
-    for damaged in (b"\xff" * 100 + whole[100:], whole[:4_096] + b"\xff" * (len(whole) - 4_096), whole[: 5_000]):
+    for damaged in (b"\xff" * 100 + whole[100:], whole[:4_096] + b"\xff" * (len(whole) - 4_096), whole[:5_000]):
         path.write_bytes(damaged)
         with pytest.raises(StoreUnusable, match="integrity_check"):
             Journal(bus, f"sqlite:///{path}").start()
@@ -148,9 +149,7 @@ def test_a_damaged_file_is_refused_and_left_as_it_is(bus: EventBus, tmp_path: Pa
     assert bus.subscribers() == []
 
 
-def test_a_file_that_is_damaged_under_a_journal(
-    bus: EventBus, tmp_path: Path, heard: Callable[[str], None]
-) -> None:
+def test_a_file_that_is_damaged_under_a_journal(bus: EventBus, tmp_path: Path, heard: Callable[[str], None]) -> None:
     """The journal waits for a whole one, which somebody restores."""
     path = tmp_path / "test.db"
     url = f"sqlite:///{path}"

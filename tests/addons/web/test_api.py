@@ -293,6 +293,35 @@ def test_under_a_prefix(bus: EventBus, prefix: str) -> None:
         assert get(port, "/topics/a/events/x%2Fy")["event"]["id"] == "x/y"
 
 
+ODD_REQUESTS = [
+    ("GET /topics HTTP/1.1", "Host: localhost\r\nHost: evil.example", 400),
+    ("GET http://localhost/topics HTTP/1.1", "Host: evil.example", 421),
+    ("GET http://evil.example/topics HTTP/1.1", "Host: localhost", 404),
+    ("GET //evil.example/topics HTTP/1.1", "Host: localhost", 404),
+    ("GET /topics HTTP/1.0", "Accept: */*", 421),
+    ("GET /topics HTTP/1.1", "Host: localhost\xff", 421),
+    ("GET /topics HTTP/1.1", "Host: evil.example\r\nX-Forwarded-Host: localhost", 421),
+    ("GET /topics HTTP/1.1", "Host: localhost\r\nOrigin: \xff", 403),
+    ("GET /topics/%00/events HTTP/1.1", "Host: localhost", 400),
+    ("GET /topics/%ed%a0%80 HTTP/1.1", "Host: localhost", 404),
+    ("GET /api/event?topic=%ed%a0%80&id=%00 HTTP/1.1", "Host: localhost", 404),
+    ("GET /..%2f..%2fapp.py HTTP/1.1", "Host: localhost", 404),
+    (f"GET /topics?match={'(' * 5_000} HTTP/1.1", "Host: localhost", 200),
+    ("GET * HTTP/1.1", "Host: localhost", 404),
+    ("OPTIONS * HTTP/1.1", "Host: localhost", 405),
+]
+
+
+def test_requests_that_no_library_sends(bus: EventBus) -> None:
+    bus.topics()
+    with shown(bus) as port:
+        for line, headers, status in ODD_REQUESTS:
+            with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+                connection.sendall(f"{line}\r\n{headers}\r\n\r\n".encode("latin-1"))
+                assert int(connection.recv(1 << 16).split()[1]) == status, (line, headers)
+        assert ask(port, "/healthz").status == 200
+
+
 def test_bytes_that_are_no_request(bus: EventBus) -> None:
     bus.topics()
     with shown(bus) as port:

@@ -71,6 +71,25 @@ def test_it_ends_at_once_with_open_streams(bus: EventBus, start: Start, number: 
         viewer.close()
 
 
+@pytest.mark.parametrize(
+    "half",
+    [
+        b"",
+        b"GET /topics HTT",
+        b"GET /topics HTTP/1.1\r\nHost: localhost\r\n",
+        b"POST /api/actions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{",
+    ],
+    ids=["nothing", "half a line", "half of the headers", "half a body"],
+)
+def test_who_never_ends_a_request_holds_up_nobody(bus: EventBus, start: Start, half: bytes) -> None:
+    bus.topics()
+    web = start("--port", 0, "--allow-actions")
+    with socket.create_connection(("127.0.0.1", web.port)) as connection:
+        connection.sendall(half)
+        assert ask(web.port, "/topics").status == 200
+        assert web.end() == (0, "")
+
+
 class Amount:
     """Only this process has it."""
 

@@ -15,7 +15,7 @@ from eventbus_mp.addons.web import WebApp, stream
 from eventbus_mp.addons.web.api import Api
 from tests.addons.web.serving import Events, ask, served
 
-VIEWERS = 20
+VIEWERS = 100
 LARGE = b'"' + b"x" * (1 << 20) + b'"'
 
 
