@@ -54,7 +54,7 @@ def introduced(port: int, token: bytes = TOKEN) -> socket.socket:
     nonce = nonce_of(taken(peer, GREETING.size))
     assert nonce is not None
     peer.sendall(proof(token, nonce))
-    assert peer.recv(1) == ACCEPTED
+    assert taken(peer, len(ACCEPTED)) == ACCEPTED
     return peer
 
 

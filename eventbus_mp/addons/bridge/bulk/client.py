@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections import deque
+from collections.abc import Sequence
 
 from eventbus_mp import UsageError
 from eventbus_mp.addons.bridge.bulk.wire import (
@@ -61,13 +62,18 @@ class _Connection:
             raise BulkUnavailable(f"{self._address} takes no requests") from cause
         except OSError as cause:
             raise ConnectionError(str(cause)) from cause
-        (length,) = ANSWER.unpack(self._take(ANSWER.size, deadline_s))
+        head = bytearray(ANSWER.size)
+        # The payload comes right behind its length: to wait for both is one wake-up less.
+        got = self._receive((memoryview(head), into), ANSWER.size, deadline_s)
+        (length,) = ANSWER.unpack(head)
         if not length:
             raise BulkGone(f"{self._address} does not have event {sequence}")
         if length != len(into):
             raise BulkUnavailable(f"{self._address} has {length} bytes for event {sequence}, not {len(into)}")
+        got -= ANSWER.size
         try:
-            self._receive(into, deadline_s)
+            with into[got:] as rest:
+                self._receive((rest,), len(rest), deadline_s)
         except ConnectionError as cause:
             raise BulkUnavailable(f"{self._address} broke off in the middle of event {sequence}: {cause}") from cause
 
@@ -81,32 +87,42 @@ class _Connection:
             if nonce is None:
                 raise BulkUnavailable(f"{self._address} is not a bridge of this version")
             self._sock.sendall(proof(self.token, nonce))
-            if self._take(1, deadline_s) != ACCEPTED:
+            if self._take(len(ACCEPTED), deadline_s) != ACCEPTED:
                 raise BulkUnavailable(f"{self._address} does not accept the token")
         except OSError as cause:
             raise BulkUnavailable(f"{self._address} takes no more connections, or is not a bridge: {cause}") from cause
 
     def _take(self, count: int, deadline_s: float) -> bytearray:
         data = bytearray(count)
-        with memoryview(data) as view:
-            self._receive(view, deadline_s)
+        self._receive((memoryview(data),), count, deadline_s)
         return data
 
-    def _receive(self, into: memoryview, deadline_s: float) -> None:
+    def _receive(self, pieces: Sequence[memoryview], least: int, deadline_s: float) -> int:
+        """Fill pieces of memory one after the other, at least so many bytes of them: how many it is."""
         done = 0
-        while done < len(into):
+        while done < least:
             left_s = deadline_s - time.monotonic()
             try:
                 if left_s <= 0:
                     raise TimeoutError
                 self._sock.settimeout(left_s)
-                with into[done:] as rest:
-                    count = self._sock.recv_into(rest)
+                count = self._sock.recvmsg_into(_behind(pieces, done))[0]
             except TimeoutError as cause:
-                raise BulkUnavailable(f"{self._address} has sent {done} of {len(into)} bytes in time") from cause
+                raise BulkUnavailable(f"{self._address} is too slow: {done} of {least} bytes came in time") from cause
             if not count:
                 raise ConnectionError("it was closed")
             done += count
+        return done
+
+
+def _behind(pieces: Sequence[memoryview], done: int) -> list[memoryview]:
+    """What is left of them when so many bytes are filled."""
+    left = []
+    for piece in pieces:
+        if done < len(piece):
+            left.append(piece[done:])
+        done = max(0, done - len(piece))
+    return left
 
 
 class BulkClient:
