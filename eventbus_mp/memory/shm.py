@@ -1,8 +1,8 @@
-"""Segments in shared memory: files of /dev/shm, as `shm_open` makes them.
+"""Segments in shared memory. This is the only file that imports `multiprocessing.shared_memory`.
 
-`multiprocessing.shared_memory` does the same and more. Python's resource tracker would get to know the segments, and
-unlink them as soon as the first process that attached one exits (cpython issue 82300); and its modules are a tenth of
-what is imported when a bus starts.
+The bus removes its segments itself, so Python's resource tracker must not know them: it would unlink a segment as soon
+as the first process that attached it exits (cpython issue 82300). From Python 3.13 on, `track=False` sees to that;
+before, `Untracked` does what `SharedMemory.__init__` does, without the registration. Nothing is patched.
 
 A mapping is handed out as a memoryview, and lives as long as that view or one derived from it; a descriptor, which
 Python's mmap duplicates, goes with it. There is no `close()` that could find views still open (cpython issue 155003).
@@ -13,7 +13,14 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import sys
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from multiprocessing.shared_memory import SharedMemory
 
 __all__ = ["SHARED_MEMORY", "SHM_DIR", "SharedMemoryStore"]
 
@@ -52,11 +59,21 @@ class SharedMemoryStore:
         return path
 
     def attach(self, name: str) -> memoryview:
-        fd = _open_segment(name, os.O_RDWR)
-        try:
-            return memoryview(mmap.mmap(fd, os.fstat(fd).st_size))
-        finally:
-            os.close(fd)
+        if _file_behind(name) is not None:
+            fd = _open_segment(name, os.O_RDWR)
+            try:
+                return memoryview(mmap.mmap(fd, os.fstat(fd).st_size))
+            finally:
+                os.close(fd)
+        shared = _opener()(name)
+        view = shared.buf
+        # Take the mapping away from the object: its close() and __del__ would fail because of our views, or unmap the
+        # memory below them.
+        fd, shared._fd = shared._fd, -1  # type: ignore[attr-defined]
+        shared._buf = shared._mmap = None  # type: ignore[attr-defined]
+        os.close(fd)
+        assert view is not None
+        return view
 
     def back(self, name: str, offset: int, length: int) -> None:
         fd = _open_segment(name, os.O_RDWR)
@@ -100,6 +117,30 @@ class SharedMemoryStore:
     def free_bytes(self) -> int:
         status = os.statvfs(SHM_DIR)
         return status.f_bavail * status.f_frsize
+
+
+@cache
+def _opener() -> Callable[[str], SharedMemory]:
+    """What opens a segment that is there. Imported for the first one: it takes 6 ms, and a manager, or who only asks,
+    may never map any."""
+    from multiprocessing.shared_memory import SharedMemory
+
+    if sys.version_info >= (3, 13):
+        return partial(SharedMemory, track=False)
+
+    import _posixshmem  # type: ignore[import-not-found,unused-ignore]
+
+    class Untracked(SharedMemory):
+        """`SharedMemory` of Python 3.10 to 3.12, attached without the resource tracker's knowledge."""
+
+        def __init__(self, name: str) -> None:
+            self._name = "/" + name
+            self._fd = _posixshmem.shm_open(self._name, os.O_RDWR, mode=0o600)
+            self._size = os.fstat(self._fd).st_size
+            self._mmap = mmap.mmap(self._fd, self._size)
+            self._buf = memoryview(self._mmap)
+
+    return Untracked
 
 
 def _file_behind(name: str) -> Path | None:
