@@ -128,6 +128,7 @@ class NatsMailboxes:
             self._streams.state(""),
             lambda *watch: self._streams.watch(self._api, *watch),
             host=host,
+            on_lost=self._make_again,
             on_missing=self._shout_again,
         )
 
@@ -214,7 +215,7 @@ class NatsMailboxes:
         It is said again if the server has lost it. Raises as `store`.
         """
         self._state = state
-        answer = await self._api.ask(self._streams.state(self._host), state)
+        answer = await self._lanes["back"].ask(self._streams.state(self._host), state)
         if error := answer.get("error"):
             raise _refusal(self._host, error)
 
@@ -245,13 +246,13 @@ class NatsMailboxes:
     async def _begin(self) -> None:
         for lane in self._all_lanes:
             await lane.begin()
+        self._spawn(self._beat())
         await self._link.flush()
         await self._streams.make(self._api, self._host)
         for inbox in self._inboxes.values():
             await inbox.begin()
         self._is_open = True
         self._states.watch_anew()
-        self._spawn(self._beat())
 
     @property
     def _all_lanes(self) -> tuple[Lane, ...]:
@@ -290,7 +291,8 @@ class NatsMailboxes:
             await inbox.ask_anew()
 
     def _retried(self, code: int, text: str) -> None:
-        self._trouble = text
+        if not self._is_open:
+            self._trouble = text
         if code == NO_RESPONDERS:
             self._make_again()
 
@@ -305,7 +307,13 @@ class NatsMailboxes:
             await self._streams.make(self._api, self._host)
         except MailboxesRefused as error:
             # A cluster that has no leader at this moment says the same as a server without JetStream.
-            logger.warning("%s", error)
+            if str(error) != self._trouble:
+                self._trouble = str(error)
+                logger.warning("%s", error)
+        else:
+            await self._ask_anew()
+            self._states.watch_anew()
+            self._shout_again()
         finally:
             self._is_making = False
 

@@ -75,8 +75,9 @@ class NatsInbox:
                 raise self._failure
             await self._has_come.wait()
             self._has_come.clear()
+        await self._ask(taken=len(self._letters))
+        # No `await` from here on: letters that were taken by a call that is cancelled would be held by nobody.
         letters, self._letters = self._letters, []
-        await self._ask()
         return letters
 
     async def settle(self, letter: Letter, how: str) -> None:
@@ -98,9 +99,9 @@ class NatsInbox:
         self._failure = error
         self._has_come.set()
 
-    async def _ask(self) -> None:
+    async def _ask(self, taken: int = 0) -> None:
         """So that what is asked for, and what waits here, is more than half of the window."""
-        count = ASKED_MAX - self._asked - len(self._letters)
+        count = ASKED_MAX - self._asked - len(self._letters) + taken
         if count < ASKED_MAX // 2 or not self._link.is_connected:
             return
         if self._asked == 0:
@@ -109,8 +110,8 @@ class NatsInbox:
         request = {
             "batch": count,
             "max_bytes": BYTES_MAX,
-            "expires": EXPIRES_S * _NANOSECONDS,
-            "idle_heartbeat": HEARTBEAT_S * _NANOSECONDS,
+            "expires": int(EXPIRES_S * _NANOSECONDS),
+            "idle_heartbeat": int(HEARTBEAT_S * _NANOSECONDS),
         }
         await self._link.publish(self._next, json.dumps(request).encode(), f"{self._subject}{self._asking}")
 

@@ -187,7 +187,7 @@ class NatsLink:
     # --- what the client says ---
 
     async def _failed_once(self, error: Exception) -> None:
-        self._last_error = str(error) or type(error).__name__
+        is_new, self._last_error = str(error) != self._last_error, str(error) or type(error).__name__
         if denied := _DENIED.search(self._last_error):
             kind, subject = denied.groups()
             verb = "publish" if kind.lower() == "publish" else "subscribe"
@@ -200,7 +200,7 @@ class NatsLink:
         elif self._refusal is not None and not self._refusal.done():
             if refusal := self._refusal_of(error):
                 self._refusal.set_exception(refusal)
-        elif not self._is_ending:
+        elif is_new and not self._is_ending:  # And not the same five times a second while a server is away.
             logger.warning("NATS: %s", self._last_error)
 
     def _refusal_of(self, error: Exception) -> MailboxError | None:
@@ -221,6 +221,8 @@ class NatsLink:
         self.connected.clear()
 
     async def _reconnected(self) -> None:
+        logger.info("NATS: connected again to %s", self._shown())
+        self._last_error = ""
         self.connected.set()
         self._on_connected()
 

@@ -15,7 +15,7 @@ SILENCE_S = 7
 FORGET_AFTER_S = 60
 """A watch of ours that nobody listens to any more."""
 
-Watch = Callable[[str, str, float, float], Awaitable[int]]
+Watch = Callable[[str, str, float, float], Awaitable[int | None]]
 
 
 class NatsStates:
@@ -26,14 +26,25 @@ class NatsStates:
     Args:
         link: The connection.
         prefix: What stands in front of a host's name in the subject of its state.
-        watch: Makes a watch: (name, deliver to, heartbeat in s, forget after in s) -> how many states there are.
+        watch: Makes a watch: (name, deliver to, heartbeat in s, forget after in s) -> how many states there are, or
+            None if there is no bucket.
+        on_lost: Called if there is no bucket.
         on_missing: Called if the bucket does not have this host's own state, after it was said.
         host: This host.
     """
 
-    def __init__(self, link: NatsLink, prefix: str, watch: Watch, *, host: str, on_missing: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        link: NatsLink,
+        prefix: str,
+        watch: Watch,
+        *,
+        host: str,
+        on_lost: Callable[[], None],
+        on_missing: Callable[[], None],
+    ) -> None:
         self._link, self._prefix, self._make_watch = link, prefix, watch
-        self._host, self._on_missing = host, on_missing
+        self._host, self._on_lost, self._on_missing = host, on_lost, on_missing
         self._heard: Callable[[str, bytes | None], None] | None = None
         self._known: dict[str, tuple[str, str]] = {}  # host -> the sequence and the time of what it said last
         self._present: set[str] = set()
@@ -82,7 +93,9 @@ class NatsStates:
         name = "_".join(subject.split(".")[-3:])
         count = await self._make_watch(name, subject, HEARTBEAT_S, FORGET_AFTER_S)
         self._heard_at = asyncio.get_running_loop().time()
-        if count == 0:
+        if count is None:
+            self._on_lost()
+        elif count == 0:
             self._all_present()
 
     def _receive(self, message: Any) -> None:

@@ -61,10 +61,13 @@ class Streams:
         await self._make_stream(lane, self._letters_config())
         await self._make_stream(lane, self._states_config())
         for box in BOXES:
-            await self._make_consumer(lane, self.letters, self._box_config(box, host))
+            answer = await self._ask_for_consumer(lane, self.letters, self._box_config(box, host))
+            _raise_if_refused(answer, f"make the consumer {box}_{host} of the stream {self.letters}")
 
-    async def watch(self, lane: Lane, name: str, deliver_to: str, heartbeat_s: float, forget_after_s: float) -> int:
-        """Have all states sent there, the present ones first: how many those are."""
+    async def watch(
+        self, lane: Lane, name: str, deliver_to: str, heartbeat_s: float, forget_after_s: float
+    ) -> int | None:
+        """Have all states sent there, the present ones first: how many those are. None: there is no bucket."""
         config = {
             "name": name,
             "deliver_subject": deliver_to,
@@ -77,7 +80,11 @@ class Streams:
             "mem_storage": True,
             "num_replicas": 1,
         }
-        return int((await self._make_consumer(lane, self.states, config))["num_pending"])
+        answer = await self._ask_for_consumer(lane, self.states, config)
+        if _code(answer) == _NOT_FOUND:
+            return None
+        _raise_if_refused(answer, f"watch the stream {self.states}")
+        return int(answer["num_pending"])
 
     def _letters_config(self) -> dict[str, Any]:
         return {
@@ -137,12 +144,10 @@ class Streams:
                 + f"; start all hosts of the cluster alike, or correct it with: nats stream edit {name}"
             )
 
-    async def _make_consumer(self, lane: Lane, stream: str, config: dict[str, Any]) -> dict[str, Any]:
+    async def _ask_for_consumer(self, lane: Lane, stream: str, config: dict[str, Any]) -> dict[str, Any]:
         # The filter is in the subject, so that the server's permissions can name it.
         subject = f"$JS.API.CONSUMER.CREATE.{stream}.{config['name']}.{config['filter_subject']}"
-        answer = await self._ask(lane, subject, {"stream_name": stream, "config": config})
-        _raise_if_refused(answer, f"make the consumer {config['name']} of the stream {stream}")
-        return answer
+        return await self._ask(lane, subject, {"stream_name": stream, "config": config})
 
     async def _ask(self, lane: Lane, subject: str, body: dict[str, Any]) -> dict[str, Any]:
         answer = await lane.ask(subject, json.dumps(body).encode())
