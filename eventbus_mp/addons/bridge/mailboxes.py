@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from eventbus_mp import UsageError
 from eventbus_mp.addons.bridge.letters import (
     BOXES,
     Letter,
@@ -20,7 +19,7 @@ from eventbus_mp.addons.bridge.letters import (
     checked_box,
     checked_name,
 )
-from eventbus_mp.addons.bridge.nats_inbox import NatsInbox
+from eventbus_mp.addons.bridge.nats_inbox import NatsInbox, Settled
 from eventbus_mp.addons.bridge.nats_lane import NO_RESPONDERS, Lane
 from eventbus_mp.addons.bridge.nats_link import NatsLink, closed_by, logger, tls_context
 from eventbus_mp.addons.bridge.nats_states import NatsStates
@@ -39,12 +38,15 @@ __all__ = [
 ]
 
 ACKS_MAX = 1024
+SETTLED_TIMEOUT_S, SETTLED_PATIENCE_S = 1.0, 3.0
+"""A server that was killed, and does not know that it gave the letter out, never answers its acknowledgement (2.15)."""
 WINDOW = 64
 """How many letters of a box are stored at the same time: with parcels of 256 KiB, 16 MiB."""
 BEAT_S = 0.5
 PART_HEAD_BYTES = 4096
 PART_ALIGNMENT = 64
 """So that parts that are written behind each other keep what is in them aligned."""
+_ACK = b"+ACK"
 _FULL = {10077, 10047}  # A subject or the stream has as much as it may; the server's store is full.
 _TOO_LARGE = {10054}
 _TEMPORARY = {10005, 10008, 10167}  # No node for it yet, no leader, too many requests.
@@ -102,33 +104,33 @@ class NatsMailboxes:
         self._failure: MailboxError | None = None
         self._state: bytes | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ready = asyncio.Event()
+        self._since = 0
         self._is_open = False
-        self._is_making = False
-        needs_tls = any(file is not None for file in (tls_ca, tls_cert, tls_key))
+        self._is_lost = False
+        self._is_resuming = False
         self._link = NatsLink(
-            _server_list(servers),
+            servers,
             f"_EB.{cluster}.{host}",
             creds=creds,
-            tls=tls_context(tls_ca, tls_cert, tls_key) if needs_tls else None,
+            tls=tls_context(tls_ca, tls_cert, tls_key),
             name=f"eventbus_mp bridge {cluster}/{host}",
             on_connected=self._connected,
+            on_disconnected=self._ready.clear,
             on_denied=self._denied,
             on_failed=self._fail,
         )
-        self._lanes = {box: self._lane(f"stored_{box}", WINDOW, ack_timeout_s, {NO_RESPONDERS}) for box in BOXES}
-        self._api = self._lane("api", WINDOW, ack_timeout_s, set())
-        self._acks = Lane(
-            self._link, "acks", window=ACKS_MAX, timeout_s=ack_timeout_s, temporary=(), on_retry=self._retried
-        )
-        self._inboxes = {
-            box: NatsInbox(self._link, box, self._streams.next(box, host), self._make_again) for box in BOXES
-        }
+        self._lanes = {box: self._lane(f"stored_{box}", WINDOW, ack_timeout_s) for box in BOXES}
+        self._acks = self._lane("acks", ACKS_MAX, SETTLED_TIMEOUT_S, patience_s=SETTLED_PATIENCE_S)
+        self._api = self._lane("api", WINDOW, ack_timeout_s, is_about_streams=True)
+        self._settled = Settled()
+        self._inboxes = {box: self._inbox(box) for box in BOXES}
         self._states = NatsStates(
             self._link,
             self._streams.state(""),
             lambda *watch: self._streams.watch(self._api, *watch),
             host=host,
-            on_lost=self._make_again,
+            on_lost=self._lost,
             on_missing=self._shout_again,
         )
 
@@ -187,7 +189,7 @@ class NatsMailboxes:
         answer = await self._lanes[checked_box(box)].ask(self._streams.box(box, host), data)
         if error := answer.get("error"):
             raise _refusal(host, error)
-        return int(answer["seq"])
+        return self._since + int(answer["seq"])
 
     async def pull(self, box: str) -> list[Letter]:
         """The letters that have come to this host, in order; waits until there is one. One caller at a time a box.
@@ -201,11 +203,15 @@ class NatsMailboxes:
     async def settle(self, letter: Letter, how: str) -> None:
         """Say what became of a letter: "done", "working" (`ack_wait_s` anew), or "broken" (never again, to nobody).
 
-        "done" returns when the server has noted it: then the letter does not come again. The others return at once, and
-        can be lost. All but "working" wait while no server is there.
+        "done" returns when the server has noted it, or has not said so within 3 s: then the letter does not come again.
+        (A server that is killed can forget what it noted in the last seconds. These mailboxes remember their 65,536
+        last letters, and do not give them out again; others, that are opened later, would.) The others return at once,
+        and can be lost. All but "working" wait while no server is there.
         """
         if how == "done":
-            await self._acks.ask(str(letter.token), b"+ACK")  # An error says that the server has lost the letter.
+            token = str(letter.token)
+            self._settled.add(letter.position, token)
+            await self._acks.ask(token, _ACK)
         else:
             await self._inboxes["to"].settle(letter, how)
 
@@ -248,24 +254,45 @@ class NatsMailboxes:
             await lane.begin()
         self._spawn(self._beat())
         await self._link.flush()
-        await self._streams.make(self._api, self._host)
+        await self._make()
         for inbox in self._inboxes.values():
             await inbox.begin()
         self._is_open = True
+        self._ready.set()
         self._states.watch_anew()
 
     @property
     def _all_lanes(self) -> tuple[Lane, ...]:
-        return (*self._lanes.values(), self._api, self._acks)
+        return (*self._lanes.values(), self._acks, self._api)
 
-    def _lane(self, name: str, window: int, timeout_s: float, temporary: set[int]) -> Lane:
+    def _lane(
+        self,
+        name: str,
+        window: int,
+        timeout_s: float,
+        *,
+        patience_s: float | None = None,
+        is_about_streams: bool = False,
+    ) -> Lane:
         return Lane(
             self._link,
             name,
+            may_ask=self._link.connected if is_about_streams else self._ready,
             window=window,
             timeout_s=timeout_s,
-            temporary=_TEMPORARY | temporary,
+            patience_s=patience_s,
+            temporary=_TEMPORARY if is_about_streams else {*_TEMPORARY, NO_RESPONDERS},
             on_retry=self._retried,
+        )
+
+    def _inbox(self, box: str) -> NatsInbox:
+        return NatsInbox(
+            self._link,
+            box,
+            self._streams.next(box, self._host),
+            settled=self._settled,
+            on_again=self._settle_again,
+            on_lost=self._lost,
         )
 
     async def _beat(self) -> None:
@@ -273,49 +300,71 @@ class NatsMailboxes:
         clock = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(BEAT_S)
+            self._resume()
             for lane in self._all_lanes:
                 lane.look(clock())
             for inbox in self._inboxes.values():
-                await inbox.look(clock())
+                inbox.look(clock())
             self._states.look(clock())
 
     def _connected(self) -> None:
         for lane in self._all_lanes:
             lane.ask_again()
-        if self._is_open:
-            self._spawn(self._ask_anew())
-            self._states.watch_anew()
-
-    async def _ask_anew(self) -> None:
-        for inbox in self._inboxes.values():
-            await inbox.ask_anew()
+        self._resume()
 
     def _retried(self, code: int, text: str) -> None:
         if not self._is_open:
             self._trouble = text
         if code == NO_RESPONDERS:
-            self._make_again()
+            self._lost()
 
-    def _make_again(self) -> None:
+    def _lost(self) -> None:
         """The server does not know the stream or a consumer: it has lost its store, or somebody has removed them."""
-        if self._is_open and not self._is_making:
-            self._is_making = True
-            self._spawn(self._make())
+        self._is_lost = True
+        self._ready.clear()
+        self._resume()
 
-    async def _make(self) -> None:
+    def _resume(self) -> None:
+        """After a new connection or a loss, look what is there before anything else goes on."""
+        if self._is_open and self._link.is_connected and not self._ready.is_set() and not self._is_resuming:
+            self._is_resuming = True
+            self._spawn(self._look_and_go_on())
+
+    async def _look_and_go_on(self) -> None:
         try:
-            await self._streams.make(self._api, self._host)
+            while self._is_lost or await self._streams.since(self._api) != self._since:
+                self._is_lost = False
+                await self._make()
         except MailboxesRefused as error:
             # A cluster that has no leader at this moment says the same as a server without JetStream.
+            self._is_lost = True
             if str(error) != self._trouble:
                 self._trouble = str(error)
                 logger.warning("%s", error)
-        else:
-            await self._ask_anew()
-            self._states.watch_anew()
-            self._shout_again()
+            return
         finally:
-            self._is_making = False
+            self._is_resuming = False
+        self._ready.set()
+        for inbox in self._inboxes.values():
+            await inbox.ask_anew()
+        self._states.watch_anew()
+
+    async def _make(self) -> None:
+        """Make what is missing. If the stream is another than before, its letters are gone, and so are our states."""
+        await self._streams.make(self._api, self._host)
+        since = await self._streams.since(self._api)
+        if since == self._since:
+            return
+        self._since = since
+        for inbox in self._inboxes.values():
+            inbox.stream_since = since
+        self._acks.give_up()
+        self._shout_again()
+
+    def _settle_again(self, former: str, token: str) -> None:
+        """A server that was killed does not know any more that it gave the letter out, and never answers the former
+        token."""
+        self._acks.redirect(former, token, _ACK)
 
     def _shout_again(self) -> None:
         if self._state is not None:
@@ -345,13 +394,6 @@ class NatsMailboxes:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(closed_by(error))
-
-
-def _server_list(servers: str | Sequence[str]) -> list[str]:
-    found = servers.split(",") if isinstance(servers, str) else list(servers)
-    if not all(found):
-        raise UsageError(f"servers={servers!r} has no address; give it one, as nats://nats1:4222")
-    return found
 
 
 def _refusal(host: str, error: dict[str, Any]) -> MailboxError:

@@ -10,7 +10,7 @@ from typing import Any
 from eventbus_mp.addons.bridge.letters import Letter, MailboxError
 from eventbus_mp.addons.bridge.nats_link import NatsLink
 
-__all__ = ["NatsInbox"]
+__all__ = ["NatsInbox", "Settled"]
 
 ASKED_MAX = 256
 BYTES_MAX = 16 << 20
@@ -19,9 +19,25 @@ HEARTBEAT_S = 1
 SILENCE_S = 3
 """A request dies with the server that had it, and nobody says so; then it also sends no heartbeats."""
 EXPIRES_S = 30
+SETTLED_MAX = 65_536
 _NANOSECONDS = 1_000_000_000
 _ACK = "$JS.ACK."
 _WORDS = {"working": b"+WPI", "broken": b"+TERM"}
+
+
+class Settled:
+    """The last letters that were settled, and by which token. A server that was killed may give them out again."""
+
+    def __init__(self) -> None:
+        self._tokens: dict[int, str] = {}
+
+    def add(self, position: int, token: str) -> None:
+        self._tokens[position] = token
+        if len(self._tokens) > SETTLED_MAX:
+            del self._tokens[next(iter(self._tokens))]
+
+    def token(self, position: int) -> str | None:
+        return self._tokens.get(position)
 
 
 class NatsInbox:
@@ -33,11 +49,23 @@ class NatsInbox:
         link: The connection.
         box: "to" or "back".
         next: The subject to ask at.
-        on_lost: Called when the consumer is not there.
+        settled: Letters that are not to come again.
+        on_again: Called with the token by which a letter was settled, and the one under which it has come again.
+        on_lost: Called when the consumer may not be there; somebody has to `ask_anew`.
     """
 
-    def __init__(self, link: NatsLink, box: str, next: str, on_lost: Callable[[], None]) -> None:
-        self._link, self._box, self._next, self._on_lost = link, box, next, on_lost
+    def __init__(
+        self,
+        link: NatsLink,
+        box: str,
+        next: str,
+        *,
+        settled: Settled,
+        on_again: Callable[[str, str], None],
+        on_lost: Callable[[], None],
+    ) -> None:
+        self._link, self._box, self._next = link, box, next
+        self._settled, self._on_again, self._on_lost = settled, on_again, on_lost
         self._letters: list[Letter] = []
         self._has_come = asyncio.Event()
         self._subject = ""
@@ -45,6 +73,8 @@ class NatsInbox:
         self._asked = 0
         self._heard_at = 0.0
         self._failure: MailboxError | None = None
+        self.stream_since = 0
+        """What is added to the numbers of letters, so that those of a stream that was made anew are higher."""
 
     async def begin(self) -> None:
         """Listen, and ask for the first letters."""
@@ -62,11 +92,11 @@ class NatsInbox:
         self._heard_at = asyncio.get_running_loop().time()
         await self._ask()
 
-    async def look(self, now: float) -> None:
-        """Ask anew after silence. Called now and then."""
+    def look(self, now: float) -> None:
+        """Notice silence. Called now and then."""
         if self._asked and self._link.is_connected and now - self._heard_at > SILENCE_S:
+            self._heard_at = now
             self._on_lost()
-            await self.ask_anew()
 
     async def pull(self) -> list[Letter]:
         """All letters that have come; waits until there is one."""
@@ -118,9 +148,14 @@ class NatsInbox:
     async def _receive(self, message: Any) -> None:
         self._heard_at = asyncio.get_running_loop().time()
         if message.reply.startswith(_ACK):
-            self._letters.append(Letter(message.data, _position(message.reply), message.reply))
-            self._has_come.set()
             self._asked -= self._asked > 0
+            position = self.stream_since + _sequence(message.reply)
+            if (token := self._settled.token(position)) is not None:
+                self._settled.add(position, message.reply)
+                self._on_again(token, message.reply)
+            else:
+                self._letters.append(Letter(message.data, position, message.reply))
+                self._has_come.set()
             await self._ask()
         elif message.subject == f"{self._subject}{self._asking}":
             await self._receive_status(message.headers or {})
@@ -131,7 +166,7 @@ class NatsInbox:
             case "100":
                 return
             case "503":
-                self._on_lost()  # And after silence, ask anew.
+                self._on_lost()
                 return
             case "409" if "Deleted" in headers.get("Description", ""):
                 self._on_lost()
@@ -141,7 +176,7 @@ class NatsInbox:
                 await self._ask()
 
 
-def _position(reply: str) -> int:
+def _sequence(reply: str) -> int:
     """The stream's sequence number of a letter. Newer servers name a domain and an account before the stream."""
     parts = reply.split(".")
     return int(parts[5] if len(parts) == 9 else parts[7])

@@ -20,13 +20,14 @@ RETRY_S = 0.25
 
 
 class _Question:
-    __slots__ = ("answered", "asked_at", "data", "number", "subject")
+    __slots__ = ("answered", "asked_at", "begun_at", "data", "number", "subject")
 
     def __init__(self, number: int, subject: str, data: bytes, answered: asyncio.Future[dict[str, Any]]) -> None:
         self.number = number
         self.subject = subject
         self.data = data
         self.answered = answered
+        self.begun_at = 0.0  # when it was asked for the first time
         self.asked_at = 0.0
 
 
@@ -37,8 +38,10 @@ class Lane:
     heard twice; after a new connection all that are open are asked again in their order, and only then what is new.
 
     Args:
+        may_ask: Set while there is somebody to ask.
         window: How many may be unanswered at a time.
         timeout_s: After so long without an answer, ask again.
+        patience_s: After so long without an answer, answer `NO_RESPONDERS`; never, if it is None.
         temporary: Errors of the server that pass; after them, ask again as well.
         on_retry: Called with the number and the text of such an error.
     """
@@ -48,13 +51,15 @@ class Lane:
         link: NatsLink,
         name: str,
         *,
+        may_ask: asyncio.Event,
         window: int,
         timeout_s: float,
+        patience_s: float | None = None,
         temporary: Collection[int],
         on_retry: Callable[[int, str], None],
     ) -> None:
-        self._link, self._name = link, name
-        self._window, self._timeout_s = window, timeout_s
+        self._link, self._name, self._may_ask = link, name, may_ask
+        self._window, self._timeout_s, self._patience_s = window, timeout_s, patience_s
         self._temporary, self._on_retry = temporary, on_retry
         self._numbers = itertools.count()
         self._waiting: deque[_Question] = deque()
@@ -81,14 +86,32 @@ class Lane:
         self._may_write.set()
         return answered
 
+    def redirect(self, former: str, subject: str, data: bytes) -> None:
+        """Ask somebody else, as the former one is not going to answer; at once, if it has not yet."""
+        found = [item for item in (*self._open.values(), *self._waiting) if item.subject == former]
+        for item in found:
+            item.subject = subject
+        self._put_back([item for item in found if item.number in self._open])
+        if not found:
+            self.ask(subject, data)
+
     def ask_again(self) -> None:
         """There is a new connection: nothing that was asked over the former one is going to be answered."""
         self._put_back(list(self._open.values()))
 
     def look(self, now: float) -> None:
         """Ask again what was not answered in time. Called now and then."""
-        if self._link.is_connected:
-            self._put_back([item for item in self._open.values() if now - item.asked_at > self._timeout_s])
+        if not self._may_ask.is_set():
+            return
+        if self._patience_s is not None:
+            for item in [item for item in self._open.values() if now - item.begun_at > self._patience_s]:
+                self._answer(item, _nobody())
+        self._put_back([item for item in self._open.values() if now - item.asked_at > self._timeout_s])
+
+    def give_up(self) -> None:
+        """Those whom the open questions are for are gone: answer `NO_RESPONDERS`."""
+        for item in [*self._open.values(), *self._waiting]:
+            self._answer(item, _nobody())
 
     def deny(self, subject: str, error: MailboxError) -> bool:
         """Nothing may be published to this subject: whether anybody wanted to."""
@@ -112,7 +135,7 @@ class Lane:
         clock = asyncio.get_running_loop().time
         while True:
             await self._may_write.wait()
-            await self._link.connected.wait()
+            await self._may_ask.wait()
             if not self._waiting or len(self._open) >= self._window or self._pause is not None:
                 self._may_write.clear()
                 continue
@@ -123,6 +146,7 @@ class Lane:
                 self._fail(item, _too_large(item, self._link.payload_bytes_max))
                 continue
             item.asked_at = clock()
+            item.begun_at = item.begun_at or item.asked_at
             self._open[item.number] = item
             await self._link.publish(item.subject, item.data, f"{self._reply}{item.number}")
 
@@ -144,8 +168,12 @@ class Lane:
             self._wait_a_moment()
             self._on_retry(code, str(answer["error"].get("description", "nobody answers")))
             return
-        item.answered.set_result(answer)
-        self._close(number)
+        self._answer(item, answer)
+
+    def _answer(self, item: _Question, answer: dict[str, Any]) -> None:
+        if not item.answered.done():
+            item.answered.set_result(answer)
+        self._close(item.number)
 
     def _close(self, number: int) -> None:
         self._open.pop(number, None)
@@ -174,6 +202,10 @@ class Lane:
     def _go_on(self) -> None:
         self._pause = None
         self._may_write.set()
+
+
+def _nobody() -> dict[str, Any]:
+    return {"error": {"err_code": NO_RESPONDERS}}
 
 
 def _too_large(item: _Question, bytes_max: int) -> LetterTooLarge:

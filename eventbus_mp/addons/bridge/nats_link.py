@@ -52,23 +52,25 @@ class NatsLink:
     Args:
         inbox: The prefix of the subjects that this host, and nobody else, listens to.
         on_connected: Called each time that a connection is there anew.
+        on_disconnected: Called each time that it is lost.
         on_denied: Called with each subject that we may not publish to.
         on_failed: Called when nothing will ever come again.
     """
 
     def __init__(
         self,
-        servers: Sequence[str],
+        servers: str | Sequence[str],
         inbox: str,
         *,
         creds: str | None,
         tls: ssl.SSLContext | None,
         name: str,
         on_connected: Callable[[], None],
+        on_disconnected: Callable[[], None],
         on_denied: Callable[[str, MailboxError], None],
         on_failed: Callable[[MailboxError], None],
     ) -> None:
-        self._servers = list(servers)
+        self._servers = _server_list(servers)
         self._creds = creds
         self._options: dict[str, Any] = {
             "user_credentials": creds,
@@ -86,7 +88,8 @@ class NatsLink:
             "reconnected_cb": self._reconnected,
             "closed_cb": self._closed,
         }
-        self._on_connected, self._on_denied, self._on_failed = on_connected, on_denied, on_failed
+        self._on_connected, self._on_disconnected = on_connected, on_disconnected
+        self._on_denied, self._on_failed = on_denied, on_failed
         self._client = nats.aio.client.Client()
         self._inbox = f"{inbox}.{self._client.new_inbox().rpartition('.')[2]}"
         self._refusal: asyncio.Future[None] | None = None
@@ -219,6 +222,7 @@ class NatsLink:
 
     async def _disconnected(self) -> None:
         self.connected.clear()
+        self._on_disconnected()
 
     async def _reconnected(self) -> None:
         logger.info("NATS: connected again to %s", self._shown())
@@ -248,12 +252,15 @@ def closed_by(error: BaseException) -> MailboxError:
     return closed
 
 
-def tls_context(ca: str | None, cert: str | None, key: str | None) -> ssl.SSLContext:
-    """To check the server's certificate against the file `ca` (None: the machine's authorities), and to show our own.
+def tls_context(ca: str | None, cert: str | None, key: str | None) -> ssl.SSLContext | None:
+    """To check the server's certificate against the file `ca`, and to show our own. None, without any of them: the
+    machine's authorities, if the server asks for TLS at all.
 
     Raises:
         UsageError: A file cannot be read, or is not what it should be.
     """
+    if ca is cert is key is None:
+        return None
     try:
         context = ssl.create_default_context(cafile=ca)
         if cert is not None:
@@ -266,3 +273,10 @@ def tls_context(ca: str | None, cert: str | None, key: str | None) -> ssl.SSLCon
 
 def _without_user(server: str) -> str:
     return urlparse(server).netloc.rpartition("@")[2]
+
+
+def _server_list(servers: str | Sequence[str]) -> list[str]:
+    found = servers.split(",") if isinstance(servers, str) else list(servers)
+    if not all(found):
+        raise UsageError(f"servers={servers!r} has no address; give it one, as nats://nats1:4222")
+    return found

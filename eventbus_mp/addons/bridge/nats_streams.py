@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from eventbus_mp.addons.bridge.letters import BOXES, MailboxesRefused
@@ -51,6 +52,14 @@ class Streams:
     def next(self, box: str, host: str) -> str:
         """Where to ask for letters."""
         return f"$JS.API.CONSUMER.MSG.NEXT.{self.letters}.{box}_{host}"
+
+    async def since(self, lane: Lane) -> int:
+        """When the stream of letters was made, in ns since 1970; 0: there is none."""
+        answer = await self._ask(lane, f"$JS.API.STREAM.INFO.{self.letters}", {})
+        if _code(answer) == _NOT_FOUND:
+            return 0
+        _raise_if_refused(answer, f"show the stream {self.letters}")
+        return _nanoseconds(answer["created"])
 
     async def make(self, lane: Lane, host: str) -> None:
         """Make what is not there yet.
@@ -156,6 +165,13 @@ class Streams:
                 "the NATS server has no JetStream for this user; start it with -js, or give the account JetStream"
             )
         return answer
+
+
+def _nanoseconds(time: str) -> int:
+    """Of a time as `2026-11-28T02:58:44.55893444Z`."""
+    whole, _, fraction = time.removesuffix("Z").partition(".")
+    seconds = int(datetime.fromisoformat(f"{whole}+00:00").timestamp())
+    return seconds * _NANOSECONDS + int(fraction.ljust(9, "0"))
 
 
 def _code(answer: dict[str, Any]) -> int:

@@ -34,9 +34,9 @@ async def pull(mailboxes: NatsMailboxes, count: int, box: str = "to", how: str =
     """At least so many letters, settled as they come."""
     found: list[bytes] = []
     while len(found) < count:
-        for letter in await mailboxes.pull(box):
-            found.append(letter.data)
-            await mailboxes.settle(letter, how)
+        letters = await mailboxes.pull(box)
+        found += [letter.data for letter in letters]
+        await asyncio.gather(*(mailboxes.settle(letter, how) for letter in letters))
     return found
 
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from eventbus_mp.addons.bridge import mailboxes, nats_inbox, nats_link
-from eventbus_mp.addons.bridge.mailboxes import NatsMailboxes
+from eventbus_mp.addons.bridge.mailboxes import Letter, NatsMailboxes
 from tests.addons.bridge.nats_proxy import LossyWay
 from tests.addons.bridge.nats_servers import NatsCluster, NatsServer, eventually, run
 from tests.addons.bridge.posts import numbered, opened, pull, store_all, stored
@@ -223,3 +223,44 @@ def test_a_stopped_server_keeps_what_is_not_settled(start_server: Callable[..., 
             await eventually(lambda: stored(server) == 0)
 
     run(work)
+
+
+def test_what_was_settled_never_comes_again(any_server: NatsServer) -> None:
+    """Though a server that is killed may have forgotten it; and nobody waits for what it has lost altogether."""
+
+    async def work() -> None:
+        async with opened(any_server, "A", ack_wait_s=0.3) as (a,):
+            await store_all(a, "A", numbered(3))
+            first, second, third = await pull_letters(a, 3)
+            await a.settle(first, "done")
+            await a.settle(first, "done")
+            any_server.kill()
+            await asyncio.to_thread(any_server.start)
+            await a.settle(second, "done")
+            assert {letter.data for letter in await pull_letters(a, 3)} == {b"2"}
+            any_server.lose_store()
+            await asyncio.to_thread(any_server.start)
+            await a.settle(third, "done")
+
+    run(work)
+
+
+def test_positions_grow_beyond_a_lost_store(any_server: NatsServer) -> None:
+    async def work() -> None:
+        async with opened(any_server, "A", "B") as (a, b):
+            positions = [await a.store(box, "B", b"x") for box in ("to", "back", "to")]
+            assert [letter.position for letter in await pull_letters(b, 2)] == positions[::2]
+            any_server.lose_store()
+            await asyncio.to_thread(any_server.start)
+            positions += [await a.store("to", "B", b"y"), await b.store("to", "B", b"z")]
+            assert positions == sorted(set(positions))
+            assert [letter.position for letter in await pull_letters(b, 2)] == positions[3:]
+
+    run(work)
+
+
+async def pull_letters(mailboxes: NatsMailboxes, count: int) -> list[Letter]:
+    found: list[Letter] = []
+    while len(found) < count:
+        found += await mailboxes.pull("to")
+    return found
