@@ -46,7 +46,8 @@ class _Unfinished(Generic[L]):
 
     def __init__(self, first: Part) -> None:
         self.first = first
-        self.payload = bytearray(first.total)
+        self.payload = memoryview(bytearray(first.total))
+        """A view, for a slice of a bytearray itself is assigned by way of a copy, in fresh pages: 1.4 ms a MiB."""
         self.letters: dict[int, L] = {}
         """By the number of the part."""
         self.touched_s = 0.0
@@ -138,7 +139,7 @@ class Assembler(Generic[L]):
             return None
         self._remove(key)
         letters = tuple(item.letters[index] for index in range(part.count))
-        return Whole(replace(item.first, index=0, count=1, chunk=memoryview(item.payload)), letters)
+        return Whole(replace(item.first, index=0, count=1, chunk=item.payload), letters)
 
     def forget_life(self, host: str, life: bytes) -> list[L]:
         """That life of the host's bus is over: what came with the parts of its events."""
