@@ -1,5 +1,6 @@
 """EventLogger: what it writes, and that nothing it or `logging` does costs an event."""
 
+import contextlib
 import json
 import logging
 import os
@@ -150,6 +151,19 @@ def test_a_handler_that_raises_costs_its_line(
     assert capsys.readouterr().err == (
         "a handler of logging raised, and a line is lost (1 so far): SystemExit('no disk')\n"
     )
+    assert [item.skipped for item in bus.statistics().subscribers] == []
+
+
+def test_a_disk_that_is_full(bus: EventBus, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file handler of `logging` says on standard error what it cannot write, and takes the next line."""
+    handler = logging.FileHandler("/dev/full")
+    with EventLogger(bus, logger=logger_with(handler)) as logger:
+        bus.notify_many(Event(str(number), "a", 1) for number in range(100))
+        bus.drain(timeout_s=20)
+        assert logger.error is None
+    with contextlib.suppress(OSError):
+        handler.close()  # It tries once more.
+    assert "No space left on device" in capsys.readouterr().err
     assert [item.skipped for item in bus.statistics().subscribers] == []
 
 

@@ -289,22 +289,6 @@ def test_what_an_exporter_publishes_has_no_span_even_if_its_topic_is_not_exclude
     spans.provider.shutdown()
 
 
-def test_an_exporter_that_is_down(make_bus: Make) -> None:
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
-    bus = make_bus(topics=["a"])
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter("http://127.0.0.1:9/v1/traces", timeout=1)))
-    instrument(bus, tracer_provider=provider)
-    done: list[Any] = []
-    bus.on("a", name="worker")(lambda event: done.append(event.id))
-    bus.notify_many([Event(n, "a", n) for n in range(3_000)])  # More than its queue takes.
-    bus.drain(timeout_s=20)
-    assert len(done) == 3_000
-    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
-    provider.shutdown()
-
-
 # --- threads, and what is refused ---
 
 
