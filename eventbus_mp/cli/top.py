@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 import threading
@@ -37,11 +38,11 @@ def add_parser(commands: Commands) -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Show it until the user leaves; `--json` is one screen as well, and so is all that goes to no terminal."""
+    """Show it until the user leaves; `--json` is one screen as well, and so is all that goes to no screen."""
     interval_s = max(options.interval, INTERVAL_MIN_S)
     wanted = _compiled(options.filter)
     with running_bus(options) as bus:
-        if options.once or options.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        if options.once or options.json or not _has_screen():
             _print(_numbers(bus, interval_s), wanted, options)
             return Exit.DONE
         from eventbus_mp.cli._screen import watch
@@ -51,6 +52,11 @@ def run(options: argparse.Namespace) -> int:
         complain(error)
         return Exit.FAILED
     return Exit.DONE
+
+
+def _has_screen() -> bool:
+    """Whether both ends are a terminal that can do more than print lines: a shell in an editor says that it is dumb."""
+    return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb")
 
 
 def _compiled(text: str | None) -> re.Pattern[str] | None:

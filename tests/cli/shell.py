@@ -1,10 +1,13 @@
-"""The command line as a user runs it: a process of its own, without a terminal."""
+"""The command line as a user runs it: a process of its own, without a terminal or on one."""
 
 import contextlib
+import fcntl
 import json
 import os
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,3 +62,20 @@ def started(run_dir: Path, *arguments: object, **variables: str) -> "Iterator[su
             yield process
         finally:
             process.kill()
+
+
+def on_terminal(columns: int, run_dir: Path, *arguments: str, **variables: str) -> tuple[str, int]:
+    """What a command writes to a terminal of this width, and its exit code."""
+    terminal, line = os.openpty()
+    fcntl.ioctl(line, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environ = {**environment(run_dir, **{"TERM": "xterm", **variables})}
+    del environ["COLUMNS"]
+    command = [sys.executable, "-m", "eventbus_mp", *arguments]
+    with subprocess.Popen(command, env=environ, stdin=line, stdout=line, stderr=line) as process:
+        os.close(line)
+        written = b""
+        with contextlib.suppress(OSError):  # EIO is its end.
+            while piece := os.read(terminal, 65_536):
+                written += piece
+    os.close(terminal)
+    return written.decode().replace("\r\n", "\n"), process.returncode

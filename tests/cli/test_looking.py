@@ -1,21 +1,17 @@
 """The commands that look at a bus: status, topics, subscribers, events, stuck."""
 
-import contextlib
-import fcntl
 import os
 import re
 import signal
-import struct
 import subprocess
 import sys
-import termios
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from eventbus_mp import Event, EventBus
-from tests.cli.shell import environment, json_output, output, run
+from tests.cli.shell import environment, json_output, on_terminal, output, run
 
 LONG = "a_topic_with_a_name_that_is_longer_than_any_terminal_is_wide_" * 4
 
@@ -155,20 +151,3 @@ def test_a_table_on_a_terminal_loses_nothing(columns: int, run_dir: Path, bus: E
         assert max(map(len, plain.splitlines())) <= 80
     uncoloured, _ = on_terminal(columns, run_dir, "subscribers", "test", NO_COLOR="1")
     assert "\x1b" not in uncoloured
-
-
-def on_terminal(columns: int, run_dir: Path, *arguments: str, **variables: str) -> tuple[str, int]:
-    """What a command writes to a terminal of this width, and its exit code."""
-    terminal, line = os.openpty()
-    fcntl.ioctl(line, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    environ = {**environment(run_dir, TERM="xterm", **variables)}
-    del environ["COLUMNS"]
-    command = [sys.executable, "-m", "eventbus_mp", *arguments]
-    with subprocess.Popen(command, env=environ, stdin=line, stdout=line, stderr=line) as process:
-        os.close(line)
-        written = b""
-        with contextlib.suppress(OSError):  # EIO is its end.
-            while piece := os.read(terminal, 65_536):
-                written += piece
-    os.close(terminal)
-    return written.decode().replace("\r\n", "\n"), process.returncode

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from eventbus_mp import Event, EventBus
-from tests.cli.shell import environment, json_output, output, run
+from tests.cli.shell import environment, json_output, on_terminal, output, run
 
 
 def test_one_screen_as_text(bus: EventBus, run_dir: Path) -> None:
@@ -46,11 +46,19 @@ def test_without_a_terminal_it_is_one_screen(bus: EventBus, run_dir: Path) -> No
     assert output(run_dir, "top", "test", "--interval", "0.1").startswith("bus test, ")
 
 
+@pytest.mark.parametrize("term", ["dumb", ""])
+def test_a_terminal_that_only_prints_lines_gets_one_screen(bus: EventBus, run_dir: Path, term: str) -> None:
+    bus.topics()
+    shown, code = on_terminal(80, run_dir, "top", "test", "--interval", "0.1", TERM=term)
+    assert (code, shown.startswith("bus test, ")) == (0, True)
+    assert "\x1b[?" not in shown
+
+
 def test_without_textual_it_says_what_to_install(bus: EventBus, run_dir: Path) -> None:
     bus.topics()
     code = "import sys; sys.modules['textual'] = None; from eventbus_mp.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "top", "test"]
-    variables = environment(run_dir)
+    variables = environment(run_dir, TERM="xterm")
     ours, terminal = pty.openpty()
     done = subprocess.run(
         command,
@@ -182,6 +190,21 @@ def test_a_pause_and_the_end(watched: EventBus, bus: EventBus) -> None:
     with watched:
         app = drive(watched, steps)
     assert "bus 'test'" in app.return_value
+
+
+def test_a_window_of_any_size(watched: EventBus) -> None:
+    async def steps(app: Any, pilot: Any) -> None:
+        for columns, lines in ((20, 5), (1, 1), (300, 100), (100, 40)):
+            await pilot.resize_terminal(columns, lines)
+            looked = app.numbers
+            await until(pilot, lambda looked=looked: app.numbers is not looked)  # type: ignore[misc]
+            assert shown(app, "topics") == ["a", "b"]
+        await pilot.press("enter")
+        await pilot.resize_terminal(20, 5)
+        await until(pilot, lambda: len(app.screen_stack) == 2 and len(app.screen.found) == 2)
+
+    with watched:
+        drive(watched, steps)
 
 
 def test_many_topics_and_names_longer_than_the_screen(make_bus: Callable[..., EventBus], run_dir: Path) -> None:
