@@ -17,7 +17,7 @@ except ImportError as cause:  # Or it is there without the libpq that it needs.
         "PostgreSQL needs the package psycopg, which is not installed; type: pip install 'eventbus-mp[postgresql]'"
     ) from cause
 
-__all__ = ["connected", "explained", "psycopg"]
+__all__ = ["check_session", "connected", "explained", "psycopg"]
 
 _QUOTED = re.compile(r'"[^"]*"')
 DEFAULTS = {
@@ -62,6 +62,33 @@ def connected(url: str, application: str) -> psycopg.Connection[tuple[Any, ...]]
     connection = psycopg.connect(parameters, autocommit=True)
     _connections.add(connection)
     return connection
+
+
+def check_session(connection: psycopg.Connection[Any], url: str) -> None:
+    """Check that a new connection has a session of its own, before it takes a lock or sets anything in it.
+
+    A pooler that gives one session of the server to many clients, from transaction to transaction, gives away the lock
+    as well: two would have it, and others our settings. Behind a pooler, which is known by the number of the process,
+    two connections are compared.
+
+    Raises:
+        UsageError: It has none.
+        psycopg.Error: As of any query.
+    """
+    pid = _pid_of(connection)
+    if pid == connection.info.backend_pid:
+        return
+    with connected(url, "eventbus-mp") as other:
+        if any(_pid_of(one) == pid for one in (other, other)) or _pid_of(connection) != pid:
+            raise UsageError(
+                f"{shown_url(url)} is a pooler that shares sessions, pgbouncer with pool_mode=transaction for example, "
+                "and a lock needs one of its own; give the address of the server, or of a pool with pool_mode=session"
+            )
+
+
+def _pid_of(connection: psycopg.Connection[Any]) -> int:
+    (pid,) = connection.execute("SELECT pg_backend_pid()", prepare=False).fetchone() or (0,)
+    return int(pid)
 
 
 def _parameters_of(url: str) -> dict[str, Any]:

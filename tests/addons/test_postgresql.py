@@ -2,10 +2,15 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from eventbus_mp import UsageError
+from eventbus_mp.addons.journal import open_store
+from eventbus_mp.addons.outbox import Outbox, open_outbox
 from tests.addons.postgresql import Server
+from tests.addons.postgresql_pooler import running_pooler
 
 PROGRAM = """
 import sys
@@ -55,3 +60,25 @@ def test_a_server_is_stopped_and_started(postgresql_server: Server, postgresql_u
         assert db.closed
     with connected(postgresql_url, "a test") as db:
         assert db.execute("SELECT n FROM t").fetchone() == (1,)
+
+
+def test_a_pooler_that_shares_sessions_is_refused(
+    postgresql_server: Server, postgresql_url: str, tmp_path: Path
+) -> None:
+    """Two would have its lock, and the programs of its other clients our settings."""
+    import psycopg
+
+    database = postgresql_url.partition("?")[0].rpartition("/")[2]
+    with psycopg.connect(postgresql_url) as connection:
+        Outbox.create_table(connection)
+    with running_pooler(postgresql_server.socket, database, tmp_path) as url:
+        with open_store(url, writes=True) as store, pytest.raises(UsageError, match="pooler that shares sessions"):
+            store.take_lock()
+        with pytest.raises(UsageError, match="pooler that shares sessions"):
+            open_store(url)
+        with open_outbox(url) as outbox:
+            assert outbox.counts() == {}
+            with pytest.raises(UsageError, match="pool_mode=session"):
+                outbox.take_lock()
+        with psycopg.connect(url) as user:
+            assert user.execute("SHOW search_path").fetchone() == ('"$user", public',)

@@ -20,7 +20,7 @@ from eventbus_mp.addons.outbox.ids import loaded_id
 from eventbus_mp.addons.outbox.schema import COLUMNS, CONDITIONS, check_table
 from eventbus_mp.addons.outbox.stop import StopFlag
 from eventbus_mp.addons.outbox.store import Item, Refused, TopicCounts, missing_table
-from eventbus_mp.addons.postgresql import connected, explained, psycopg
+from eventbus_mp.addons.postgresql import check_session, connected, explained, psycopg
 
 __all__ = ["PostgresqlOutbox"]
 
@@ -55,6 +55,8 @@ class PostgresqlOutbox:
         """The schema of the table, which the search path may have said, and its name there."""
         self._connection: psycopg.Connection[Any] | None = None
         self._is_locked = False
+        self._is_checked = False
+        """Whether the connection is known to have a session of its own."""
         self._is_woken = False
         self._looked_s = 0.0
         """When `waiting` looked last."""
@@ -68,6 +70,9 @@ class PostgresqlOutbox:
         """Become the one relay of this outbox: an advisory lock, which the server gives up with the session."""
         with self._open() as db:
             if not self._is_locked:
+                if not self._is_checked:
+                    check_session(db, self._dsn)
+                    self._is_checked = True
                 found = db.execute("SELECT pg_try_advisory_lock(%s, %s)", self._lock_key).fetchone()
                 self._is_locked = bool(found and found[0])
                 if self._is_locked:
@@ -218,7 +223,7 @@ class PostgresqlOutbox:
 
     def _let_go(self) -> None:
         connection, self._connection = self._connection, None
-        self._is_locked = False
+        self._is_locked = self._is_checked = False
         if connection is not None:
             connection.close()
 

@@ -17,7 +17,7 @@ from eventbus_mp import UsageError
 from eventbus_mp.addons.journal.postgresql.address import address_of
 from eventbus_mp.addons.journal.postgresql.schema import APPLICATION, TABLES, VERSION
 from eventbus_mp.addons.journal.store import StoreError, StoreLocked, StoreUnavailable, StoreUnusable
-from eventbus_mp.addons.postgresql import connected, explained, psycopg
+from eventbus_mp.addons.postgresql import check_session, connected, explained, psycopg
 
 __all__ = ["ROW_FAULTS", "Connection", "Database", "only_row"]
 
@@ -166,6 +166,7 @@ class Database:
             self._is_checked = self._has_lock = False
             db = connected(self._address.database, APPLICATION)
             try:
+                check_session(db, self._address.database)
                 db.execute("SELECT set_config('search_path', %s, false)", (self._address.quoted_schema,))
                 if self._writes:
                     db.execute(_SESSION)
