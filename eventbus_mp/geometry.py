@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 __all__ = [
-    "EVENTS_PAGE_MAX",
-    "REQUIRED_MAX",
     "CHUNK_BYTES",
+    "DIRECTED_MAX",
+    "EVENTS_PAGE_MAX",
     "PAYLOAD_ALIGNMENT",
     "REASON_LENGTH_MAX",
-    "TRACEBACK_LENGTH_MAX",
     "RECORD_BYTES",
+    "REQUIRED_MAX",
     "SEGMENT_BYTES",
     "SEQUENCE_LINK_SHIFT",
+    "SETTLED_RANGE_MAX",
     "SHARED_SPAN_BYTES_MAX",
     "SPILLED_FROM",
+    "TRACEBACK_LENGTH_MAX",
     "WAIT_S_MAX",
     "shared_span_bytes",
 ]
@@ -52,6 +54,10 @@ def shared_span_bytes(memory_bytes_max: int) -> int:
     return min(SPAN_BYTES_MAX, max(CHUNK_BYTES, 1 << (largest.bit_length() - 1)))
 
 
+SETTLED_RANGE_MAX = 1 << 20
+"""As many deliveries as an endpoint can hold: a longer range of them is nonsense."""
+DIRECTED_MAX = 1_024
+"""How many subscribers events may be directed to."""
 REQUIRED_MAX = 64
 """How many subscribers a producer may require."""
 

@@ -27,7 +27,7 @@ METHODS = {
         "add_instrument": "instrument",
         "remove_instrument": "instrument",
         "notify": "event *timeout_s",
-        "notify_many": "events *timeout_s",
+        "notify_many": "events *only *timeout_s",
         "notify_and_wait": "event *timeout_s",
         "loan": "topic nbytes *shape *dtype **fields",
         "fetch_event": "shadow",

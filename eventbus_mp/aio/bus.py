@@ -15,6 +15,7 @@ from eventbus_mp.aio.running import running_loop
 from eventbus_mp.aio.session import LoopSession
 from eventbus_mp.client import sessions
 from eventbus_mp.client.connection import only_looks
+from eventbus_mp.client.directions import direction_of
 from eventbus_mp.client.handler_spec import HandlerSpec, handler_decorator
 from eventbus_mp.client.hooks import InstrumentSource, check_instruments
 from eventbus_mp.client.listeners import broadcast_key, listener_of, watcher_of, wire_key
@@ -289,19 +290,22 @@ class EventBus(AskingHandle):
             shadow = await session.link.run(session.publisher.notifying(event, awaited, timeout_s))
         return session, shadow
 
-    async def notify_many(self, events: Iterable[Event], *, timeout_s: float | None = None) -> list[EventShadow]:
+    async def notify_many(
+        self, events: Iterable[Event], *, only: Iterable[Any] | None = None, timeout_s: float | None = None
+    ) -> list[EventShadow]:
         """Publish events in their order; the shadows, in the same order. Waits and raises like `notify`.
 
         If it is cancelled while it waits for memory, the events before are published. After `BusFull`, the error's
         `published` has their shadows.
         """
         timeout_s = check_timeout(timeout_s)
+        around = None if only is None else direction_of(only)
         session = await self._live()
         await session.link.take_turn()
         if isinstance(events, (list, tuple)):
-            return await self._run(lambda session: session.publisher.notifying_many(events, timeout_s))
+            return await self._run(lambda session: session.publisher.notifying_many(events, timeout_s, around))
         # What a generator has given is gone when the bus is lost.
-        return await session.link.run(session.publisher.notifying_many(events, timeout_s))
+        return await session.link.run(session.publisher.notifying_many(events, timeout_s, around))
 
     def loan(
         self, topic: str, nbytes: int | None = None, *, shape: Any = None, dtype: Any = None, **fields: Any

@@ -10,6 +10,7 @@ from eventbus_mp.client import questions, sessions
 from eventbus_mp.client.asking import AskingHandle
 from eventbus_mp.client.changes import Changes
 from eventbus_mp.client.connection import Connection, only_looks
+from eventbus_mp.client.directions import direction_of
 from eventbus_mp.client.handler_spec import HandlerSpec, handler_decorator
 from eventbus_mp.client.hooks import InstrumentSource, check_instruments
 from eventbus_mp.client.inbox import Inbox
@@ -383,7 +384,9 @@ class EventBus(AskingHandle):
         except ManagerLost as error:
             return self._after_loss(session, error).publisher.notify(event, timeout_s=timeout_s)
 
-    def notify_many(self, events: Iterable[Event], *, timeout_s: float | None = None) -> list[EventShadow]:
+    def notify_many(
+        self, events: Iterable[Event], *, only: Iterable[Any] | None = None, timeout_s: float | None = None
+    ) -> list[EventShadow]:
         """Publish events in their order, with one write for many of them; the shadows, in the same order.
 
         Blocks and raises like `notify`. All events are encoded before the first one is published, so an event that
@@ -393,17 +396,21 @@ class EventBus(AskingHandle):
         Args:
             events: A list or a tuple. From any other iterable, arrays and buffers are copied once more, because a
                 generator may fill them again for its next event.
+            only: These subscribers alone get the events, each given as a `SubscriberKey` or as `unsubscribe` takes it,
+                whatever their patterns say; None: all that are subscribed to the topic. One that is not subscribed
+                when the events arrive gets none.
             timeout_s: How long to wait for memory each time that it is used up, in seconds; None: `notify_timeout_s`.
         """
         timeout_s = check_timeout(timeout_s)
+        around = None if only is None else direction_of(only)
         session = self._live()
         try:
-            return session.publisher.notify_many(events, timeout_s)
+            return session.publisher.notify_many(events, timeout_s, around)
         except ManagerLost as error:
             again = self._after_loss(session, error)
             if not isinstance(events, (list, tuple)):
                 raise  # What a generator has given is gone.
-            return again.publisher.notify_many(events, timeout_s)
+            return again.publisher.notify_many(events, timeout_s, around)
 
     def loan(
         self, topic: str, nbytes: int | None = None, *, shape: Any = None, dtype: Any = None, **fields: Any

@@ -17,7 +17,7 @@ from eventbus_mp.client.fetcher import EventFetcher
 from eventbus_mp.client.hooks import Hooks
 from eventbus_mp.client.inbox import Inbox
 from eventbus_mp.client.plain_calls import refuse_unrun
-from eventbus_mp.client.publisher import Publisher
+from eventbus_mp.client.publisher import Around, Publisher
 from eventbus_mp.client.session import Session
 from eventbus_mp.client.span_pool import SpanPool
 from eventbus_mp.client.steps import Steps
@@ -198,19 +198,21 @@ class InstrumentedPublisher(Publisher):
         """See `Publisher.notify_now`. Nothing is: the hooks are called by the steps."""
         return None
 
-    def notifying_many(self, events: Iterable[Event], timeout_s: float | None = None) -> Steps[list[EventShadow]]:
+    def notifying_many(
+        self, events: Iterable[Event], timeout_s: float | None = None, around: Around | None = None
+    ) -> Steps[list[EventShadow]]:
         """See `Publisher.notifying_many`."""
         self.refuse_reentry()
         if isinstance(events, (list, tuple)):
             if not all(isinstance(event, Event) for event in events):
                 return (yield from super().notifying_many(events))  # which refuses them
             wanted = self._hooks.before_notify(tuple(events))
-            steps = super().notifying_many(list(wanted), timeout_s)
+            steps = super().notifying_many(list(wanted), timeout_s, around)
         else:
             # Each event is encoded as it comes: what its data is made of may be used again for the next one.
             prepared = self._prepare(events)
             wanted = self._hooks.before_notify(tuple(event for event, _ in prepared))
-            steps = self._publishing(_with_envelopes(wanted, prepared), timeout_s)
+            steps = self._publishing(_with_envelopes(wanted, prepared), timeout_s, around)
         shadows: list[EventShadow] = []
         with self._bracket(wanted, shadows):
             shadows += yield from steps

@@ -10,7 +10,8 @@ import math
 from typing import Any, NamedTuple
 
 from eventbus_mp.arguments import as_int
-from eventbus_mp.client.publisher import LoanedSpan, Publisher
+from eventbus_mp.client.loan_publisher import LoanedSpan
+from eventbus_mp.client.publisher import Publisher
 from eventbus_mp.client.session import Session
 from eventbus_mp.client.steps import Steps
 from eventbus_mp.config import BusConfig

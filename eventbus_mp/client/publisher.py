@@ -6,62 +6,53 @@ thread waits for memory while it holds the lock, so a process that is out of mem
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Protocol
 from zlib import crc32
 
 from eventbus_mp.client.connection import Connection
-from eventbus_mp.client.span_orders import LOANS_AHEAD
+from eventbus_mp.client.loan_publisher import LoanPublisher
 from eventbus_mp.client.span_pool import SpanPool
 from eventbus_mp.client.steps import Steps
-from eventbus_mp.client.topic_numbers import TopicNumbers
-from eventbus_mp.config import TIME_UNITS_NS
-from eventbus_mp.errors import EventBusError, EventTooLarge, UsageError
-from eventbus_mp.events import ENVELOPE_FIELDS, NOT_READ, Event, EventShadow, Place, shadow_at
+from eventbus_mp.errors import EventBusError, UsageError
+from eventbus_mp.events import ENVELOPE_FIELDS, NOT_READ, Event, EventShadow, shadow_at
 from eventbus_mp.locking import reentered
 from eventbus_mp.memory.arena import Arena, GrantedSpan
-from eventbus_mp.memory.page_copies import Shown
 from eventbus_mp.memory.payload import detached, encode_event, let_go
-from eventbus_mp.memory.written import EncodedEvent, write_loaned, write_payload
+from eventbus_mp.memory.written import EncodedEvent, write_payload
 from eventbus_mp.protocol import records
 from eventbus_mp.protocol.records import NOTIFIED, RECORD
 
-__all__ = ["LoanedSpan", "Publisher"]
+__all__ = ["Around", "Publisher"]
 
 pack_record = RECORD.pack
 TTL = ENVELOPE_FIELDS.index("ttl")
 
 
-class LoanedSpan(NamedTuple):
-    """A span with nothing in it, for one event of `topic`."""
+class Around(Protocol):
+    """What is to be written together with events that are published at once."""
 
-    topic: int
-    view: memoryview
-    span: GrantedSpan
+    is_directed: bool
+    """They go to whom this says: nobody has to be subscribed to their topics."""
+
+    def begin(self, prepared: list[tuple[Event, EncodedEvent]]) -> None:
+        """These are about to be published; nothing is if it raises."""
+
+    def frame(self, shadows: list[EventShadow]) -> tuple[bytes, bytes]:
+        """What goes before and behind the records of these, with the lock held; those without a place have none."""
 
 
-class Publisher:
+class Publisher(LoanPublisher):
     """Args:
     connection: The link to send on.
     span_pool: Where the memory comes from.
     """
 
     def __init__(self, connection: Connection, span_pool: SpanPool) -> None:
-        self._connection = connection
-        self._protocol = connection.protocol
-        self._transport = connection.transport
-        self._lock = connection.transport.lock
+        super().__init__(connection, span_pool)
         self._outgoing = connection.protocol.outgoing
-        self._topics = connection.protocol.topics
-        self._span_pool = span_pool
-        self._unit_ns = TIME_UNITS_NS[connection.config.time_unit]
-        self.event_bytes_max = connection.config.event_bytes_max
-        self.numbers = TopicNumbers(connection)
         self.require = self.numbers.require
-        self._loaned_out: dict[GrantedSpan, memoryview] = {}
-        """Spans that loans fill, and their segments."""
         self.report_dropped = self.numbers.report
 
     def notify(self, event: Event, *, awaited: bool = False, timeout_s: float | None = None) -> EventShadow:
@@ -151,17 +142,21 @@ class Publisher:
             self._span_pool.order_ahead(filled.length, encoded[4])
         return shadow_at(event._topic, event.id, place)
 
-    def notify_many(self, events: Iterable[Event], timeout_s: float | None = None) -> list[EventShadow]:
+    def notify_many(
+        self, events: Iterable[Event], timeout_s: float | None = None, around: Around | None = None
+    ) -> list[EventShadow]:
         """Publish in order, with one pipe write for as many as fit into the spans that are ready.
 
         An error says in `published` how far it came.
         """
         self._lock.refuse_reentry()
-        return self._connection.run(self.notifying_many(events, timeout_s))
+        return self._connection.run(self.notifying_many(events, timeout_s, around))
 
-    def notifying_many(self, events: Iterable[Event], timeout_s: float | None = None) -> Steps[list[EventShadow]]:
+    def notifying_many(
+        self, events: Iterable[Event], timeout_s: float | None = None, around: Around | None = None
+    ) -> Steps[list[EventShadow]]:
         """The steps of `notify_many`."""
-        return (yield from self._publishing(self._prepare(events), timeout_s))
+        return (yield from self._publishing(self._prepare(events), timeout_s, around))
 
     def _prepare(self, events: Iterable[Event]) -> list[tuple[Event, EncodedEvent]]:
         """The events with what they are encoded to. Those of a generator have buffers of their own."""
@@ -174,27 +169,38 @@ class Publisher:
         return [(event, detached(self.encode(event))) for event in given]
 
     def _publishing(
-        self, prepared: list[tuple[Event, EncodedEvent]], timeout_s: float | None = None
+        self,
+        prepared: list[tuple[Event, EncodedEvent]],
+        timeout_s: float | None = None,
+        around: Around | None = None,
     ) -> Steps[list[EventShadow]]:
         """Publish encoded events in their order; those of topics that nobody is subscribed to are dropped."""
+        if around is not None:
+            around.begin(prepared)
         topics: dict[str, int] = {}
+        is_directed = around is not None and around.is_directed
+        resolving = self.numbers.numbering if is_directed else self.numbers.resolving
         for name in {event._topic for event, _ in prepared}:
-            topics[name] = self._topics.get(name) or (yield from self.numbers.resolving(name))
+            topics[name] = self._topics.get(name) or (yield from resolving(name))
         if not all(topics.values()):
             for event, _ in prepared:
                 if not topics[event._topic]:
                     self.numbers.note_dropped(event._topic)
-        return (yield from self._notify_all(prepared, topics, timeout_s))
+        return (yield from self._notify_all(prepared, topics, timeout_s, around))
 
     def _notify_all(
-        self, prepared: list[tuple[Event, EncodedEvent]], topics: dict[str, int], timeout_s: float | None
+        self,
+        prepared: list[tuple[Event, EncodedEvent]],
+        topics: dict[str, int],
+        timeout_s: float | None,
+        around: Around | None,
     ) -> Steps[list[EventShadow]]:
         """Publish those that somebody is subscribed to; the shadows of all."""
         shadows: list[EventShadow] = []
         arena = self._span_pool.choose()
         while len(shadows) < len(prepared):
             with self._lock.held():
-                filled = self._write_many(arena, prepared, topics, shadows)
+                filled = self._write_many(arena, prepared, topics, shadows, around)
             if filled is not None:
                 self._span_pool.order_ahead(*filled)
             if len(shadows) < len(prepared):
@@ -215,6 +221,7 @@ class Publisher:
         prepared: list[tuple[Event, EncodedEvent]],
         topics: dict[str, int],
         shadows: list[EventShadow],
+        around: Around | None,
     ) -> tuple[int, int] | None:
         """Write and notify as many as there is room for: (length of the last span that was filled, by how much).
 
@@ -222,8 +229,9 @@ class Publisher:
         """
         parts: list[bytes] = []
         last = None
+        start = len(shadows)
         try:
-            for event, encoded in prepared[len(shadows) :]:
+            for event, encoded in prepared[start:]:
                 topic = topics[event._topic]
                 if not topic:
                     shadows.append(EventShadow(event._topic, event.id))
@@ -237,89 +245,12 @@ class Publisher:
                     last = filled.length, encoded[4]
                 shadows.append(shadow_at(event._topic, event.id, place))
         finally:
+            if around is not None and len(shadows) > start:
+                before, behind = around.frame(shadows[start:])
+                parts = [before, *parts, behind]
             if parts:
                 self._transport.write(b"".join(parts))
         return last
-
-    def places(self) -> list[tuple[int, int]]:
-        """(segment, offset) of every span that this process may write, loans included; with the lock held."""
-        return [(span.segment, span.offset) for span in self._loaned_out] + self._span_pool.places()
-
-    # --- loans ---
-
-    def before_loan(self, event: Event, encoded: EncodedEvent) -> tuple[Event, EncodedEvent]:
-        """A loan's block begins: the event to publish at its end. `InstrumentedPublisher` has hooks here."""
-        return event, encoded
-
-    def after_loan(self, event: Event, shadow: EventShadow | None, error: BaseException | None) -> None:
-        """A loan's block has ended, with a shadow or with an error. `InstrumentedPublisher` has hooks here."""
-
-    def loaning(self, event: Event, encoded: EncodedEvent) -> Steps[LoanedSpan | None]:
-        """The steps that get a span of its own for an event that will be filled in place; None: nobody is subscribed.
-
-        No lock is held until it is published or given back, and its place among the events is that of its publishing.
-        """
-        self._lock.refuse_reentry()
-        self._check_size(event, encoded)
-        topic = self._topics.get(event.topic) or (yield from self.numbers.resolving(event.topic))
-        if not topic:
-            self.numbers.note_dropped(event.topic)
-            return None
-        arena = self._span_pool.choose()
-        length = max(encoded[4], arena.large_bytes + 1)
-        while (loaned := self._reserve_loan(arena, length, topic)) is None:
-            arena = yield from self._span_pool.getting(length, topic)
-        return loaned
-
-    def _reserve_loan(self, arena: Arena, length: int, topic: int) -> LoanedSpan | None:
-        with self._lock.held():
-            slot = arena.reserve(length)
-            if slot is None:
-                return None
-            assert slot.filled is not None
-            self._loaned_out[slot.filled] = slot.view
-            return LoanedSpan(topic, slot.view, slot.filled)
-
-    def publish_loaned(self, loaned: LoanedSpan, event: Event, encoded: EncodedEvent) -> EventShadow:
-        """Publish what was filled in place."""
-        topic, view, span = loaned
-        deadline_ns = 0 if event.ttl is None else self._deadline_ns(event)
-        with self._lock.held():
-            self._loaned_out.pop(span, None)
-            try:
-                sequence = self._protocol.next_sequence()
-                write_loaned(view, span.offset, encoded, sequence)
-                crc = crc32(encoded[0])
-                self._protocol.notify(topic, span.segment, span.offset, encoded[4], deadline_ns=deadline_ns, id_crc=crc)
-            finally:  # Unwritten, if a signal handler has raised, it is given back.
-                self._protocol.seal(span.segment, span.offset)
-            self._connection.flush_locked()
-        self._span_pool.order_ahead(span.length, max(encoded[4], self._span_pool.arena.large_bytes + 1), LOANS_AHEAD)
-        return EventShadow(event.topic, event.id, Place(topic, span.segment, span.offset, encoded[4], sequence))
-
-    def refuse_reentry(self) -> None:
-        """Raise `UsageError` in the middle of this thread's own writing."""
-        self._lock.refuse_reentry()
-
-    def return_loaned(self, loaned: LoanedSpan) -> None:
-        """Give the memory back; nothing is published."""
-        span = loaned.span
-        with self._lock.held():
-            self._loaned_out.pop(span, None)
-            self._protocol.seal(span.segment, span.offset)
-            self._connection.flush_locked()
-
-    def close(self) -> list[Shown]:
-        """Let go of the memory, with the lock held: the manager takes the spans back when the link ends.
-
-        Returns:
-            What loans still fill. It must not be written to any more, for soon others will.
-        """
-        self._span_pool.close()
-        return [
-            ((ctypes.c_char * span.length).from_buffer(view, span.offset), span.length)
-            for span, view in self._loaned_out.items()
-        ]
 
     def retire_spans(self) -> None:
         """Give back all memory that this process may still write: the next event waits for some."""
@@ -339,14 +270,6 @@ class Publisher:
         encoded = encode_event(event)
         self._check_size(event, encoded)
         return encoded
-
-    def _check_size(self, event: Event, encoded: EncodedEvent) -> None:
-        if encoded[4] > self.event_bytes_max:
-            let_go(event, encoded)
-            raise EventTooLarge(
-                f"event {event.id!r} of topic {event.topic!r} has {encoded[4]} bytes encoded; "
-                f"BusConfig.event_bytes_max allows {self.event_bytes_max}"
-            )
 
     def _write(
         self, arena: Arena, encoded: EncodedEvent, topic: int, event: Event, awaited: bool
@@ -385,10 +308,3 @@ class Publisher:
         if filled is not None:
             data += records.pack_span_sealed(filled.segment, filled.offset)
         return data, (topic, segment_number, offset, length, sequence), filled
-
-    def _deadline_ns(self, event: Event) -> int:
-        """`occurred_at + ttl` on the monotonic clock, which is one for the whole machine and never jumps."""
-        assert event.occurred_at is not None
-        assert event.ttl is not None
-        left_ns = (event.occurred_at + event.ttl) * self._unit_ns - self._transport.time_ns()
-        return min(max(1, self._transport.monotonic_ns() + left_ns), (1 << 63) - 1)

@@ -56,6 +56,21 @@ class TopicNumbers:
 
     def resolving(self, name: str) -> Steps[int]:
         """The topic's number, or 0 when there is nobody to tell, which is warned of."""
+        number, subscribed = yield from self._asking(name)
+        if subscribed:
+            return number
+        self._warn(name, "has no subscriber" if number else "doesn't exist")
+        return 0
+
+    def numbering(self, name: str) -> Steps[int]:
+        """The topic's number, whether anybody is subscribed or not; 0: it is not registered, which is warned of."""
+        number, _ = yield from self._asking(name)
+        if not number:
+            self._warn(name, "doesn't exist")
+        return number
+
+    def _asking(self, name: str) -> Steps[tuple[int, bool]]:
+        """The topic's number, or 0, and whether anybody is subscribed; if so, the number is kept."""
         check_topic(name)
         if self.is_refused:
             raise only_looks(self._connection.bus)
@@ -63,12 +78,10 @@ class TopicNumbers:
         if not number and self._config.strict:
             raise UnknownTopic(f"topic {name!r} is not registered; call register_topic({name!r}) first")
         if self._required:
-            return (yield from self._resolving_required(name))
+            return (yield from self._resolving_required(name)), True
         if subscribed:
             self._topics[name] = number
-            return int(number)
-        self._warn(name, "has no subscriber" if number else "doesn't exist")
-        return 0
+        return int(number), bool(subscribed)
 
     def _resolving_required(self, name: str) -> Steps[int]:
         """The topic's number if all subscribers that are required get its events. `ClientProtocol` remembers it."""

@@ -22,6 +22,9 @@ class BatchTable:
     def __iter__(self) -> Iterator[EventBatch]:
         return iter(self._in_order)
 
+    def __len__(self) -> int:
+        return len(self._in_order)
+
     def add(self, batch: EventBatch) -> None:
         """Add a batch, which is the newest from now on."""
         self._by_bucket.setdefault(batch.first >> SEQUENCE_BUCKET_SHIFT, []).append(batch)

@@ -27,7 +27,10 @@ def dead_letter(step: Step, batch: EventBatch, mask: int, subscriber: Subscriber
         return
     before = state.letters.get(batch)  # This one was sent again because of a dead letter.
     receivers = frozenset(batch.route.row_of) | (before.receivers if before is not None else frozenset())
-    route = Route(tuple(item for item in topic.route.subscribers if item.number not in receivers))
+    # That of an event of another host is a matter of this one, so also of a subscriber whose scope is "local".
+    is_imported = batch.is_imported
+    others = (item for item in topic.route.subscribers if item.number not in receivers)
+    route = Route(tuple(item for item in others if not (is_imported and item.host)), is_imported=is_imported)
     if not route.subscribers:
         return
     for index in bits(mask & ~batch.dead_lettered):
@@ -80,7 +83,8 @@ def send_again(step: Step, letter: EventBatch) -> EventBatch | None:
     subscriber = state.registry.subscribers.get((found.name, found.config, found.host))
     if subscriber is None or found.topic.is_gone:
         return None
-    batch = EventBatch(letter.first, Route((subscriber,)), letter.span, step.now_ns)
+    route = Route((subscriber,), is_imported=letter.is_imported)
+    batch = EventBatch(letter.first, route, letter.span, step.now_ns)
     append_batch(step, batch, without_deadline(letter.packed), [found.topic], 1)
     batch.nbytes = sum(batch.lengths())
     found.topic.nbytes += batch.nbytes

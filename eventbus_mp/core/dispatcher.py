@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import groupby
+from itertools import groupby, islice
 from operator import attrgetter
 
 from eventbus_mp.core.backpressure import hold_back
@@ -33,6 +33,9 @@ def dispatch(step: Step, subscriber: SubscriberState) -> None:
         endpoints = [endpoint for endpoint in endpoints if not _has_quarantined(endpoint)]
     if not subscriber.queued:
         return
+    if subscriber.shares_out:
+        _dispatch_beyond(step, subscriber, endpoints)
+        return
     if len(endpoints) == 1:
         free = endpoints[0].free
         if free > 0:
@@ -40,6 +43,43 @@ def dispatch(step: Step, subscriber: SubscriberState) -> None:
         return
     for endpoint, share in _split(endpoints, subscriber.queued):
         _send(step, subscriber, endpoint, share)
+
+
+def _dispatch_beyond(step: Step, subscriber: SubscriberState, endpoints: list[Endpoint]) -> None:
+    """As `dispatch`, where some of the endpoints forward to other hosts.
+
+    These get nothing that has come from another host. So what is at the front decides who has a share: it is sent run
+    by run, of events of this host and of others.
+    """
+    home = [endpoint for endpoint in endpoints if not endpoint.forwards]
+    while subscriber.queued:
+        is_imported = _front(subscriber).is_imported
+        able = [endpoint for endpoint in (home if is_imported else endpoints) if endpoint.free > 0]
+        waiting = _run_length(subscriber, is_imported, sum(endpoint.free for endpoint in able))
+        if not waiting:
+            return
+        for endpoint, share in _split(able, waiting):
+            _send(step, subscriber, endpoint, share)
+
+
+def _front(subscriber: SubscriberState) -> EventBatch:
+    """The first batch of the queue of which something waits; there is one."""
+    queue, number = subscriber.queue, subscriber.number
+    while not queue[0].waiting[queue[0].route.row_of[number]]:
+        queue.popleft()
+        subscriber.stale -= 1
+    return queue[0]
+
+
+def _run_length(subscriber: SubscriberState, is_imported: bool, limit: int) -> int:
+    """How many deliveries at the front are, or are not, of another host, up to `limit`."""
+    number, count = subscriber.number, 0
+    for batch in dict.fromkeys(islice(subscriber.queue, limit + subscriber.stale)):
+        waiting = batch.waiting[batch.route.row_of[number]]
+        if (waiting and batch.is_imported is not is_imported) or count >= limit:
+            break
+        count += waiting.bit_count()
+    return min(count, limit)
 
 
 _free_of = attrgetter("free")
@@ -144,6 +184,8 @@ def _dispatch_quarantined(step: Step, subscriber: SubscriberState) -> None:
     quarantine = subscriber.quarantine
     for endpoint in subscriber.endpoints:
         if quarantine and not endpoint.untaken and endpoint.free > 0:
+            if endpoint.forwards and quarantine[0][0].is_imported:
+                continue
             batch, bit = quarantine.popleft()
             if not endpoint.in_flight_count:
                 endpoint.since_ns = step.now_ns

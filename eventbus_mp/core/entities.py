@@ -81,6 +81,7 @@ class SubscriberState:
         "recent_skips",
         "redelivered",
         "scope",
+        "shares_out",
         "skipped",
         "stale",
     )
@@ -100,6 +101,8 @@ class SubscriberState:
         self.outputs: Set[int] = frozenset()
         """The numbers of the topics that its handlers are known to publish to."""
         self.endpoints: list[Endpoint] = []
+        self.shares_out = False
+        """One of them forwards, although the subscriber is of this host: other hosts have a share of its events."""
         self.queue: deque[EventBatch] = deque()
         """Batches with events that wait, in the order of their events."""
         self.queued = 0
@@ -138,6 +141,10 @@ class SubscriberState:
     def is_home(self) -> bool:
         """Whether it is one of this host, which gets events of other hosts as well."""
         return not self.host and self.scope != "local"
+
+    def note_endpoints(self) -> None:
+        """There is an endpoint more or less."""
+        self.shares_out = not self.host and any(endpoint.forwards for endpoint in self.endpoints)
 
     @property
     def waiting_count(self) -> int:

@@ -28,10 +28,13 @@ class Route(Generic[S]):
     Each subscriber has a row: its index in the lists of masks that a batch keeps.
     """
 
-    __slots__ = ("row_of", "subscribers")
+    __slots__ = ("is_imported", "row_of", "subscribers")
 
-    def __init__(self, subscribers: tuple[S, ...]) -> None:
+    def __init__(self, subscribers: tuple[S, ...], *, is_imported: bool = False) -> None:
         self.subscribers = subscribers
+        self.is_imported = is_imported
+        """Its events have come from another host. They have a route of their own, even if it leads to the same
+        subscribers, so no batch has both."""
         self.row_of = {subscriber.number: row for row, subscriber in enumerate(subscribers)}
 
 
@@ -179,6 +182,11 @@ class EventBatch:
         """Mask of the events whose ttl is over; if a process hands one back, it is skipped."""
         self.deadlines: dict[int, int] = {}
         """Index of an event with a ttl -> the expiry bucket it waits in."""
+
+    @property
+    def is_imported(self) -> bool:
+        """Its events have come from another host: they go to no other one."""
+        return self.route.is_imported
 
     def add(self, packed: bytes, topics: list[Topic], count: int) -> int:
         """Append events: the mask of the new ones. `topics` is one for all of them, or one for each."""

@@ -105,6 +105,7 @@ def drop_endpoint(step: Step, endpoint: Endpoint, *, crashed: bool, blames: Coll
     state, subscriber = step.state, endpoint.subscriber
     if endpoint in subscriber.endpoints:
         subscriber.endpoints.remove(endpoint)
+        subscriber.note_endpoints()
     # One that forwards ran no handler on what it held.
     reclaim(step, endpoint, crashed=crashed and not endpoint.forwards, blames=blames)
     if not state.registry.is_subscribed(subscriber):

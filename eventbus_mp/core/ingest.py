@@ -48,7 +48,10 @@ def _ingest(step: Step, link: LinkState, message: EventsNotified, start: int) ->
     if stop > 1:  # else: it is in its span.
         in_bucket = start + SEQUENCE_BUCKET_EVENTS - first % SEQUENCE_BUCKET_EVENTS
         stop = _end_in_span(span, message, start, min(stop, in_bucket))
-    topics, route, stop = _routed(state, message, start, stop)
+    if link.direction is None:
+        topics, route, stop = _routed(state, message, start, stop)
+    else:
+        topics, route, stop = link.direction.routed(state.registry, message.topics, start, stop)
     if stop - start == 1:
         nbytes = shortest = message.lengths[start]
     else:

@@ -36,6 +36,7 @@ def _in_flight_by_batch(state: BusState) -> dict[tuple[int, EventBatch], int]:
             assert len(numbers) == len(set(numbers)), "an endpoint holds two deliveries with one number"
             for batch, mask in endpoint.in_flight.items():
                 assert mask, "an endpoint holds nothing of a batch"
+                assert not (endpoint.forwards and batch.is_imported), "what came from another host is sent to one"
                 assert not in_flight.get((number, batch), 0) & mask, (
                     f"batch {batch.first:#x}: two endpoints hold one delivery"
                 )
@@ -72,6 +73,9 @@ def _check_batch(state: BusState, batch: EventBatch, in_flight: dict[tuple[int, 
         assert not batch.completed[row] & unsettled, f"{name}: a delivery is completed and unsettled"
         assert not (unsettled | batch.completed[row]) & ~everything, f"{name}: a delivery of no event"
         pins += (in_flight_mask & ~unsettled).bit_count()
+    assert not (batch.is_imported and any(item.host for item in batch.route.subscribers)), (
+        f"{name} came from another host, and leads to one"
+    )
     assert batch.live == batch.any_unsettled().bit_count(), f"{name} counts {batch.live} live events"
     assert batch.pins == pins, f"{name} counts {batch.pins} pins, not {pins}"
     assert batch.live or batch.pins, f"{name} is settled and still in the table"
@@ -99,6 +103,8 @@ def _check_queue(state: BusState, subscriber: SubscriberState) -> None:
     assert not due or state.delays.next_due_ns() is not None, f"{subscriber.name}: a delayed delivery is never due"
     stale = len(subscriber.queue) - len(waiting)
     assert subscriber.stale == stale, f"{subscriber.name} counts {subscriber.stale} stale places, not {stale}"
+    shares_out = not subscriber.host and any(endpoint.forwards for endpoint in subscriber.endpoints)
+    assert subscriber.shares_out == shares_out, f"{subscriber.name} does not know whether it is shared with other hosts"
     for endpoint in subscriber.endpoints:
         known = state.links[endpoint.link].endpoints.get(number)
         assert known is endpoint, f"{subscriber.name} has an endpoint that its link does not know"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from eventbus_mp.core.allocator.spans import Span
+from eventbus_mp.core.directions import Direction
 from eventbus_mp.core.entities import Endpoint
 from eventbus_mp.core.event_batch import EventBatch
 from eventbus_mp.geometry import SEQUENCE_LINK_SHIFT
@@ -58,6 +59,7 @@ class LinkState:
 
     __slots__ = (
         "blames",
+        "direction",
         "endpoints",
         "idle_deadline_ns",
         "last_sequence",
@@ -95,6 +97,8 @@ class LinkState:
         """Of the events in `leases`."""
         self.reasons: dict[int, str] = {}
         """The texts that it has given numbers to, as reasons for skips."""
+        self.direction: Direction | None = None
+        """Where its events go, if it has said so."""
         self.leaving = False
         """It said goodbye: its end of file is not a crash."""
         self.blames: dict[Blame, None] = {}

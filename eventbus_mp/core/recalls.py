@@ -45,7 +45,7 @@ def _recall(step: Step, subscriber: SubscriberState) -> bool:
             endpoint.hear()
             step.state.dirty[subscriber] = None
     full = [endpoint for endpoint in endpoints if endpoint.untaken > endpoint.threads]
-    idle = sum(not endpoint.untaken and endpoint.free > 0 for endpoint in endpoints)
+    idle = sum(not item.untaken and item.free > 0 and not item.forwards for item in endpoints)
     if idle and not subscriber.queued and not subscriber.quarantine:
         for endpoint in full:
             if not endpoint.owes_return and not endpoint.is_resyncing and _is_behind(endpoint, step.now_ns):

@@ -117,4 +117,4 @@ def name_skips(
     go."""
     for index in list(bits(mask))[-RECENT_SKIPS_MAX:]:
         topic, packed_record = batch.topic_of(index).name, batch.cut(1 << index)
-        step.effects.append(NameSkip(subscriber.number, subscriber.name, topic, packed_record, reason, is_given_up))
+        step.effects.append(NameSkip(subscriber.number, subscriber.shown, topic, packed_record, reason, is_given_up))

@@ -21,6 +21,7 @@ from eventbus_mp.core.allocator.spilling import SpillingSpanTable
 from eventbus_mp.core.batches import BatchTable
 from eventbus_mp.core.changes import Changes
 from eventbus_mp.core.delays import Delays
+from eventbus_mp.core.directions import Directions
 from eventbus_mp.core.entities import SubscriberState
 from eventbus_mp.core.event_batch import EventBatch, Topic
 from eventbus_mp.core.event_log import EventLog
@@ -89,6 +90,7 @@ class BusState:
         self.batches = BatchTable()
         self.spans = SpillingSpanTable(config.memory_bytes_max, config.spill_bytes)
         self.links: dict[int, LinkState] = {}
+        self.directions = Directions()
         self.event_log = EventLog(config.event_log_bytes_max)
         self.expiry = Expiry()
         self.delays = Delays()

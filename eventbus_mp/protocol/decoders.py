@@ -16,7 +16,7 @@ from typing import Any
 import msgpack
 
 from eventbus_mp.errors import ProtocolError, UsageError
-from eventbus_mp.geometry import RECORD_BYTES
+from eventbus_mp.geometry import RECORD_BYTES, SETTLED_RANGE_MAX
 from eventbus_mp.protocol import records
 from eventbus_mp.protocol.client_events import (
     ClientEvent,
@@ -55,8 +55,6 @@ from eventbus_mp.protocol.requests import REQUESTS, Request, field_types, fits, 
 __all__ = ["ClientDecoder", "ManagerDecoder", "decode_request", "encode_request", "unpack"]
 
 REQUEST_BYTES_MAX = 1 << 20
-SETTLED_RANGE_MAX = 1 << 20
-"""As much as an endpoint can hold: a larger number is nonsense."""
 _OUTCOMES = frozenset(int(outcome) for outcome in Outcome)
 _WITH_BODY = (records.REPLIED, records.REFUSED, records.REPLY_PART)
 """What the manager sends that has a body of `length` bytes."""

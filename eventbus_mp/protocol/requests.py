@@ -231,6 +231,32 @@ class StopFollowing(Notice):
     follower: int
 
 
+@numbered(36)
+class SettleRanges(Request):
+    """Settle deliveries of this subscriber by their numbers, wherever they are -> None. Those that are settled, or that
+    it never had, are passed over"""
+
+    name: str
+    config: bytes
+    host: str
+    outcome: int
+    reason: str
+    ranges: list[int]
+    """first sequence, count, first sequence, count, ..."""
+
+
+@numbered(35)
+class Direct(Notice):
+    """The events that this process publishes from now on, until it says this again, go to these subscribers only,
+    whatever their patterns; those that are not subscribed at the moment get none."""
+
+    keys: list[Any]
+    """[name, config, host] of each; empty: to all that want them, as if this had never been said."""
+    imported: bool
+    """They come from another host: they go to subscribers of this one only, but not to those whose scope is "local",
+    and never to another host."""
+
+
 @numbered(10)
 class NameReason(Notice):
     """What a number in settled records of this process stands for from now on, as the reason for a skip."""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventbus_mp import BusFull, Event, EventBus, EventTooLarge, UnknownTopic
-from eventbus_mp.client import publisher, topic_numbers
+from eventbus_mp.client import loan_publisher, publisher, topic_numbers
 from eventbus_mp.client.protocol import ClientProtocol
 from eventbus_mp.client.span_pool import SpanPool
 from eventbus_mp.geometry import CHUNK_BYTES
@@ -118,7 +118,7 @@ def test_the_memory_of_a_loan_whose_publishing_is_interrupted_comes_back(
     bus = handle()
     inbox = bus.inbox("one", ["a"])
     with monkeypatch.context() as patch, pytest.raises(Interrupted), bus.loan("a", 300_000):
-        patch.setattr(publisher, "write_loaned", interrupt)
+        patch.setattr(loan_publisher, "write_loaned", interrupt)
     bus.topics()
     assert inbox.get(0) is None
     assert world.core.state.spans.used_bytes == 0

@@ -109,6 +109,7 @@ def test_a_notice_and_nothing_else_is_not_answered(kind):
 
 OTHER_FIELDS = {
     requests.MarkEvents: ("a", b"", "", Outcome.COMPLETED, "", [1, 1]),
+    requests.SettleRanges: ("a", b"", "", Outcome.COMPLETED, "", [1, 1]),
     requests.Subscribe: subscribe_fields("a", ["a"], 0),
 }
 """For requests to whom a zero, or the like, breaks the protocol."""

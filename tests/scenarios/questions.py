@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from eventbus_mp.geometry import CHUNK_BYTES
 from eventbus_mp.protocol.requests import FieldType, Request, field_types
 from tests.helpers import subscribe_fields
 
-__all__ = ["fields_of", "settings_of", "subscription_of", "wire_key"]
+__all__ = ["crc_of", "fields_of", "settings_of", "subscription_of", "wire_key"]
 
 PARSERS: dict[FieldType, Callable[[str], Any]] = {
     str: str,
@@ -33,6 +34,11 @@ def fields_of(kind: type[Request], words: Sequence[str], numbers: Mapping[str, M
     return [
         numbers.get(name, {}).get(word) or PARSERS[types[name]](word) for name, word in zip(types, words, strict=True)
     ]
+
+
+def crc_of(name: str) -> int:
+    """What events are found by, from their id."""
+    return zlib.crc32(name.encode())
 
 
 def wire_key(name: str) -> tuple[str, bytes, str]:

@@ -9,7 +9,6 @@ of its own is for what reads better so.
 
 import itertools
 import re
-import zlib
 from typing import Any
 
 from eventbus_mp.config import BusConfig
@@ -51,15 +50,11 @@ from eventbus_mp.protocol.messages import (
 )
 from eventbus_mp.protocol.records import RECORD
 from tests.scenarios.answers import history_lines, said_facts, snapshot_lines, unsettled_lines
-from tests.scenarios.questions import fields_of, settings_of, subscription_of, wire_key
+from tests.scenarios.questions import crc_of, fields_of, settings_of, subscription_of, wire_key
 from tests.transcripts import in_words
 
 MS = 1_000_000
 EVENT_BYTES = 64
-
-
-def crc_of(name):
-    return zlib.crc32(name.encode())
 
 
 class Play:
@@ -216,6 +211,16 @@ class Play:
         pairs = [part for sequence in numbers for part in (self.records[sequence][0], sequence)]
         return self.ask(requests.MarkEvents, link, *wire_key(name), Outcome[outcome.upper()], reason, pairs)
 
+    def do_direct(self, link, *names):
+        return self.ask(requests.Direct, link, [list(wire_key(name)) for name in names], "--imported" in self.flags)
+
+    def do_settle_ranges(self, link, name, outcome, *events, reason=""):
+        fields = Outcome[outcome.upper()], reason, self._flat(events)
+        return self.ask(requests.SettleRanges, link, *wire_key(name), *fields)
+
+    def _flat(self, events):
+        return [part for event in events for part in (self.events[event], 1)]
+
     def do_watch(self, link, event):
         sequence = self.events[event]
         return self.ask(requests.WatchEvent, link, self.records[sequence][0], sequence)
@@ -246,9 +251,6 @@ class Play:
     def do_snapshot(self, link):
         return self.ask(requests.GetSnapshot, link, -1)
 
-    def do_dropped(self, link, topic, count):
-        return self.ask(requests.ReportDropped, link, [topic], [int(count)])
-
     def do_cut_off(self, link, late, name, event="", why=""):
         """A pool says that it kills a process for this event of this subscriber; none: it was a batch."""
         return self.ask(requests.CutOff, link, self.links[late], self.subscribers[name], self.events.get(event, 0), why)
@@ -260,7 +262,6 @@ class Play:
         return self.ask(requests.ListStuck, link, int(ms.removesuffix("ms")) * MS, int(limit), topic)
 
     def do_find(self, link, topic, event):
-        """The names of the events of this id, settled ones too if it says so."""
         return self.ask(requests.FindEvents, link, topic, crc_of(event), "--settled" in self.flags)
 
     def do_history(self, link, *, event=None, topic=None, subscriber=None, kind=None, limit="100", before=None):
@@ -274,7 +275,7 @@ class Play:
         return self.send(ManagerReplaced(int(pid)))
 
     def do_report(self, link, pid, name, *events):
-        held = [[self.subscribers[name], [part for event in events for part in (self.events[event], 1)]]]
+        held = [[self.subscribers[name], self._flat(events)]]
         spans = [[segment, offset] for segment, offset, _ in self.spans.get(link, [])]
         return self.ask(requests.ReportState, link, int(pid), held, [] if "--no-spans" in self.flags else spans)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from eventbus_mp.core.requests import (
     changes,
     dead_letters,
+    directions,
     events,
     explain,
     history,
@@ -26,6 +27,7 @@ __all__ = [
     "REQUEST_HANDLERS",
     "changes",
     "dead_letters",
+    "directions",
     "events",
     "explain",
     "history",

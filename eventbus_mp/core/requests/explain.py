@@ -77,7 +77,7 @@ def _delivery(state: BusState, batch: EventBatch, bit: int, subscriber: Subscrib
     place, why, holder = "in_flight", "", None
     sequence = batch.first + bit.bit_length() - 1
     if batch.waiting[batch.route.row_of[subscriber.number]] & bit:
-        place, why = "queued", _why_it_waits(state, subscriber)
+        place, why = "queued", _why_it_waits(state, batch, subscriber)
     elif subscriber.delayed.get(batch, 0) & bit:
         place, why = "delayed", "it waits to be tried again"
         if batch.is_dead_letter:
@@ -85,7 +85,7 @@ def _delivery(state: BusState, batch: EventBatch, bit: int, subscriber: Subscrib
     else:
         holder = _holder(state, batch, bit, subscriber)
         if holder is None:
-            place, why = "quarantined", _why_it_waits(state, subscriber)
+            place, why = "quarantined", _why_it_waits(state, batch, subscriber)
     return {
         "topic": batch.topic_of(bit.bit_length() - 1).name,
         "name": subscriber.name,
@@ -113,9 +113,11 @@ def _holder(state: BusState, batch: EventBatch, bit: int, subscriber: Subscriber
     return holder_of(state, batch, bit, subscriber)  # It may have been unsubscribed.
 
 
-def _why_it_waits(state: BusState, subscriber: SubscriberState) -> str:
+def _why_it_waits(state: BusState, batch: EventBatch, subscriber: SubscriberState) -> str:
     if not subscriber.endpoints:
         return "no process hosts the subscriber"
+    if batch.is_imported and all(endpoint.forwards for endpoint in subscriber.endpoints):
+        return "it has come from another host, and no process of this one hosts the subscriber"
     if subscriber in state.held:
         return "memory is short, and the later stages of its pipeline come first"
     if any(endpoint.is_resyncing for endpoint in subscriber.endpoints):

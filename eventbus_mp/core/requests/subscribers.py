@@ -12,7 +12,7 @@ from eventbus_mp.core.requests.handling import handles
 from eventbus_mp.core.requirements import tell_unmet
 from eventbus_mp.core.skips import skip_all_waiting
 from eventbus_mp.core.state import Step
-from eventbus_mp.errors import ProtocolError
+from eventbus_mp.errors import ProtocolError, UsageError
 from eventbus_mp.protocol import requests
 
 
@@ -27,6 +27,13 @@ def subscribe(step: Step, link: LinkState, message: requests.Subscribe) -> int:
         raise ProtocolError(
             f"it subscribed {message.name!r} of host {message.host!r:.80} with the scope {message.scope!r:.20}"
         )
+    known = state.registry.subscribers.get((message.name, message.config, message.host))
+    ours = link.endpoints.get(known.number) if known is not None else None
+    if ours is not None and ours.forwards != message.forwards:
+        raise UsageError(
+            f"process {link.pid} has {message.name!r} already, {'to forward' if ours.forwards else 'to handle'} its "
+            "events; it does one or the other: unsubscribe or close that first"
+        )
     subscriber = state.registry.subscribe(
         message.name, message.config, message.patterns, message.broadcast, message.scope, message.host
     )
@@ -38,6 +45,7 @@ def subscribe(step: Step, link: LinkState, message: requests.Subscribe) -> int:
         endpoint = Endpoint(link.number, subscriber, credit, credit_max, link.pid, forwards=message.forwards)
         link.endpoints[subscriber.number] = endpoint
         subscriber.endpoints.append(endpoint)
+        subscriber.note_endpoints()
         if len(subscriber.endpoints) > 1:
             note_sharing(step, subscriber)
     link.endpoints[subscriber.number].work_with(message.threads)
@@ -75,6 +83,7 @@ def _end(step: Step, subscriber: SubscriberState, reason: str, link: LinkState) 
         if not endpoint.in_flight_count:
             del state.links[endpoint.link].endpoints[subscriber.number]
     subscriber.endpoints.clear()
+    subscriber.note_endpoints()
     forget_if_done(state, subscriber)
     tell_unmet(step)
 

@@ -1,0 +1,143 @@
+"""Loans: memory of their own that events are built in. And what is needed to publish in any way."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import NamedTuple
+from zlib import crc32
+
+from eventbus_mp.client.connection import Connection
+from eventbus_mp.client.span_orders import LOANS_AHEAD
+from eventbus_mp.client.span_pool import SpanPool
+from eventbus_mp.client.steps import Steps
+from eventbus_mp.client.topic_numbers import TopicNumbers
+from eventbus_mp.config import TIME_UNITS_NS
+from eventbus_mp.errors import EventTooLarge
+from eventbus_mp.events import Event, EventShadow, Place
+from eventbus_mp.memory.arena import Arena, GrantedSpan
+from eventbus_mp.memory.page_copies import Shown
+from eventbus_mp.memory.payload import let_go
+from eventbus_mp.memory.written import EncodedEvent, write_loaned
+
+__all__ = ["LoanPublisher", "LoanedSpan"]
+
+
+class LoanedSpan(NamedTuple):
+    """A span with nothing in it, for one event of `topic`."""
+
+    topic: int
+    view: memoryview
+    span: GrantedSpan
+
+
+class LoanPublisher:
+    """Args:
+    connection: The link to send on.
+    span_pool: Where the memory comes from.
+    """
+
+    def __init__(self, connection: Connection, span_pool: SpanPool) -> None:
+        self._connection = connection
+        self._protocol = connection.protocol
+        self._transport = connection.transport
+        self._lock = connection.transport.lock
+        self._topics = connection.protocol.topics
+        self._span_pool = span_pool
+        self._unit_ns = TIME_UNITS_NS[connection.config.time_unit]
+        self.event_bytes_max = connection.config.event_bytes_max
+        self.numbers = TopicNumbers(connection)
+        self._loaned_out: dict[GrantedSpan, memoryview] = {}
+        """Spans that loans fill, and their segments."""
+
+    def before_loan(self, event: Event, encoded: EncodedEvent) -> tuple[Event, EncodedEvent]:
+        """A loan's block begins: the event to publish at its end. `InstrumentedPublisher` has hooks here."""
+        return event, encoded
+
+    def after_loan(self, event: Event, shadow: EventShadow | None, error: BaseException | None) -> None:
+        """A loan's block has ended, with a shadow or with an error. `InstrumentedPublisher` has hooks here."""
+
+    def loaning(self, event: Event, encoded: EncodedEvent) -> Steps[LoanedSpan | None]:
+        """The steps that get a span of its own for an event that will be filled in place; None: nobody is subscribed.
+
+        No lock is held until it is published or given back, and its place among the events is that of its publishing.
+        """
+        self._lock.refuse_reentry()
+        self._check_size(event, encoded)
+        topic = self._topics.get(event.topic) or (yield from self.numbers.resolving(event.topic))
+        if not topic:
+            self.numbers.note_dropped(event.topic)
+            return None
+        arena = self._span_pool.choose()
+        length = max(encoded[4], arena.large_bytes + 1)
+        while (loaned := self._reserve_loan(arena, length, topic)) is None:
+            arena = yield from self._span_pool.getting(length, topic)
+        return loaned
+
+    def _reserve_loan(self, arena: Arena, length: int, topic: int) -> LoanedSpan | None:
+        with self._lock.held():
+            slot = arena.reserve(length)
+            if slot is None:
+                return None
+            assert slot.filled is not None
+            self._loaned_out[slot.filled] = slot.view
+            return LoanedSpan(topic, slot.view, slot.filled)
+
+    def publish_loaned(self, loaned: LoanedSpan, event: Event, encoded: EncodedEvent) -> EventShadow:
+        """Publish what was filled in place."""
+        topic, view, span = loaned
+        deadline_ns = 0 if event.ttl is None else self._deadline_ns(event)
+        with self._lock.held():
+            self._loaned_out.pop(span, None)
+            try:
+                sequence = self._protocol.next_sequence()
+                write_loaned(view, span.offset, encoded, sequence)
+                crc = crc32(encoded[0])
+                self._protocol.notify(topic, span.segment, span.offset, encoded[4], deadline_ns=deadline_ns, id_crc=crc)
+            finally:  # Unwritten, if a signal handler has raised, it is given back.
+                self._protocol.seal(span.segment, span.offset)
+            self._connection.flush_locked()
+        self._span_pool.order_ahead(span.length, max(encoded[4], self._span_pool.arena.large_bytes + 1), LOANS_AHEAD)
+        return EventShadow(event.topic, event.id, Place(topic, span.segment, span.offset, encoded[4], sequence))
+
+    def return_loaned(self, loaned: LoanedSpan) -> None:
+        """Give the memory back; nothing is published."""
+        span = loaned.span
+        with self._lock.held():
+            self._loaned_out.pop(span, None)
+            self._protocol.seal(span.segment, span.offset)
+            self._connection.flush_locked()
+
+    def refuse_reentry(self) -> None:
+        """Raise `UsageError` in the middle of this thread's own writing."""
+        self._lock.refuse_reentry()
+
+    def places(self) -> list[tuple[int, int]]:
+        """(segment, offset) of every span that this process may write, loans included; with the lock held."""
+        return [(span.segment, span.offset) for span in self._loaned_out] + self._span_pool.places()
+
+    def close(self) -> list[Shown]:
+        """Let go of the memory, with the lock held: the manager takes the spans back when the link ends.
+
+        Returns:
+            What loans still fill. It must not be written to any more, for soon others will.
+        """
+        self._span_pool.close()
+        return [
+            ((ctypes.c_char * span.length).from_buffer(view, span.offset), span.length)
+            for span, view in self._loaned_out.items()
+        ]
+
+    def _check_size(self, event: Event, encoded: EncodedEvent) -> None:
+        if encoded[4] > self.event_bytes_max:
+            let_go(event, encoded)
+            raise EventTooLarge(
+                f"event {event.id!r} of topic {event.topic!r} has {encoded[4]} bytes encoded; "
+                f"BusConfig.event_bytes_max allows {self.event_bytes_max}"
+            )
+
+    def _deadline_ns(self, event: Event) -> int:
+        """`occurred_at + ttl` on the monotonic clock, which is one for the whole machine and never jumps."""
+        assert event.occurred_at is not None
+        assert event.ttl is not None
+        left_ns = (event.occurred_at + event.ttl) * self._unit_ns - self._transport.time_ns()
+        return min(max(1, self._transport.monotonic_ns() + left_ns), (1 << 63) - 1)
