@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
+import resource
 import signal
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -170,3 +173,28 @@ def test_stop_ends_what_is_under_way(payloads: Payloads) -> None:
     server.start()
     assert server.port
     server.stop()
+
+
+def test_a_process_without_descriptors_accepts_when_it_has_some_again(
+    payloads: Payloads, bulk_client: BulkClient, fork: Callable[..., Any]
+) -> None:
+    def serve(to_parent: Any) -> None:
+        with serving(payloads.lookup) as server:
+            taken = [os.dup(0)]
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 1, hard))
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.append(os.dup(0))
+            to_parent.send(server.port)
+            began_s = time.process_time()
+            first_s = until(lambda: server._pauses_until_s)
+            until(lambda: server._pauses_until_s > first_s)
+            to_parent.send(time.process_time() - began_s)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            signal.pause()
+
+    child = fork(serve)
+    address = f"127.0.0.1:{child.hear()}"
+    assert bulk_client.fetch(address, TOKEN, LIFE, 3, 64) == payloads.held[3]
+    assert child.hear() < 0.5, "it waits, and does not spin"

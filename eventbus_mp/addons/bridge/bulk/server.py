@@ -60,7 +60,8 @@ class BulkServer(Service):
         self._wake_fd = -1
         self._is_stopping = False
         self._listener: socket.socket | None = None
-        self._accepts_from_s = 0.0
+        self._pauses_until_s = 0.0
+        """Until then no connection is accepted; 0: any is."""
         self._peers: dict[socket.socket, Peer] = {}
 
     @property
@@ -101,6 +102,7 @@ class BulkServer(Service):
         listener = self._listener
         assert listener is not None
         with selectors.DefaultSelector() as selector, listener:
+            self._pauses_until_s = 0.0
             selector.register(listener, selectors.EVENT_READ)
             selector.register(self._wake_fd, selectors.EVENT_READ)
             self._state = "serving"
@@ -123,21 +125,23 @@ class BulkServer(Service):
             elif isinstance(key.data, Peer) and key.data.sock in self._peers:
                 self._serve(selector, key.data)
         now_s = time.monotonic()
+        if 0 < self._pauses_until_s < now_s:
+            self._pauses_until_s = 0.0
+            selector.register(listener, selectors.EVENT_READ)
         for peer in [peer for peer in self._peers.values() if peer.deadline_s < now_s]:
             if not peer.is_idle:
                 peer.told("it takes too long")
             self._drop(selector, peer)
 
     def _accept(self, selector: selectors.BaseSelector, listener: socket.socket) -> None:
-        if time.monotonic() < self._accepts_from_s:
-            return
         try:
             sock, address = listener.accept()
         except (BlockingIOError, ConnectionError):
             return
         except OSError as error:
             log.warning("no connection for large payloads can be accepted: %s", error)
-            self._accepts_from_s = time.monotonic() + PAUSE_S
+            self._pauses_until_s = time.monotonic() + PAUSE_S
+            selector.unregister(listener)  # It stays readable, and would be asked again at once.
             return
         if len(self._peers) >= self._connections_max and not self._make_room(selector):
             log.warning("%s:%s is turned away: all %d connections are busy", *address[:2], self._connections_max)
