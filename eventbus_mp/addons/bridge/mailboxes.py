@@ -21,7 +21,7 @@ from eventbus_mp.addons.bridge.letters import (
 )
 from eventbus_mp.addons.bridge.nats_inbox import NatsInbox, Settled
 from eventbus_mp.addons.bridge.nats_lane import NO_RESPONDERS, Lane
-from eventbus_mp.addons.bridge.nats_link import NatsLink, closed_by, logger, tls_context
+from eventbus_mp.addons.bridge.nats_link import NatsLink, closed_by, logger, not_permitted, tls_context
 from eventbus_mp.addons.bridge.nats_states import NatsStates
 from eventbus_mp.addons.bridge.nats_streams import Streams
 
@@ -370,11 +370,11 @@ class NatsMailboxes:
         if self._state is not None:
             self._spawn(self.shout(self._state))
 
-    def _denied(self, subject: str, error: MailboxError) -> None:
+    def _denied(self, verb: str, subject: str) -> None:
         """One who may not write to one mailbox may go on with the others; else nothing goes on."""
-        were_wanted = [lane.deny(subject, error) for lane in self._all_lanes]
+        were_wanted = [lane.deny(subject) for lane in self._all_lanes]
         if not any(were_wanted):
-            self._fail(error)
+            self._fail(not_permitted(verb, subject))
 
     def _fail(self, error: MailboxError) -> None:
         if self._failure is not None:

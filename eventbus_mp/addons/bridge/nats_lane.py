@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from eventbus_mp.addons.bridge.letters import LetterTooLarge, MailboxError
-from eventbus_mp.addons.bridge.nats_link import NatsLink
+from eventbus_mp.addons.bridge.nats_link import NatsLink, not_permitted
 
 __all__ = ["NO_RESPONDERS", "Lane"]
 
@@ -113,11 +113,11 @@ class Lane:
         for item in [*self._open.values(), *self._waiting]:
             self._answer(item, _nobody())
 
-    def deny(self, subject: str, error: MailboxError) -> bool:
-        """Nothing may be published to this subject: whether anybody wanted to."""
-        found = [item for item in (*self._open.values(), *self._waiting) if item.subject == subject]
+    def deny(self, subject: str) -> bool:
+        """Nothing may be published to this subject, which is in small letters: whether anybody wanted to."""
+        found = [item for item in (*self._open.values(), *self._waiting) if item.subject.lower() == subject]
         for item in found:
-            self._fail(item, error)
+            self._fail(item, not_permitted("publish", item.subject))
         return bool(found)
 
     def fail(self, error: MailboxError) -> None:

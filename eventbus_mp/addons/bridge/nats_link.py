@@ -26,7 +26,7 @@ except ImportError as cause:
         "a bridge needs the package nats-py, which is not installed; type: pip install 'eventbus-mp[nats]'"
     ) from cause
 
-__all__ = ["NatsLink", "closed_by", "logger", "tls_context"]
+__all__ = ["NatsLink", "closed_by", "logger", "not_permitted", "tls_context"]
 
 logger = logging.getLogger("eventbus_mp.addons.bridge")
 
@@ -37,7 +37,7 @@ RECONNECT_WAIT_S = 0.2
 CONNECT_TIMEOUT_S = 2
 PENDING_BYTES = 8 << 20
 """What is written and not yet in the socket; beyond it, publishing waits."""
-_DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"', re.IGNORECASE)
+_DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"')
 _OF_CREDENTIALS = ("authorization violation", "authentication", "authorization timeout")
 
 Receive = Callable[[Any], Awaitable[None]]
@@ -53,7 +53,8 @@ class NatsLink:
         inbox: The prefix of the subjects that this host, and nobody else, listens to.
         on_connected: Called each time that a connection is there anew.
         on_disconnected: Called each time that it is lost.
-        on_denied: Called with each subject that we may not publish to.
+        on_denied: Called with "publish" or "subscribe" and the subject for which we may not; the client has made small
+            letters of it.
         on_failed: Called when nothing will ever come again.
     """
 
@@ -67,7 +68,7 @@ class NatsLink:
         name: str,
         on_connected: Callable[[], None],
         on_disconnected: Callable[[], None],
-        on_denied: Callable[[str, MailboxError], None],
+        on_denied: Callable[[str, str], None],
         on_failed: Callable[[MailboxError], None],
     ) -> None:
         self._servers = _server_list(servers)
@@ -94,6 +95,7 @@ class NatsLink:
         self._inbox = f"{inbox}.{self._client.new_inbox().rpartition('.')[2]}"
         self._refusal: asyncio.Future[None] | None = None
         self._last_error = "no answer"
+        self._has_begun = False
         self._is_ending = False
         self.connected = asyncio.Event()
 
@@ -136,11 +138,14 @@ class NatsLink:
         self.connected.set()
 
     async def _connect(self) -> None:
+        self._has_begun = True
         try:
             await self._client.connect(self._servers, **self._options)
         except ModuleNotFoundError as cause:
+            self._has_begun = False
             raise UsageError("creds need the package nkeys; type: pip install 'nats-py[nkeys]'") from cause
         except nats.errors.Error as cause:
+            self._has_begun = False
             raise MailboxesRefused(f"cannot connect to {self._shown()}: {cause}; correct the address") from cause
 
     def _check_creds(self) -> None:
@@ -185,21 +190,16 @@ class NatsLink:
         """Send what is written, and end."""
         self._is_ending = True
         self.connected.clear()
-        await self._client.close()
+        if self._has_begun:
+            await self._client.close()
 
     # --- what the client says ---
 
     async def _failed_once(self, error: Exception) -> None:
         is_new, self._last_error = str(error) != self._last_error, str(error) or type(error).__name__
-        if denied := _DENIED.search(self._last_error):
+        if denied := _DENIED.search(self._last_error.lower()):
             kind, subject = denied.groups()
-            verb = "publish" if kind.lower() == "publish" else "subscribe"
-            self._on_denied(
-                subject,
-                MailboxesRefused(
-                    f"the NATS server does not permit to {verb} to {subject!r}; give this user that permission"
-                ),
-            )
+            self._on_denied("publish" if kind == "publish" else "subscribe", subject)
         elif self._refusal is not None and not self._refusal.done():
             if refusal := self._refusal_of(error):
                 self._refusal.set_exception(refusal)
@@ -243,6 +243,10 @@ class NatsLink:
         return ", ".join(urlparse(server)._replace(netloc=_without_user(server)).geturl() for server in self._servers)
 
 
+def not_permitted(verb: str, subject: str) -> MailboxError:
+    return MailboxesRefused(f"the NATS server does not permit to {verb} to {subject!r}; give this user that permission")
+
+
 def closed_by(error: BaseException) -> MailboxError:
     """What all calls that wait raise after an error that nobody foresaw."""
     if isinstance(error, MailboxError):
@@ -277,6 +281,6 @@ def _without_user(server: str) -> str:
 
 def _server_list(servers: str | Sequence[str]) -> list[str]:
     found = servers.split(",") if isinstance(servers, str) else list(servers)
-    if not all(found):
+    if not found or not all(found):
         raise UsageError(f"servers={servers!r} has no address; give it one, as nats://nats1:4222")
     return found

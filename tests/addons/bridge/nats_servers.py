@@ -28,10 +28,14 @@ T = TypeVar("T")
 class NatsServer:
     """One server process; it keeps its port and its store when it is started again."""
 
-    def __init__(self, directory: Path, program: Path = PYPI, config: str = "", name: str = "n0") -> None:
+    def __init__(
+        self, directory: Path, program: Path = PYPI, config: str = "", name: str = "n0", jetstream: bool = True
+    ) -> None:
         self.directory = directory
         self.port, self.http_port, self.route_port = free_ports(3)
-        self._program, self._config, self._name = program, config, name
+        self.config = config
+        self._program, self._name = program, name
+        self._jetstream = f'jetstream {{ store_dir: "{directory}/store", max_file_store: 10G }}' if jetstream else ""
         self._process: subprocess.Popen[bytes] | None = None
         self.scheme = "nats"
 
@@ -49,7 +53,7 @@ class NatsServer:
         config = self.directory / "nats.conf"
         config.write_text(
             f'listen: "127.0.0.1:{self.port}"\nhttp: "127.0.0.1:{self.http_port}"\nserver_name: {self._name}\n'
-            f'jetstream {{ store_dir: "{self.directory}/store", max_file_store: 10G }}\n{self._config}\n{more_config}\n'
+            f"{self._jetstream}\n{self.config}\n{more_config}\n"
         )
         with (self.directory / "nats.log").open("ab") as log:
             self._process = subprocess.Popen([self._program, "-c", config], stdout=log, stderr=log)
