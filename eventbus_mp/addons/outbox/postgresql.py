@@ -19,7 +19,7 @@ from eventbus_mp.addons.journal.urls import shown_url
 from eventbus_mp.addons.outbox.ids import loaded_id
 from eventbus_mp.addons.outbox.schema import COLUMNS, CONDITIONS, check_table
 from eventbus_mp.addons.outbox.stop import StopFlag
-from eventbus_mp.addons.outbox.store import Item, Refused, TopicCounts, missing_table
+from eventbus_mp.addons.outbox.store import LOOK_BYTES, Item, Refused, TopicCounts, missing_table
 from eventbus_mp.addons.postgresql import check_session, connected, explained, psycopg
 
 __all__ = ["PostgresqlOutbox"]
@@ -42,6 +42,10 @@ SELECT set_config(name, wanted, false) FROM pg_settings JOIN (VALUES
 user has locked do not keep it from being stopped. The server misses a relay whose machine is gone, and gives its lock
 away. pg_settings has those that this server knows."""
 _COLUMNS = COLUMNS["postgresql"]
+# The length of a value is in front of it: what is long is not read for it.
+_SIZE = "octet_length(data)::bigint + coalesce(octet_length(buffers), 0)"
+_BEFORE = "sum(nbytes) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) - nbytes"
+"""How many bytes the rows in front of this one have."""
 
 
 class PostgresqlOutbox:
@@ -94,10 +98,16 @@ class PostgresqlOutbox:
     def waiting(self, limit: int, held: Collection[str]) -> list[Entry]:
         """See `OutboxStore`."""
         others = " AND topic <> ALL(%s)" if held else ""
-        query = (
-            f"SELECT position, {_COLUMNS} FROM {self._table} WHERE done_ns IS NULL{others} ORDER BY position LIMIT %s"
+        columns = f"position, {_COLUMNS}"
+        first = (
+            f"SELECT {columns}, {_SIZE} AS nbytes FROM {self._table} WHERE done_ns IS NULL{others} "
+            "ORDER BY position LIMIT %s"
         )
-        values = (list(held), limit) if held else (limit,)
+        query = (
+            f"SELECT {columns} FROM (SELECT {columns}, {_BEFORE} AS before FROM ({first}) AS first) AS measured "
+            "WHERE before < %s ORDER BY position"
+        )
+        values = (*([list(held)] if held else []), limit, LOOK_BYTES)
         if not self.take_lock():
             raise StoreLocked(f"the connection to {self.url} was lost, and another relay has the lock now")
         with self._open() as db:

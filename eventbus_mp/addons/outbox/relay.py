@@ -29,10 +29,6 @@ STANDBY_S = 0.5
 """How often a standby asks for the lock: no database lets it wait for one and be asked to stop."""
 IDLE_S = 10.0
 """How long to wait for a commit before looking all the same."""
-BATCH_FIRST = 16
-"""How many rows are read at first, for they may be large."""
-BATCH_BYTES = 4 << 20
-"""About so many bytes are read at once, if the rows are like those before."""
 PRUNE_S, PRUNED_ROWS = 10.0, 10_000
 
 
@@ -111,7 +107,6 @@ class Relay(Service):
     def _reset(self) -> None:
         self._stop = StopFlag()
         self._published = self._refused = self._dropped = 0
-        self._limit = min(BATCH_FIRST, self._batch)
         self._pruned_s = 0.0
         self._publishing = Publishing(self._bus, allow_drop=self._allow_drop, stop=self._stop)
 
@@ -198,7 +193,7 @@ class Relay(Service):
     def _turn(self, store: OutboxStore) -> bool:
         """Publish what waits; if nothing does, wait until something was committed. Whether anything was published."""
         self._publishing.release_held()
-        entries = store.waiting(self._limit, self._publishing.held)
+        entries = store.waiting(self._batch, self._publishing.held)
         if entries:
             self._publish(store, entries)
         elif not self._once:
@@ -215,7 +210,6 @@ class Relay(Service):
         store.wait(IDLE_S, self._stop)
 
     def _publish(self, store: OutboxStore, entries: Sequence[Entry]) -> None:
-        self._fit_limit(entries)
         done = self._publishing.publish(entries)
         if done.accepted or done.refused:
             self._finish(store, done.accepted, done.refused)
@@ -236,12 +230,6 @@ class Relay(Service):
                 return
             if self._stop.wait(pauses.pause_s()):
                 return
-
-    def _fit_limit(self, entries: Sequence[Entry]) -> None:
-        """As many rows the next time as make `BATCH_BYTES`, if they are like these."""
-        values = (value for entry in entries for value in (entry.row.data, entry.row.buffers))
-        mean = max(1, sum(len(value) for value in values if isinstance(value, bytes)) // len(entries))
-        self._limit = max(1, min(2 * self._limit, self._batch, BATCH_BYTES // mean))
 
     def _prune_in_time(self, store: OutboxStore) -> None:
         if self._keep_ns is None or time.monotonic() - self._pruned_s < PRUNE_S:

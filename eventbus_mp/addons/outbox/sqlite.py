@@ -16,7 +16,7 @@ from eventbus_mp.addons.journal.sqlite.files import WriterLock, identity_of
 from eventbus_mp.addons.journal.store import StoreLocked, StoreUnavailable
 from eventbus_mp.addons.outbox.schema import COLUMNS, CONDITIONS, check_table
 from eventbus_mp.addons.outbox.stop import StopFlag
-from eventbus_mp.addons.outbox.store import Item, Refused, TopicCounts, missing_table
+from eventbus_mp.addons.outbox.store import LOOK_BYTES, Item, Refused, TopicCounts, missing_table
 
 __all__ = ["SqliteOutbox"]
 
@@ -58,7 +58,14 @@ class SqliteOutbox:
             raise StoreLocked(f"the lock of {self.url} was removed, and another relay has it now")
         with self._open() as db:
             self._seen = _last_change(db)  # In front of the look: what is committed after it makes another one.
-            return [_entry(found) for found in db.execute(query, (*held, limit))]
+            entries: list[Entry] = []
+            nbytes = 0
+            for found in db.execute(query, (*held, limit)):
+                entries.append(_entry(found))
+                nbytes += _size_of(entries[-1].row)
+                if nbytes >= LOOK_BYTES:
+                    break
+            return entries
 
     def finish(self, positions: Sequence[int], refused: Sequence[Refused], done_ns: int, *, keep: bool) -> None:
         """See `OutboxStore`. It need not be on the disk: a loss of power has some published once more."""
@@ -200,6 +207,11 @@ def _text_of(data: bytes) -> str:
 
 def _last_change(db: sqlite3.Connection) -> int:
     return int(db.execute("PRAGMA data_version").fetchone()[0])
+
+
+def _size_of(row: Row) -> int:
+    # By hand, anything may be written there.
+    return sum(len(value) for value in (row.data, row.buffers) if isinstance(value, (bytes, str)))
 
 
 def _entry(found: tuple[Any, ...]) -> Entry:

@@ -15,7 +15,11 @@ from eventbus_mp.addons.journal.row import Entry, Row
 from eventbus_mp.addons.journal.store import StoreUnusable
 from eventbus_mp.addons.outbox.stop import StopFlag
 
-__all__ = ["Item", "OutboxStore", "Refused", "TopicCounts", "missing_table"]
+__all__ = ["LOOK_BYTES", "Item", "OutboxStore", "Refused", "TopicCounts", "missing_table"]
+
+
+LOOK_BYTES = 4 << 20
+"""How many bytes of data and buffers one look reads: the events of one transaction may be many, and large."""
 
 
 class Refused(NamedTuple):
@@ -73,7 +77,10 @@ class OutboxStore(Protocol):
         """Become the one relay of this outbox; False: another one is. Does not wait. Repeated, it changes nothing."""
 
     def waiting(self, limit: int, held: Collection[str]) -> list[Entry]:
-        """The first of all committed rows that wait, by position, without those of the topics `held`."""
+        """The first of all committed rows that wait, by position, without those of the topics `held`.
+
+        No more of them than have `LOOK_BYTES` together, but one at least.
+        """
 
     def finish(self, positions: Sequence[int], refused: Sequence[Refused], done_ns: int, *, keep: bool) -> None:
         """The bus has accepted the events at these positions, and the refused ones can never be published.

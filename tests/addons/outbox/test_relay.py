@@ -13,6 +13,7 @@ import pytest
 from eventbus_mp import Event, EventBus, Inbox, UsageError
 from eventbus_mp.addons.journal import StoreLocked
 from eventbus_mp.addons.outbox import Outbox, Relay
+from eventbus_mp.addons.outbox.store import LOOK_BYTES
 from tests.addons.outbox.databases import Database
 from tests.helpers import until
 
@@ -104,6 +105,17 @@ def test_a_relay_looks_by_itself_if_nothing_wakes_it(database: Database, bus: Ev
         Outbox(connection, wake=False).add_many([Event(1, "a", None)])
         connection.commit()
         assert taken(inbox, 1) == [1]
+
+
+def test_a_look_reads_no_more_bytes_than_it_may_and_one_event_at_least(database: Database) -> None:
+    add(database, Event("tiny", "a", None), *(Event(id, "a", bytes(LOOK_BYTES * 2 // 5)) for id in range(4)))
+    add(database, Event("huge", "a", bytes(2 * LOOK_BYTES)), Event("last", "a", None))
+    with database.open() as store:
+        looks = []
+        while entries := store.waiting(500, ()):
+            looks.append([entry.row.id for entry in entries])
+            store.finish([entry.position for entry in entries], [], 0, keep=False)
+    assert looks == [["tiny", 0, 1, 2], [3, "huge"], ["last"]]
 
 
 def test_large_events_and_many(database: Database, bus: EventBus, relay: StartRelay) -> None:
