@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 from typing import Any
 
 import pytest
 
 from eventbus_mp import EncodedData, Event
-from eventbus_mp.addons.journal.row import RefusedRow, event_of, row_of
+from eventbus_mp.addons.journal.row import PAYLOAD_BYTES_MAX, RefusedRow, event_of, row_of
 from tests.addons.journal.rows import SECOND_NS, row
 
 UNIT_NS = 1_000
@@ -83,3 +84,11 @@ def test_what_no_column_holds_is_refused(fields: dict[str, Any], reason: str) ->
 def test_data_that_cannot_travel_is_refused() -> None:
     with pytest.raises(RefusedRow, match="object"):
         row_of(Event("1", "order", object()), 0, UNIT_NS)
+
+
+def test_an_event_larger_than_any_store_takes_is_refused() -> None:
+    with mmap.mmap(-1, PAYLOAD_BYTES_MAX + 1) as large, memoryview(large) as data:  # Memory that nobody touches.
+        for encoded in (EncodedData(data, ()), EncodedData(b"\x01", (data,))):
+            with pytest.raises(RefusedRow, match=r"a payload of 999,934,\d+ bytes; a store takes 999,934,464"):
+                row_of(Event.from_encoded("1", "order", encoded), 0, UNIT_NS)
+        del encoded
