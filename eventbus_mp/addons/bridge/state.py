@@ -26,10 +26,10 @@ from eventbus_mp.addons.bridge.fields import (
 )
 from eventbus_mp.addons.bridge.frame import BYTE_ORDER, LAYOUT, VERSION
 
-__all__ = ["SCOPES", "RemoteSubscriber", "State"]
+__all__ = ["SCOPES", "RemoteSubscriber", "State", "why_unreadable"]
 
 SCOPES = ("host", "cluster", "local")
-PATTERN_CHARACTERS_MAX = 4096
+PATTERN_CHARACTERS_MAX = 1 << 16
 ADDRESS_CHARACTERS_MAX = 300
 TOKEN_BYTES_MAX = 256
 
@@ -103,6 +103,15 @@ class State:
             layout=integer(get("layout"), "its layout"),
             byte_order=one_of(get("byte_order"), "its byte order", ("little", "big")),
         )
+
+
+def why_unreadable(subscriber: RemoteSubscriber) -> str | None:
+    """Why other hosts could not read a state with this subscriber in it; None: they can. A bus knows no such bounds."""
+    try:
+        _subscriber([*subscriber[:2], list(subscriber.patterns), subscriber.scope], "a subscriber")
+    except ParcelError as error:
+        return str(error)
+    return None
 
 
 def _subscriber(value: Any, what: str) -> RemoteSubscriber:

@@ -28,7 +28,7 @@ from eventbus_mp.addons.bridge.parcels import (
     Topics,
     decode,
 )
-from eventbus_mp.addons.bridge.state import State
+from eventbus_mp.addons.bridge.state import RemoteSubscriber, State, why_unreadable
 from tests.addons.bridge.parcels import LIFE, a_state, mutated, one_of_each, parcels, states
 
 HEADER = 16
@@ -240,6 +240,20 @@ def test_what_is_no_state_is_refused(data: bytes) -> None:
 
 
 # --- what is too much to send ---
+
+
+@pytest.mark.parametrize(
+    ("subscriber", "why"),
+    [
+        (RemoteSubscriber("bill", b"", ("a",), "host"), None),
+        (RemoteSubscriber("b" * 1025, b"", ["a"], "host"), "the name in a subscriber has 1025 characters"),
+        (RemoteSubscriber("bill", bytes(70_000), ["a"], "host"), "the config in a subscriber is 70000 bytes long"),
+        (RemoteSubscriber("bill", b"", ["a" * 70_000], "host"), "the patterns in a subscriber has 70000 characters"),
+    ],
+)
+def test_a_subscriber_that_no_state_can_have_is_known_before(subscriber: RemoteSubscriber, why: str | None) -> None:
+    found = why_unreadable(subscriber)
+    assert found == why if why is None else (found or "").startswith(why)
 
 
 def test_more_topics_than_a_parcel_takes_are_refused_by_the_sender() -> None:
