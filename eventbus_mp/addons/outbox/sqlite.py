@@ -33,7 +33,7 @@ class SqliteOutbox:
         self.url = f"sqlite:///{self.path}"
         self._table = check_table(table, "sqlite")
         self._poll_s = POLL_S if poll_s is None else poll_s
-        self._lock = WriterLock(Path(f"{self.path}.{table}.lock"))
+        self._lock = WriterLock(Path(f"{self.path.resolve()}.{table}.lock"))  # By whatever link it was opened.
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
         """Of the file that is open."""

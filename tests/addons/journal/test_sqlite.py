@@ -284,3 +284,12 @@ def _journal_of(path: Path, *statements: str) -> None:
     with opened(path):
         pass
     _sqlite_file(path, *statements)
+
+
+def test_a_file_and_a_link_to_it_have_one_writer(tmp_path: Path) -> None:
+    (tmp_path / "link.db").symlink_to(tmp_path / "journal.db")
+    urls = [f"sqlite:///{tmp_path / name}" for name in ("journal.db", "link.db")]
+    with open_store(urls[0], writes=True) as first:
+        assert first.take_lock()
+        with open_store(urls[1], writes=True) as second:
+            assert not second.take_lock()

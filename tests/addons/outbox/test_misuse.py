@@ -56,6 +56,14 @@ def test_one_table_by_two_names_has_one_relay_and_either_name_wakes_it(postgresq
             assert not other.take_lock()
 
 
+def test_a_file_and_a_link_to_it_have_one_lock(tmp_path: Path) -> None:
+    database = Database("sqlite", f"sqlite:///{tmp_path / 'shop.db'}")
+    (tmp_path / "link.db").symlink_to(tmp_path / "shop.db")
+    with database.open() as first, open_outbox(f"sqlite:///{tmp_path / 'link.db'}") as second:
+        assert (first.take_lock(), second.take_lock()) == (True, False)
+    database.close()
+
+
 def test_a_program_with_a_thousand_open_files_has_a_relay(database: Database, bus: EventBus) -> None:
     opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1_050)]
     try:

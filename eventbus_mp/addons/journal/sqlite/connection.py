@@ -56,7 +56,7 @@ class Database:
         self._writes = writes
         self._synchronous = synchronous
         self._pid = os.getpid()
-        self._lock = WriterLock(Path(f"{self.path}.lock"))
+        self._lock = WriterLock(Path(f"{self.path.resolve()}.lock"))  # By whatever link it was opened.
         self._identity: tuple[int, int] | None = None
         self._log_identity: tuple[int, int] | None = None
         """Of the write-ahead log."""
