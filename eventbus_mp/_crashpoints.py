@@ -71,7 +71,7 @@ _SEND = "eventbus_mp.client.transport:PipeTransport.write"
 _FETCHER = "eventbus_mp.client.fetcher:EventFetcher"
 _HANDSHAKE = "eventbus_mp.runtime.handshake"
 _PUBLISHER = "eventbus_mp.client.publisher"
-_CONNECT = "eventbus_mp.client.connect"
+_LAUNCH = "eventbus_mp.runtime.launch"
 _WRITER = "eventbus_mp.addons.journal.writer:Writer"
 _OUTBOX = "eventbus_mp.addons.outbox"
 _SQLITE = "eventbus_mp.addons.journal.sqlite.store:SqliteStore"
@@ -101,9 +101,9 @@ _POINTS = {
     "before hello": _Point(f"{_HANDSHAKE}:hello", False),
     "between hello and welcome": _Point(f"{_HANDSHAKE}:receive_welcome", False),
     "after welcome": _Point(f"{_HANDSHAKE}:receive_welcome", True),
-    "before the manager is started": _Point(f"{_CONNECT}:start_manager", False),
-    "while the manager starts": _Point("eventbus_mp.runtime.launch:_await_ready", False),
-    "after the manager is started": _Point(f"{_CONNECT}:start_manager", True),
+    "before the manager is started": _Point(f"{_LAUNCH}:start_manager", False),
+    "while the manager starts": _Point(f"{_LAUNCH}:_await_ready", False),
+    "after the manager is started": _Point(f"{_LAUNCH}:start_manager", True),
     # The writer of a journal.
     "journal: before taking": _Point(f"{_WRITER}._take", False),
     "journal: between take and store": _Point(f"{_WRITER}._take", True, _result_is_something),

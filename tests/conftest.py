@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, settings
 from multiprocess import forkserver
 
 from eventbus_mp import EventBus
+from eventbus_mp.runtime.endings import manager_end
 from eventbus_mp.runtime.filelocks import held_while_starting
-from eventbus_mp.runtime.launch import manager_end
 from eventbus_mp.runtime.rundir import RunDir
 
 WATCHDOG_S = 180

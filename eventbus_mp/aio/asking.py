@@ -1,23 +1,27 @@
-"""What an asyncio handle asks about its bus; each call is that of `eventbus_mp.EventBus`, awaited."""
+"""What an asyncio handle asks about its bus; each call is that of `eventbus_mp.EventBus`, awaited.
+
+What answers the questions is imported by the first one, as there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eventbus_mp.aio.handle import LoopHandle
-from eventbus_mp.client import questions
-from eventbus_mp.client.dead_letters import DeadLetter, list_dead_letters, redeliver
 from eventbus_mp.client.listeners import listener_of
 from eventbus_mp.client.session import Session
 from eventbus_mp.client.validation import check_page, check_patterns, check_timeout
 from eventbus_mp.events import EventShadow, check_topic
-from eventbus_mp.explanation import Explanation, UnsettledDelivery
-from eventbus_mp.history import HistoryPage
 from eventbus_mp.ids import EventId
 from eventbus_mp.protocol import requests
-from eventbus_mp.snapshot import Snapshot
 from eventbus_mp.statistics import BusStatistics, Subscriber, Watcher, WatcherPage
+
+if TYPE_CHECKING:
+    from eventbus_mp.client.dead_letters import DeadLetter
+    from eventbus_mp.explanation import Explanation, UnsettledDelivery
+    from eventbus_mp.history import HistoryPage
+    from eventbus_mp.snapshot import Snapshot
 
 __all__ = ["AskingHandle"]
 
@@ -36,6 +40,8 @@ class AskingHandle(LoopHandle):
 
     async def subscribers(self, topic: str | None = None) -> list[Subscriber]:
         """All subscribers, or those that get this topic's events, oldest first."""
+        from eventbus_mp.client import questions
+
         return await self._run(lambda session: questions.subscribers(topic))
 
     async def subscribed(self, listener: Any, patterns: Iterable[str]) -> bool:
@@ -45,6 +51,8 @@ class AskingHandle(LoopHandle):
 
     async def dead_letters(self, *, limit: int = 1_000) -> list[DeadLetter]:
         """What is unsettled in the dead letter topic, the oldest first: what failed, why, and for whom."""
+        from eventbus_mp.client.dead_letters import list_dead_letters
+
         return await self._run(lambda session: list_dead_letters(session, limit))
 
     async def redeliver(self, letter: DeadLetter | EventShadow | tuple[str, EventId] | None = None) -> int:
@@ -54,15 +62,21 @@ class AskingHandle(LoopHandle):
             NotSubscribed: The subscriber that failed is gone.
             UnknownTopic: The event's topic is gone.
         """
+        from eventbus_mp.client.dead_letters import redeliver
+
         return await self._run(lambda session: redeliver(session, letter))
 
     async def watcher(self, shadow: EventShadow | tuple[str, EventId]) -> Watcher | None:
         """Which subscribers the event was delivered to, and which have settled it; None if all have."""
+        from eventbus_mp.client import questions
+
         return await self._run(lambda session: questions.watcher(session, shadow))
 
     async def watchers(self, topic: str, *, limit: int | None = None, after: int | None = None) -> WatcherPage:
         """The watchers of the topic's unsettled events, by id; one round trip for each 1,000 of them."""
         limit, after = check_page(limit, after)
+        from eventbus_mp.client import questions
+
         return await self._run(lambda session: questions.watchers(session, topic, limit, after))
 
     async def explain(self, shadow: EventShadow | tuple[str, EventId]) -> Explanation | None:
@@ -70,12 +84,16 @@ class AskingHandle(LoopHandle):
 
         These processes are asked in a thread of the loop's executor, up to 100 ms for each.
         """
+        from eventbus_mp.client import questions
+
         return await self._run(lambda session: questions.explain(session, shadow))
 
     async def stuck(
         self, older_than_s: float = 1.0, *, limit: int = 100, topic: str | None = None
     ) -> list[UnsettledDelivery]:
         """The deliveries of events that have been unsettled for `older_than_s`, the oldest first."""
+        from eventbus_mp.client import questions
+
         return await self._run(lambda session: questions.stuck(session, older_than_s, limit, topic))
 
     async def snapshot(self, *, topics_max: int | None = None) -> Snapshot:
@@ -84,6 +102,8 @@ class AskingHandle(LoopHandle):
         Args:
             topics_max: How many topics are listed, those with the most unsettled events; None: all.
         """
+        from eventbus_mp.client import questions
+
         return await self._run(lambda session: questions.snapshot(session, topics_max))
 
     async def statistics(self) -> BusStatistics:
@@ -92,6 +112,8 @@ class AskingHandle(LoopHandle):
 
     async def story(self, shadow: EventShadow | tuple[str, EventId]) -> list[str]:
         """What the manager's log still holds of the event, oldest first, a line for each step."""
+        from eventbus_mp.client import questions
+
         return await self._run(lambda session: questions.story(session, shadow))
 
     async def history(
@@ -109,6 +131,8 @@ class AskingHandle(LoopHandle):
 
         The arguments are those of `eventbus_mp.EventBus.history`.
         """
+        from eventbus_mp.client import questions
+
         return await self._run(
             lambda session: questions.history(session, topic, subscriber, kind, shadow, since_s, limit, before)
         )

@@ -39,7 +39,7 @@ from eventbus_mp.ids import EventId
 from eventbus_mp.lifecycle import FORK_MARK
 from eventbus_mp.protocol import requests
 from eventbus_mp.protocol.messages import Outcome
-from eventbus_mp.runtime.launch import manager_end
+from eventbus_mp.runtime.endings import manager_end
 from eventbus_mp.statistics import SubscriberKey, Watcher
 
 __all__ = ["EventBus"]

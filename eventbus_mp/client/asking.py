@@ -1,18 +1,24 @@
-"""What a handle asks about its bus, and changes nothing but dead letters."""
+"""What a handle asks about its bus, and changes nothing but dead letters.
+
+What answers the questions is imported by the first one: its classes are a tenth of what importing a handle would take.
+"""
 
 from __future__ import annotations
 
-from eventbus_mp.client import questions
-from eventbus_mp.client.dead_letters import DeadLetter, list_dead_letters, redeliver
+from typing import TYPE_CHECKING
+
 from eventbus_mp.client.handle import BusHandle
 from eventbus_mp.client.session import Session
 from eventbus_mp.client.validation import check_page
 from eventbus_mp.events import EventShadow
-from eventbus_mp.explanation import Explanation, UnsettledDelivery
-from eventbus_mp.history import HistoryPage
 from eventbus_mp.ids import EventId
-from eventbus_mp.snapshot import Snapshot
 from eventbus_mp.statistics import BusStatistics, Watcher, WatcherPage
+
+if TYPE_CHECKING:
+    from eventbus_mp.client.dead_letters import DeadLetter
+    from eventbus_mp.explanation import Explanation, UnsettledDelivery
+    from eventbus_mp.history import HistoryPage
+    from eventbus_mp.snapshot import Snapshot
 
 __all__ = ["AskingHandle"]
 
@@ -40,6 +46,8 @@ class AskingHandle(BusHandle):
         Args:
             limit: How many at most.
         """
+        from eventbus_mp.client.dead_letters import list_dead_letters
+
         return self._run(lambda session: list_dead_letters(session, limit))
 
     def redeliver(self, letter: DeadLetter | EventShadow | tuple[str, EventId] | None = None) -> int:
@@ -60,6 +68,8 @@ class AskingHandle(BusHandle):
             UnknownTopic: The event's topic is gone.
             UsageError: The event is settled, or it is neither of these.
         """
+        from eventbus_mp.client.dead_letters import redeliver
+
         return self._run(lambda session: redeliver(session, letter))
 
     # --- watching ---
@@ -72,6 +82,8 @@ class AskingHandle(BusHandle):
         Raises:
             UsageError: It is neither a shadow nor a pair.
         """
+        from eventbus_mp.client import questions
+
         return self._run(lambda session: questions.watcher(session, shadow))
 
     def watchers(self, topic: str, *, limit: int | None = None, after: int | None = None) -> WatcherPage:
@@ -89,6 +101,8 @@ class AskingHandle(BusHandle):
             UsageError: `limit` or `after` is not a whole number in its range.
         """
         limit, after = check_page(limit, after)
+        from eventbus_mp.client import questions
+
         return self._run(lambda session: questions.watchers(session, topic, limit, after))
 
     def explain(self, shadow: EventShadow | tuple[str, EventId]) -> Explanation | None:
@@ -101,6 +115,8 @@ class AskingHandle(BusHandle):
         Raises:
             UsageError: It is neither a shadow nor a pair.
         """
+        from eventbus_mp.client import questions
+
         return self._run(lambda session: questions.explain(session, shadow))
 
     def stuck(
@@ -118,6 +134,8 @@ class AskingHandle(BusHandle):
         Raises:
             UsageError: An argument is not valid.
         """
+        from eventbus_mp.client import questions
+
         return self._run(lambda session: questions.stuck(session, older_than_s, limit, topic))
 
     def snapshot(self, *, topics_max: int | None = None) -> Snapshot:
@@ -133,6 +151,8 @@ class AskingHandle(BusHandle):
         Raises:
             UsageError: `topics_max` is not a whole number, or less than 0.
         """
+        from eventbus_mp.client import questions
+
         return self._run(lambda session: questions.snapshot(session, topics_max))
 
     def statistics(self) -> BusStatistics:
@@ -148,6 +168,8 @@ class AskingHandle(BusHandle):
         Raises:
             UsageError: It is neither a shadow nor a pair.
         """
+        from eventbus_mp.client import questions
+
         return self._run(lambda session: questions.story(session, shadow))
 
     def history(
@@ -178,6 +200,8 @@ class AskingHandle(BusHandle):
         Raises:
             UsageError: An argument is not valid; the text names it.
         """
+        from eventbus_mp.client import questions
+
         return self._run(
             lambda session: questions.history(session, topic, subscriber, kind, shadow, since_s, limit, before)
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, TypeVar
 
-from eventbus_mp.client import questions, sessions
+from eventbus_mp.client import sessions
 from eventbus_mp.client.asking import AskingHandle
 from eventbus_mp.client.changes import Changes
 from eventbus_mp.client.connection import Connection, only_looks
@@ -38,7 +38,7 @@ from eventbus_mp.ids import EventId
 from eventbus_mp.lifecycle import FORK_MARK, notice_fork
 from eventbus_mp.protocol import requests
 from eventbus_mp.protocol.messages import Outcome
-from eventbus_mp.runtime.launch import manager_end
+from eventbus_mp.runtime.endings import manager_end
 from eventbus_mp.statistics import Subscriber, SubscriberKey, Watcher
 
 __all__ = ["EventBus"]
@@ -339,6 +339,8 @@ class EventBus(AskingHandle):
 
     def subscribers(self, topic: str | None = None) -> list[Subscriber]:
         """All subscribers, or those that get this topic's events, oldest first. Blocks for one round trip."""
+        from eventbus_mp.client import questions
+
         return self._run(lambda session: questions.subscribers(topic))
 
     def changes(self) -> Changes:

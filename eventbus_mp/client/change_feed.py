@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from eventbus_mp.client.questions import subscriber_of
+from eventbus_mp.client.listeners import subscriber_of
 from eventbus_mp.errors import BusClosed
 from eventbus_mp.protocol.requests import FollowChanges, StopFollowing
 from eventbus_mp.statistics import Subscriber

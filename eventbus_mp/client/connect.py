@@ -16,7 +16,6 @@ from eventbus_mp.memory.shm import SHM_DIR
 from eventbus_mp.runtime import handshake
 from eventbus_mp.runtime.adopted import collect_when_adopted
 from eventbus_mp.runtime.greenlets import check_patches, uses_greenlets
-from eventbus_mp.runtime.launch import start_manager
 from eventbus_mp.runtime.rundir import RunDir
 
 __all__ = ["Link", "connection_over", "open_connection", "open_link"]
@@ -138,6 +137,8 @@ def _greet(bus: str, run_dir: RunDir, deadline: float) -> Link:
 
 def _start(bus: str, config: BusConfig, run_dir: RunDir, timeout_s: float) -> None:
     """Start a manager, unless somebody else does at this moment: then wait until that is done."""
+    from eventbus_mp.runtime.launch import start_manager  # Here, because most processes find a manager.
+
     try:
         run_dir.create()
         with run_dir.start_lock(timeout_s):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from eventbus_mp.arguments import as_text
 from eventbus_mp.errors import EncodeError, UsageError
 from eventbus_mp.memory import codec
-from eventbus_mp.statistics import SubscriberKey, Watcher
+from eventbus_mp.statistics import Subscriber, SubscriberKey, Watcher
 
 __all__ = [
     "Listener",
@@ -18,6 +18,7 @@ __all__ = [
     "key_of",
     "listener_of",
     "pack_config",
+    "subscriber_of",
     "unpack_config",
     "watcher_of",
     "wire_key",
@@ -122,6 +123,19 @@ def key_of(name: str, config: bytes, host: str) -> SubscriberKey:
 def watcher_of(reported: dict[str, list[list[Any]]]) -> Watcher:
     """A `Watcher` from the form in which it travels, with its configs unpacked."""
     return Watcher(**{part: tuple(key_of(*key) for key in keys) for part, keys in reported.items()})
+
+
+def subscriber_of(facts: dict[str, Any]) -> Subscriber:
+    """A `Subscriber` of what the manager says of it."""
+    return Subscriber(
+        name=facts["name"],
+        config=unpack_config(facts["config"]),
+        patterns=tuple(facts["patterns"]),
+        pids=tuple(facts["pids"]),
+        scope=facts["scope"],
+        host=facts["host"] or None,
+        home_pids=tuple(facts["home_pids"]),
+    )
 
 
 def broadcast_key(key: SubscriberKey, identity: str) -> SubscriberKey:

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from eventbus_mp.arguments import as_int, as_list, as_number
-from eventbus_mp.client.listeners import key_of, unpack_config, watcher_of
+from eventbus_mp.client.listeners import key_of, subscriber_of, unpack_config, watcher_of
 from eventbus_mp.client.session import Session
 from eventbus_mp.client.steps import Steps, apart, ask
 from eventbus_mp.client.validation import check_limit, pair_of
@@ -33,7 +33,7 @@ from eventbus_mp.snapshot import (
 )
 from eventbus_mp.statistics import Subscriber, Watcher, WatcherPage
 
-__all__ = ["explain", "history", "snapshot", "story", "stuck", "subscriber_of", "subscribers", "watcher", "watchers"]
+__all__ = ["explain", "history", "snapshot", "story", "stuck", "subscribers", "watcher", "watchers"]
 
 LIMIT_MAX = 1_000
 ALL_TOPICS = -1
@@ -46,19 +46,6 @@ def subscribers(topic: str | None) -> Steps[list[Subscriber]]:
     """As `EventBus.subscribers`."""
     rows = yield ask(ListSubscribers, topic)
     return [subscriber_of(row) for row in rows]
-
-
-def subscriber_of(facts: dict[str, Any]) -> Subscriber:
-    """A subscriber of what the manager says of it."""
-    return Subscriber(
-        name=facts["name"],
-        config=unpack_config(facts["config"]),
-        patterns=tuple(facts["patterns"]),
-        pids=tuple(facts["pids"]),
-        scope=facts["scope"],
-        host=facts["host"] or None,
-        home_pids=tuple(facts["home_pids"]),
-    )
 
 
 def watcher(session: Session, shadow: Any) -> Steps[Watcher | None]:

@@ -7,13 +7,11 @@ it.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import select
 import subprocess
 import time
-from collections.abc import Callable, Iterator
 
 import msgpack
 
@@ -23,7 +21,7 @@ from eventbus_mp.runtime.handshake import READY
 from eventbus_mp.runtime.interpreter import manager_command, manager_environment, manager_packages
 from eventbus_mp.runtime.rundir import RunDir
 
-__all__ = ["manager_end", "start_manager"]
+__all__ = ["start_manager"]
 
 
 def start_manager(run_dir: RunDir, config: BusConfig, timeout_s: float) -> None:
@@ -95,19 +93,3 @@ def _await_ready(ready: int, run_dir: RunDir, log_bytes: int, deadline: float) -
         f"the manager of bus {run_dir.bus!r} {what}; the end of its log ({run_dir.log}):\n"
         f"{run_dir.log_tail(log_bytes) or '(none)'}"
     )
-
-
-@contextlib.contextmanager
-def manager_end(pid: int) -> Iterator[Callable[[float], bool]]:
-    """Watch the manager's process. Gives a function that waits for its end, up to the seconds that it is given."""
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        yield lambda timeout_s: True
-        return
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    try:
-        yield lambda timeout_s: bool(poll.poll(timeout_s * 1000))
-    finally:
-        os.close(pidfd)

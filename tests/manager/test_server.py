@@ -18,7 +18,7 @@ from eventbus_mp.errors import ProtocolError
 from eventbus_mp.manager import acceptor
 from eventbus_mp.memory.shm import SHARED_MEMORY
 from eventbus_mp.runtime import handshake
-from eventbus_mp.runtime.launch import manager_end
+from eventbus_mp.runtime.endings import manager_end
 from eventbus_mp.runtime.rundir import RunDir
 from tests.helpers import until
 
