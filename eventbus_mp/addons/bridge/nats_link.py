@@ -35,8 +35,9 @@ PINGS_MAX = 2
 """A silent cut is seen after 10 to 15 s; with the client's own settings, after 4 minutes."""
 RECONNECT_WAIT_S = 0.2
 CONNECT_TIMEOUT_S = 2
-PENDING_BYTES = 8 << 20
-"""What is written and not yet in the socket; beyond it, publishing waits."""
+PENDING_BYTES = 1 << 16
+"""What is written and not yet in the socket; beyond it, publishing waits. A longer buffer is moved in memory with every
+piece that leaves it (asyncio, before Python 3.12): 500 us of CPU for a letter of 256 KiB, and not 190."""
 _DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"')
 _OF_CREDENTIALS = ("authorization violation", "authentication", "authorization timeout")
 
