@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from eventbus_mp.addons.bridge import mailboxes, nats_inbox, nats_link
+from eventbus_mp.addons.bridge import nats_inbox, nats_link, nats_session
 from eventbus_mp.addons.bridge.mailboxes import Letter, NatsMailboxes
 from tests.addons.bridge.nats_proxy import LossyWay
 from tests.addons.bridge.nats_servers import NatsCluster, NatsServer, eventually, run
@@ -152,7 +152,7 @@ def test_after_a_lost_connection_all_that_is_open_is_sent_again_in_order(any_ser
 def test_after_silence_letters_are_asked_for_anew(any_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nats_inbox, "HEARTBEAT_S", 0.1)
     monkeypatch.setattr(nats_inbox, "SILENCE_S", 0.4)
-    monkeypatch.setattr(mailboxes, "BEAT_S", 0.05)
+    monkeypatch.setattr(nats_session, "BEAT_S", 0.05)
 
     async def work() -> None:
         async with LossyWay(any_server) as way:
@@ -185,7 +185,7 @@ def test_a_silent_cut_is_seen_and_survived(server: NatsServer, monkeypatch: pyte
 def test_a_consumer_that_somebody_removes_is_made_again(any_server: NatsServer) -> None:
     async def work() -> None:
         async with opened(any_server, "A", "B") as (a, b):
-            await b._api.ask("$JS.API.CONSUMER.DELETE.EB_shop.to_A", b"")
+            await b._session._api.ask("$JS.API.CONSUMER.DELETE.EB_shop.to_A", b"")
             await b.store("to", "A", b"x")
             assert await pull(a, 1) == [b"x"]
 

@@ -118,7 +118,7 @@ def test_what_a_host_may_not_do(start_guarded: Callable[..., NatsServer], certif
         try:
             await a.open()
             with pytest.raises(MailboxesRefused, match=re.escape(f"does not permit to publish to '{subject}'")):
-                await a._lanes["to"].ask(subject, b"")
+                await a._session.lanes["to"].ask(subject, b"")
             await a.store("to", "B", b"goes on")
         finally:
             await a.close()

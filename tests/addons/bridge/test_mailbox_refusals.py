@@ -109,7 +109,7 @@ def test_more_replicas_than_a_server_alone_can_have(any_server: NatsServer) -> N
 def test_somebody_else_has_the_subjects(server: NatsServer) -> None:
     async def work() -> None:
         async with opened(server, "A") as (a,):
-            await a._api.ask("$JS.API.STREAM.CREATE.mine", b'{"name": "mine", "subjects": ["eb.other.>"]}')
+            await a._session._api.ask("$JS.API.STREAM.CREATE.mine", b'{"name": "mine", "subjects": ["eb.other.>"]}')
             with pytest.raises(MailboxesRefused, match="EB_other: subjects overlap with an existing stream"):
                 await NatsMailboxes(server.url, "other", "A").open()
 
@@ -126,7 +126,7 @@ def test_a_client_that_closes_for_good_says_so(any_server: NatsServer) -> None:
             await storing
             await pulling
             pulling = asyncio.ensure_future(a.pull("to"))
-            a._link._client._transport.write(b"NONSENSE\r\n")
+            a._session.link._client._transport.write(b"NONSENSE\r\n")
             with pytest.raises(MailboxesClosed, match=r"has closed for good: .*unknown protocol operation"):
                 await pulling
             with pytest.raises(MailboxesClosed, match="open new mailboxes"):
@@ -148,7 +148,7 @@ def test_credentials_that_refuse_later_do_not_end_it(start_server: Callable[...,
             server.kill()
             server.config = config.format("other")
             await asyncio.to_thread(server.start)
-            await eventually(lambda: "Authorization" in a._link._last_error)
+            await eventually(lambda: "Authorization" in a._session.link._last_error)
             server.kill()
             server.config = config.format("right")
             await asyncio.to_thread(server.start)

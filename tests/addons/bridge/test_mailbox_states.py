@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from eventbus_mp.addons.bridge import mailboxes, nats_states
+from eventbus_mp.addons.bridge import nats_session, nats_states
 from eventbus_mp.addons.bridge.mailboxes import LetterTooLarge, MailboxesClosed, NatsMailboxes
 from tests.addons.bridge.nats_proxy import LossyWay
 from tests.addons.bridge.nats_servers import NatsServer, eventually, run
@@ -65,12 +65,12 @@ def test_a_state_that_an_operator_removes(any_server: NatsServer) -> None:
             await a.shout(b"x")
             ear = Ear(b)
             await eventually(lambda: ear.heard == [("A", b"x")])
-            await a._link._client.publish("$KV.EB_shop_hosts.A", b"", headers={"KV-Operation": "DEL"})
+            await a._session.link._client.publish("$KV.EB_shop_hosts.A", b"", headers={"KV-Operation": "DEL"})
             await eventually(lambda: ear.heard[1:] == [("A", None)])
             await a.shout(b"y")
             await eventually(lambda: ear.known == {"A": b"y"})
-            await b._api.ask("$JS.API.STREAM.PURGE.KV_EB_shop_hosts", b"")
-            b._states.watch_anew()
+            await b._session._api.ask("$JS.API.STREAM.PURGE.KV_EB_shop_hosts", b"")
+            b._session._states.watch_anew()
             await eventually(lambda: ear.known == {"A": None})
 
     run(work)
@@ -103,8 +103,8 @@ def test_who_is_missing_in_the_bucket_says_its_state_again(any_server: NatsServe
             ear = Ear(a)
             await a.shout(b"x")
             await eventually(lambda: ear.heard)
-            await a._api.ask("$JS.API.STREAM.PURGE.KV_EB_shop_hosts", b"")
-            a._states.watch_anew()
+            await a._session._api.ask("$JS.API.STREAM.PURGE.KV_EB_shop_hosts", b"")
+            a._session._states.watch_anew()
             await eventually(lambda: ear.heard[1:] == [("A", None), ("A", b"x")])
 
     run(work)
@@ -114,16 +114,16 @@ def test_a_watch_that_falls_silent_is_made_anew(server: NatsServer, monkeypatch:
     """As when the one server that had it is gone, and not ours."""
     monkeypatch.setattr(nats_states, "HEARTBEAT_S", 0.1)
     monkeypatch.setattr(nats_states, "SILENCE_S", 0.4)
-    monkeypatch.setattr(mailboxes, "BEAT_S", 0.05)
+    monkeypatch.setattr(nats_session, "BEAT_S", 0.05)
 
     async def work() -> None:
         async with opened(server, "A", "B") as (a, b):
             ear = Ear(b)
             await a.shout(b"1")
             await eventually(lambda: ear.heard)
-            names = await b._api.ask("$JS.API.CONSUMER.NAMES.KV_EB_shop_hosts", b"")
+            names = await b._session._api.ask("$JS.API.CONSUMER.NAMES.KV_EB_shop_hosts", b"")
             for name in names["consumers"]:
-                await b._api.ask(f"$JS.API.CONSUMER.DELETE.KV_EB_shop_hosts.{name}", b"")
+                await b._session._api.ask(f"$JS.API.CONSUMER.DELETE.KV_EB_shop_hosts.{name}", b"")
             await a.shout(b"2")
             await eventually(lambda: ear.heard[1:] == [("A", b"2")])
 

@@ -168,7 +168,7 @@ def test_a_host_that_does_not_pull_has_only_what_it_asked_for(any_server: NatsSe
         async with opened(any_server, "A", "B") as (a, b):
             letters = [data.ljust(size, b".") for data in numbered(count)]
             await store_all(a, "B", letters)
-            await eventually(lambda: b._inboxes["to"]._letters)
+            await eventually(lambda: b._session.inboxes["to"]._letters)
             got = await b.pull("to")
             assert 0 < len(got) * size <= 2 * (16 << 20)
             for letter in got:
