@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from eventbus_mp.client.change_feed import Change
     from eventbus_mp.client.changes import Changes
     from eventbus_mp.client.dead_letters import DeadLetter
+    from eventbus_mp.client.forwarder import Forwarder, RawEvent
     from eventbus_mp.client.handle_state import LostBus
     from eventbus_mp.client.inbox import Inbox
     from eventbus_mp.client.source import EventSource
@@ -92,6 +93,7 @@ __all__ = [
     "EventSource",
     "EventTooLarge",
     "Explanation",
+    "Forwarder",
     "HistoryEntry",
     "HistoryPage",
     "Inbox",
@@ -109,6 +111,7 @@ __all__ = [
     "OpenView",
     "ProcessSnapshot",
     "ProtocolError",
+    "RawEvent",
     "Retry",
     "Skip",
     "Snapshot",
@@ -134,6 +137,8 @@ __version__ = "0.1.0"
 _MODULES = {
     "EventBus": "client.bus",
     "Inbox": "client.inbox",
+    "Forwarder": "client.forwarder",
+    "RawEvent": "client.forwarder",
     "EventSource": "client.source",
     "BusConfig": "config",
     "Event": "memory.payload",

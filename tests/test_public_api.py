@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 import eventbus_mp
-from eventbus_mp import BusConfig, Changes, EventBus, EventBusError, EventSource, Inbox, UsageError, WorkerPool
+from eventbus_mp import (
+    BusConfig,
+    Changes,
+    EventBus,
+    EventBusError,
+    EventSource,
+    Forwarder,
+    Inbox,
+    UsageError,
+    WorkerPool,
+)
 
 METHODS = {
     EventBus: {
@@ -48,6 +58,7 @@ METHODS = {
         "on": "*patterns *retries *retry_delay_s *retry_delay_max_s *name *broadcast *credit *batch *within_s *threads "
         "*scope",
         "inbox": "name patterns *broadcast *credit *scope",
+        "forwarder": "key patterns *credit",
         "story": "shadow",
         "history": "*topic *subscriber *kind *shadow *since_s *limit *before",
         "close": "",
@@ -63,6 +74,13 @@ METHODS = {
         "skip_many": "shadows reason",
         "release": "shadow delay_s",
         "attempt": "shadow",
+        "fileno": "",
+        "close": "*keep",
+    },
+    Forwarder: {
+        "take": "limit timeout_s",
+        "unsettled": "",
+        "settle": "ranges outcome reason",
         "fileno": "",
         "close": "*keep",
     },

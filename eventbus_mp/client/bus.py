@@ -11,6 +11,7 @@ from eventbus_mp.client.asking import AskingHandle
 from eventbus_mp.client.changes import Changes
 from eventbus_mp.client.connection import Connection, only_looks
 from eventbus_mp.client.directions import direction_of
+from eventbus_mp.client.forwarder import Forwarder
 from eventbus_mp.client.handler_spec import HandlerSpec, handler_decorator
 from eventbus_mp.client.hooks import InstrumentSource, check_instruments
 from eventbus_mp.client.inbox import Inbox
@@ -32,7 +33,7 @@ from eventbus_mp.client.validation import (
     pair_of,
 )
 from eventbus_mp.config import BusConfig
-from eventbus_mp.errors import ManagerLost, WaitTimeout
+from eventbus_mp.errors import ManagerLost, UsageError, WaitTimeout
 from eventbus_mp.events import Event, EventShadow, Place, check_topic
 from eventbus_mp.ids import EventId
 from eventbus_mp.lifecycle import FORK_MARK, notice_fork
@@ -305,6 +306,35 @@ class EventBus(AskingHandle):
         inbox._come_back_with(self, how)
         self._inboxes.add(inbox)
         return inbox
+
+    def forwarder(self, key: SubscriberKey, patterns: Iterable[str], *, credit: int | str = "auto") -> Forwarder:
+        """Host a subscriber in order to take its events to another host: see `Forwarder`. For bridges.
+
+        If the key has a host, this is a subscriber of that host, which is known here by that name; without one, it is
+        one of this host with the scope "cluster", whose events this process shares with those that handle them. What
+        came from another host is not among what it gets. Blocks for one round trip.
+
+        Args:
+            key: Whom to host.
+            patterns: As of `subscribe`.
+            credit: How many unsettled events it may hold; "auto": for a subscriber of another host as many as
+                `credit_max`, and otherwise some milliseconds of work.
+
+        Raises:
+            InvalidPattern: A pattern does not compile; nothing was changed.
+            UsageError: The key or another argument is not valid, or this process handles the subscriber's events.
+        """
+        if not isinstance(key, SubscriberKey):
+            raise UsageError(f"forwarder({key!r:.80}): give a SubscriberKey")
+        check_name(key.name)
+        if key.host is not None:
+            check_name(key.host)
+        scope = "cluster" if key.host is None else "host"
+        how = Subscription(tuple(check_patterns(patterns)), check_credit(credit), scope=scope, forwards=True)
+        forwarder = self._on_live(lambda session: Forwarder(session, session.host(key, how), key))
+        forwarder._come_back_with(self, how)
+        self._inboxes.add(forwarder)
+        return forwarder
 
     def subscribed(self, listener: Any, patterns: Iterable[str]) -> bool:
         """Whether any process has subscribed the listener with exactly these patterns. Blocks for one round trip.

@@ -144,7 +144,15 @@ class ClientEndpoint:
         Their listener gets the shadows all the same, and need not settle them.
         """
         # First noted, then looked for: another thread may take and settle some meanwhile.
+        self.mark_coming(sequences, outcome, reason)
+        self.unmark_absent(sequences)
+
+    def mark_coming(self, sequences: list[int], outcome: int, reason: str = "") -> None:
+        """As `mark_pending`, also of what is still on its way, until `unmark_absent`."""
         self.marked.update(dict.fromkeys(sequences, (outcome, reason)))
+
+    def unmark_absent(self, sequences: list[int]) -> None:
+        """Those of these deliveries that have not arrived will not: they are marked no longer."""
         pending = {record[7] for record in list(self.pending)}
         for sequence in sequences:
             if sequence not in pending:

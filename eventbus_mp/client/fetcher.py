@@ -69,6 +69,14 @@ class EventFetcher:
         view = self._mappings.of(segment, length)
         return read_event(self._leases.view(view, _place(record), reported=False), sequence, name)
 
+    def delivered_block(self, record: Record) -> tuple[str, bytes | memoryview]:
+        """The topic of a delivery that this process holds, and its payload as it lies in memory."""
+        _, topic, segment, offset, length, _, _, _ = record
+        name = self._topic_names.get(topic) or self.topic_name(topic)
+        if length <= COPIED_BYTES_MAX:
+            return name, bytes(self._mappings[segment][offset : offset + length])
+        return name, self._leases.view(self._mappings.of(segment, length), _place(record), reported=False)
+
     def delivered_shadow(self, record: Record) -> EventShadow | None:
         """The shadow of a delivery that this process holds."""
         _, topic, segment, offset, length, _, _, sequence = record

@@ -11,7 +11,7 @@ from eventbus_mp.arguments import as_int, as_list, as_number, as_text
 from eventbus_mp.config import BusConfig, check_bus_name, check_topics
 from eventbus_mp.errors import UsageError
 from eventbus_mp.event_fields import plain_id
-from eventbus_mp.geometry import REQUIRED_MAX, WAIT_S_MAX
+from eventbus_mp.geometry import REQUIRED_MAX, SETTLED_RANGE_MAX, WAIT_S_MAX
 from eventbus_mp.ids import INT_IDS, EventId
 from eventbus_mp.patterns import compile_pattern
 from eventbus_mp.protocol.messages import Outcome
@@ -31,6 +31,7 @@ __all__ = [
     "check_name",
     "check_page",
     "check_patterns",
+    "check_ranges",
     "check_required",
     "check_retries",
     "check_scope",
@@ -89,6 +90,24 @@ def check_credit(credit: int | str) -> int:
     if shadows is None or shadows < 1:
         raise UsageError(f"credit={credit!r}: give a number of shadows, 1 or more, or 'auto'")
     return shadows
+
+
+def check_ranges(ranges: Iterable[tuple[int, int]]) -> list[int]:
+    """The numbers in these ranges.
+
+    Raises:
+        UsageError: They are not pairs of a number and a count.
+    """
+    given = as_list(ranges)
+    if given is None:
+        raise UsageError(f"ranges={ranges!r:.80}: give a list of (first sequence, how many)")
+    numbers: list[int] = []
+    for item in given:
+        first, count = item if isinstance(item, (tuple, list)) and len(item) == 2 else (None, None)
+        if type(first) is not int or type(count) is not int or first < 0 or not 0 < count <= SETTLED_RANGE_MAX:
+            raise UsageError(f"{item!r:.80}: give a range as (first sequence, how many), which is 1 or more")
+        numbers += range(first, first + count)
+    return numbers
 
 
 def check_scope(scope: str, *, broadcast: bool) -> str:

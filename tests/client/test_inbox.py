@@ -306,7 +306,7 @@ def test_a_handler_closes_an_inbox_in_the_middle_of_ringing(bus: EventBus, monke
             inbox._ring()  # As a handler that publishes to itself would cause.
         write(number, value)
 
-    monkeypatch.setattr("eventbus_mp.client.inbox.os.eventfd_write", interrupted)
+    monkeypatch.setattr("eventbus_mp.client.pulled_mailbox.os.eventfd_write", interrupted)
     inbox._ring()
     assert closed
     assert inbox._event_fd == -1
@@ -347,7 +347,7 @@ def test_the_descriptor_is_not_read_while_another_thread_may_close_it(
     descriptor = inbox.fileno()
     read: list[tuple[int, bool]] = []
     monkeypatch.setattr(
-        "eventbus_mp.client.inbox._drain_event_fd", lambda fd: read.append((fd, inbox._event_lock.is_mine))
+        "eventbus_mp.client.pulled_mailbox._drain_event_fd", lambda fd: read.append((fd, inbox._event_lock.is_mine))
     )
     assert inbox.get(0) is None
     assert read == [(descriptor, True)]

@@ -8,10 +8,12 @@ from eventbus_mp.core.batches import BatchTable
 from eventbus_mp.core.dispatcher import deliver_by_attempt
 from eventbus_mp.core.entities import Endpoint
 from eventbus_mp.core.event_batch import EventBatch
+from eventbus_mp.core.hosting import after_release
 from eventbus_mp.core.lifecycle import announce_takeover
 from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.masks import SEQUENCE_BUCKET_SHIFT
 from eventbus_mp.core.requests.handling import handles
+from eventbus_mp.core.settlement import unpin
 from eventbus_mp.core.span_requests import recycle_if_free
 from eventbus_mp.core.state import Step
 from eventbus_mp.errors import ProtocolError
@@ -39,7 +41,7 @@ def report_state(step: Step, link: LinkState, message: requests.ReportState) -> 
     for number, batches in resync.in_flight.items():
         endpoint = link.endpoints.get(number)
         if endpoint is not None:
-            _send_missing(step, endpoint, batches, arrived)
+            _send_missing(step, link, endpoint, batches, arrived)
     for place, span in resync.spans.items():
         # The same span, and not another one at its place, which it was granted since and may not have heard of.
         if link.spans.get(place) is span and [span.segment, span.start] not in message.spans:
@@ -49,12 +51,22 @@ def report_state(step: Step, link: LinkState, message: requests.ReportState) -> 
 
 
 def _send_missing(
-    step: Step, endpoint: Endpoint, batches: dict[EventBatch, int], arrived: dict[tuple[int, EventBatch], int]
+    step: Step,
+    link: LinkState,
+    endpoint: Endpoint,
+    batches: dict[EventBatch, int],
+    arrived: dict[tuple[int, EventBatch], int],
 ) -> None:
     """Send again what the manager before may have sent, is in flight still, and is not among what arrived."""
     number = endpoint.subscriber.number
     for batch, mask in batches.items():
         missing = mask & endpoint.in_flight.get(batch, 0) & ~arrived.get((number, batch), 0)
+        settled = missing & ~batch.unsettled[batch.route.row_of[number]]
+        if settled:  # By another process: this one need not hear of it any more.
+            endpoint.release_in_flight(batch, settled)
+            unpin(step, batch, settled, endpoint.subscriber)
+            after_release(step.state, link, endpoint.subscriber)
+            missing &= ~settled
         if missing:
             deliver_by_attempt(step, endpoint, [(batch, missing)], HistoryKind.SENT_AGAIN)
 
