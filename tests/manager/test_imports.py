@@ -22,11 +22,13 @@ WITHOUT = (
     "tempfile",
     "zoneinfo",
 )
+# What uuid and filelock import is theirs: on Python 3.10 the one has subprocess, and the other asyncio and sqlite3.
 PROGRAM = """
 import sys
+import uuid
+from filelock import FileLock
 before = {*sys.modules}
 import eventbus_mp.manager.__main__
-from filelock import FileLock
 print(*{*sys.modules} - before)
 """
 
