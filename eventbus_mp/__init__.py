@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from eventbus_mp.client.forwarder import Forwarder, RawEvent
     from eventbus_mp.client.handle_state import LostBus
     from eventbus_mp.client.inbox import Inbox
+    from eventbus_mp.client.receipts import Receipt, Receipts
     from eventbus_mp.client.source import EventSource
     from eventbus_mp.config import BusConfig
     from eventbus_mp.errors import (
@@ -112,6 +113,8 @@ __all__ = [
     "ProcessSnapshot",
     "ProtocolError",
     "RawEvent",
+    "Receipt",
+    "Receipts",
     "Retry",
     "Skip",
     "Snapshot",
@@ -163,6 +166,8 @@ _MODULES = {
     "Change": "client.change_feed",
     "Changes": "client.changes",
     "DeadLetter": "client.dead_letters",
+    "Receipt": "client.receipts",
+    "Receipts": "client.receipts",
     "LostBus": "client.handle_state",
     "BusStatistics": "statistics",
     "Subscriber": "statistics",

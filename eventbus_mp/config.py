@@ -303,6 +303,9 @@ class BusConfig:
         "After how many crashes of the processes that held it a delivery is skipped.",
         bus_wide=True,
     )
+    receipts_max: int = setting(
+        1_000_000, whole_number(1, 1 << 30), "How many receipts of one name may be unconfirmed.", bus_wide=True
+    )
     orphan_grace_s: float = setting(
         30.0,
         seconds(0, _YEAR_S),

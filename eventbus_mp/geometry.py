@@ -8,6 +8,7 @@ __all__ = [
     "EVENTS_PAGE_MAX",
     "PAYLOAD_ALIGNMENT",
     "REASON_LENGTH_MAX",
+    "RECEIPTS_TOLD_MAX",
     "RECORD_BYTES",
     "REQUIRED_MAX",
     "SEGMENT_BYTES",
@@ -16,6 +17,8 @@ __all__ = [
     "SHARED_SPAN_BYTES_MAX",
     "SPILLED_FROM",
     "TRACEBACK_LENGTH_MAX",
+    "TAGS_MAX",
+    "TAG_BYTES_MAX",
     "WAIT_S_MAX",
     "shared_span_bytes",
 ]
@@ -60,6 +63,13 @@ DIRECTED_MAX = 1_024
 """How many subscribers events may be directed to."""
 REQUIRED_MAX = 64
 """How many subscribers a producer may require."""
+
+TAGS_MAX = 256
+"""How many events are tagged by one notice."""
+TAG_BYTES_MAX = 64
+"""The length of a tag."""
+RECEIPTS_TOLD_MAX = 4_096
+"""How many settled events one answer tells of."""
 
 EVENTS_PAGE_MAX = 1000
 """How many unsettled events one answer lists."""

@@ -18,6 +18,7 @@ from eventbus_mp import (
     EventSource,
     Forwarder,
     Inbox,
+    Receipts,
     UsageError,
     WorkerPool,
 )
@@ -61,6 +62,7 @@ METHODS = {
         "forwarder": "key patterns *credit",
         "story": "shadow",
         "history": "*topic *subscriber *kind *shadow *since_s *limit *before",
+        "receipts": "name",
         "close": "",
         "shutdown": "",
     },
@@ -85,6 +87,13 @@ METHODS = {
         "close": "*keep",
     },
     Changes: {"get": "timeout_s", "fileno": "", "close": ""},
+    Receipts: {
+        "notify_many": "events *tags *only *timeout_s",
+        "get": "limit timeout_s",
+        "confirm": "tags",
+        "fileno": "",
+        "close": "",
+    },
     EventSource: {"build": "work **fields", "notify": "**fields", "emits": "function"},
     WorkerPool: {
         "on": "*patterns *retries *retry_delay_s *retry_delay_max_s *name *credit *batch *within_s *threads "

@@ -18,6 +18,7 @@ from eventbus_mp.client.inbox import Inbox
 from eventbus_mp.client.instrumented import make_inbox
 from eventbus_mp.client.listeners import broadcast_key, listener_of, watcher_of, wire_key
 from eventbus_mp.client.loan import Loan, check_loan
+from eventbus_mp.client.receipts import Receipts
 from eventbus_mp.client.retries import RETRY_DELAY_MAX_S, Retries
 from eventbus_mp.client.session import Session
 from eventbus_mp.client.subscription import Subscription
@@ -302,9 +303,8 @@ class EventBus(AskingHandle):
             own = broadcast_key(key, session.identity) if broadcast else key
             return make_inbox(session, session.host(own, how), own)
 
-        inbox = self._on_live(make)
+        inbox = self._made(make)
         inbox._come_back_with(self, how)
-        self._inboxes.add(inbox)
         return inbox
 
     def forwarder(self, key: SubscriberKey, patterns: Iterable[str], *, credit: int | str = "auto") -> Forwarder:
@@ -443,6 +443,19 @@ class EventBus(AskingHandle):
             if not isinstance(events, (list, tuple)):
                 raise  # What a generator has given is gone.
             return again.publisher.notify_many(events, timeout_s, around)
+
+    def receipts(self, name: str) -> Receipts:
+        """Publish events, and be told what became of each, also as the next process of this name: see `Receipts`.
+
+        Blocks for a round trip, and for more if another process of this name has left much.
+
+        Args:
+            name: Under which the bus keeps the receipts; one process at a time has it.
+
+        Raises:
+            UsageError: Another process has the name; its pid is said. Or it is not a text of one character or more.
+        """
+        return self._made(partial(Receipts, self, check_name(name)))
 
     def loan(
         self, topic: str, nbytes: int | None = None, *, shape: Any = None, dtype: Any = None, **fields: Any

@@ -101,6 +101,12 @@ class BusHandle(HandleState[Session]):
         """Do the steps that `make` gives for a session; once more on the next one if the bus is lost meanwhile."""
         return self._on_live(lambda session: session.connection.run(make(session)))
 
+    def _made(self, make: Callable[[Session], T]) -> T:
+        """Make what comes back with this handle when the bus was lost."""
+        made = self._on_live(make)
+        self._inboxes.add(made)
+        return made
+
     def _ask(self, kind: type[requests.Request], *fields: Any) -> Any:
         return self._on_live(lambda session: session.connection.request(kind, *fields))
 

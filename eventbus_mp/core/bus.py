@@ -4,7 +4,8 @@ Feed every message to :meth:`BusCore.handle` and perform the returned effects in
 never blocks, reads no clock and touches no file, so the same messages always give the same effects.
 
 Effects come in this order: what the message itself causes (replies after the state they promise), then deliveries,
-then spans for those who waited, then the answers to drains and to those who follow what changes.
+then spans for those who waited, then the answers to drains, to those who follow what changes, and to those who wait for
+receipts.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from eventbus_mp.core.leases import on_span_leased, on_span_released
 from eventbus_mp.core.leaving import on_end_asked
 from eventbus_mp.core.lifecycle import announce_process, write_waiting
 from eventbus_mp.core.outcomes import on_settled, on_taken
+from eventbus_mp.core.receipts import answer_receipts
 from eventbus_mp.core.requests import ANSWERED_LATER, REQUEST_HANDLERS
 from eventbus_mp.core.settlement import answer_drains
 from eventbus_mp.core.skips import on_skip_named
@@ -129,6 +131,8 @@ class BusCore:
             answer_drains(step)
         if state.changes.is_fresh:
             effects += [Reply(*answer) for answer in state.changes.answers()]
+        if state.boxes.due:
+            answer_receipts(step)
         if self._checks:
             self.check_invariants()
         return effects

@@ -9,6 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from eventbus_mp.core.allocator.spans import Span
 from eventbus_mp.core.masks import SEQUENCE_BUCKET_SHIFT, bits
+from eventbus_mp.core.receipt_boxes import ReceiptPage
 from eventbus_mp.geometry import RECORD_BYTES
 from eventbus_mp.protocol.records import LENGTH
 
@@ -141,6 +142,7 @@ class EventBatch:
         "route",
         "since_ns",
         "span",
+        "tagged",
         "topics",
         "unsettled",
         "waiting",
@@ -176,6 +178,8 @@ class EventBatch:
         """Number of deliveries that another process settled while their holder may still be reading."""
         self.awaited = 0
         """Mask of the events whose producer waits for the final watcher."""
+        self.tagged: tuple[ReceiptPage, ...] = ()
+        """Where the tags of its events are, of those that have some."""
         self.dead_lettered = 0
         """Mask of the events that went to the dead letter topic; each goes there once."""
         self.expired = 0

@@ -10,6 +10,7 @@ from eventbus_mp.core.leases import drop_lease
 from eventbus_mp.core.leaving import begin_idling
 from eventbus_mp.core.lifecycle import announce, concerns_itself
 from eventbus_mp.core.links import Blame, LinkState
+from eventbus_mp.core.receipts import release_boxes
 from eventbus_mp.core.redelivery import reclaim
 from eventbus_mp.core.requirements import tell_unmet
 from eventbus_mp.core.skips import skip_all_waiting
@@ -49,6 +50,7 @@ def on_link_lost(step: Step, message: LinkLost) -> None:
     for waiting in [sequence for sequence, owner in state.awaited.items() if owner == link.number]:
         del state.awaited[waiting]
     state.drains = [waiter for waiter in state.drains if waiter.link != link.number]
+    release_boxes(state, link)
     for endpoint in link.endpoints.values():
         drop_endpoint(step, endpoint, crashed=crashed, blames=link.blames)
     for lease in link.leases.values():

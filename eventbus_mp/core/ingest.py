@@ -10,6 +10,7 @@ from eventbus_mp.core.entities import SubscriberState
 from eventbus_mp.core.event_batch import NOBODY, EventBatch, Route, Topic
 from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.masks import SEQUENCE_BUCKET_EVENTS, bits
+from eventbus_mp.core.receipts import note_arrived
 from eventbus_mp.core.state import BusState, Step
 from eventbus_mp.core.watchers import EMPTY_WATCHER
 from eventbus_mp.errors import ProtocolError
@@ -60,6 +61,8 @@ def _ingest(step: Step, link: LinkState, message: EventsNotified, start: int) ->
     _fill(span, nbytes, shortest)
     if not route.subscribers:
         _drop(step, link, message, start, stop)
+        if link.tagged:
+            note_arrived(step.state, link, None, first, stop - start)
         return stop
     # Only the newest batch grows: so the order of batches is the order of events.
     batch = state.batches.newest
@@ -75,6 +78,8 @@ def _ingest(step: Step, link: LinkState, message: EventsNotified, start: int) ->
     else:
         _count_each(topics, len(route.subscribers), message.lengths[start:stop])
     state.event_log.append((step.now_ns, NOTIFIED, batch.first, mask, batch.topics, link.pid, None, None))
+    if link.tagged:
+        note_arrived(state, link, batch, first, stop - start)
     shift = first - batch.first
     for index in range(start, stop) if message.deadlines else ():
         if index in message.deadlines:

@@ -7,6 +7,7 @@ from eventbus_mp.core.changes import form_of
 from eventbus_mp.core.entities import SubscriberState
 from eventbus_mp.core.event_batch import EventBatch, Topic
 from eventbus_mp.core.masks import SEQUENCE_BUCKET_SHIFT, bits
+from eventbus_mp.core.receipt_boxes import ReceiptBox, ReceiptPage
 from eventbus_mp.core.state import BusState
 
 __all__ = ["check_invariants"]
@@ -22,6 +23,7 @@ def check_invariants(state: BusState) -> None:
         _check_queue(state, subscriber)
     _check_topics(state)
     _check_spans(state)
+    _check_receipts(state)
     _check_nothing_is_left(state, in_flight)
     _check_changes(state)
 
@@ -152,6 +154,51 @@ def _check_spans(state: BusState) -> None:
     assert not leases, "a lease is in a span that was recycled"
 
 
+def _check_receipts(state: BusState) -> None:
+    """2, 4: what is kept of a tagged event is in one place, which is the batch's while that has it unsettled."""
+    in_batches: dict[ReceiptPage, int] = {}
+    for batch in state.batches:
+        for page in batch.tagged:
+            unsettled = batch.any_unsettled() << batch.first - page.first & page.unsettled
+            assert not in_batches.get(page, 0) & unsettled, f"batch {batch.first:#x}: two batches have one receipt"
+            in_batches[page] = in_batches.get(page, 0) | unsettled
+    for name, box in state.boxes.by_name.items():
+        owner = state.links.get(box.link)
+        assert box.name == name, f"receipts {name!r} are filed under another name"
+        assert box.link or (box.count and box.taker is None), f"receipts {name!r}: nobody has them, nor anything left"
+        assert not box.link or (owner and owner.boxes.get(box.number) is box), f"receipts {name!r}: no link has them"
+        assert box.taker is None or not box.untold, f"receipts {name!r}: what is settled was not told"
+        for bucket, page in box.pages.items():
+            assert page.box is box, f"receipts {name!r}: a page is in another box"
+            assert page.first == bucket << SEQUENCE_BUCKET_SHIFT, f"receipts {name!r}: a page is in another place"
+            _check_page(page, in_batches.pop(page, 0))
+        _check_box(state, box)
+    assert not any(in_batches.values()), "a batch has receipts that nobody keeps"
+
+
+def _check_page(page: ReceiptPage, in_batches: int) -> None:
+    name = f"receipts {page.box.name!r}, page {page.first:#x}"
+    places = [page.coming, page.unsettled, *page.settled.values()]
+    assert sum(mask.bit_count() for mask in places) == page.kept.bit_count(), f"{name}: one is in two places"
+    assert page.kept, f"{name} keeps nothing"
+    assert all(page.settled.values()), f"{name} has a fate of nothing"
+    assert not page.kept & ~page.known, f"{name} keeps what was never tagged"
+    assert len(page.widths) == page.known.bit_count(), f"{name} has {len(page.widths)} tags"
+    assert sum(page.widths) == len(page.tags), f"{name} has {len(page.tags)} bytes of tags"
+    assert page.unsettled == in_batches, f"{name}: {page.unsettled:#x} is unsettled, not {in_batches:#x}"
+    assert not page.told & ~page.all_settled, f"{name}: told of what is not settled"
+
+
+def _check_box(state: BusState, box: ReceiptBox) -> None:
+    pages = list(box.pages.values())
+    count = sum(page.kept.bit_count() for page in pages)
+    assert box.count == count, f"receipts {box.name!r} counts {box.count}, not {count}"
+    untold = {page for page in pages if not page.is_told}
+    assert set(box.untold) == untold, f"receipts {box.name!r}: other pages have something to tell"
+    coming = {page for link in state.links.values() for page in link.tagged if page.box is box}
+    assert {page for page in pages if page.coming} == coming, f"receipts {box.name!r}: tags come from nobody"
+
+
 def _check_nothing_is_left(state: BusState, in_flight: dict[tuple[int, EventBatch], int]) -> None:
     """4: nothing remembers what is settled."""
     batches = set(state.batches)
@@ -166,6 +213,7 @@ def _check_nothing_is_left(state: BusState, in_flight: dict[tuple[int, EventBatc
         assert set(subscriber.failures) == failed, f"{subscriber.name} remembers failures of other events"
     assert set(state.letters) <= batches, "a dead letter is remembered that is settled"
     assert not state.dirty, "a subscriber was to be served, and was not"
+    assert not state.boxes.due, "receipts were due, and nobody got them"
     assert not state.memory_freed, "memory came free, and nobody was served"
 
 

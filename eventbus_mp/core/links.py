@@ -8,6 +8,7 @@ from eventbus_mp.core.allocator.spans import Span
 from eventbus_mp.core.directions import Direction
 from eventbus_mp.core.entities import Endpoint
 from eventbus_mp.core.event_batch import EventBatch
+from eventbus_mp.core.receipt_boxes import ReceiptBox, ReceiptPage
 from eventbus_mp.geometry import SEQUENCE_LINK_SHIFT
 
 __all__ = ["Blame", "Lease", "LinkState", "Resync"]
@@ -59,6 +60,7 @@ class LinkState:
 
     __slots__ = (
         "blames",
+        "boxes",
         "direction",
         "endpoints",
         "idle_deadline_ns",
@@ -77,6 +79,7 @@ class LinkState:
         "since_ns",
         "spans",
         "stale_reported",
+        "tagged",
     )
 
     def __init__(self, number: int, pid: int, now_ns: int = 0) -> None:
@@ -113,6 +116,10 @@ class LinkState:
         """Numbers of the topics that it publishes to, because all of these get their events."""
         self.stale_reported: set[int] = set()
         """Numbers of topics that it has been asked to look up again: once is enough."""
+        self.boxes: dict[int, ReceiptBox] = {}
+        """The receipts that it has open, by number."""
+        self.tagged: dict[ReceiptPage, None] = {}
+        """Where tags of events are that have not come yet."""
         self.resync: Resync | None = None
         """From the replacement of the manager until the process has reported what it has."""
 

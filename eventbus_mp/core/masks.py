@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-__all__ = ["SEQUENCE_BUCKET_EVENTS", "SEQUENCE_BUCKET_SHIFT", "bits", "lowest"]
+__all__ = ["SEQUENCE_BUCKET_EVENTS", "SEQUENCE_BUCKET_SHIFT", "bits", "lowest", "runs"]
 
 SEQUENCE_BUCKET_SHIFT = 8
 """Sequence numbers fall into buckets of 2^8. A batch never leaves its bucket: that bounds the length of its masks, and
@@ -34,3 +34,13 @@ def lowest(mask: int, limit: int) -> int:
     for _ in range(limit):
         taken |= (mask ^ taken) & -(mask ^ taken)
     return taken
+
+
+def runs(mask: int) -> Iterator[tuple[int, int]]:
+    """(first index, count) of the events in a mask that follow each other, the oldest first."""
+    while mask:
+        start = (mask & -mask).bit_length() - 1
+        shifted = mask >> start
+        count = (~shifted & shifted + 1).bit_length() - 1  # How many ones the number ends with.
+        yield start, count
+        mask &= ~(((1 << count) - 1) << start)

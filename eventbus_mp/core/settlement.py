@@ -10,6 +10,7 @@ from __future__ import annotations
 from eventbus_mp.core.entities import SubscriberState
 from eventbus_mp.core.event_batch import EventBatch, Topic
 from eventbus_mp.core.masks import bits
+from eventbus_mp.core.receipts import note_settled
 from eventbus_mp.core.span_requests import recycle_if_free
 from eventbus_mp.core.state import BusState, Step
 from eventbus_mp.core.watchers import describe
@@ -94,6 +95,8 @@ def _finish(step: Step, batch: EventBatch, mask: int) -> None:
         link = state.awaited.pop(batch.first + index, None)
         if link is not None:
             step.effects.append(Reply(link, batch.first + index, describe(batch, 1 << index)))
+    if batch.tagged:
+        note_settled(state, batch, mask)
     _release(step, batch)
 
 

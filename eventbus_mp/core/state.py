@@ -28,6 +28,7 @@ from eventbus_mp.core.event_log import EventLog
 from eventbus_mp.core.expiry import Expiry
 from eventbus_mp.core.failures import Failure
 from eventbus_mp.core.links import LinkState
+from eventbus_mp.core.receipt_boxes import ReceiptBoxes
 from eventbus_mp.core.registry import Registry
 from eventbus_mp.errors import ProtocolError
 from eventbus_mp.protocol.effects import Effect
@@ -102,6 +103,7 @@ class BusState:
         self.awaited: dict[int, int] = {}
         """sequence -> link that waits for the final watcher; the sequence is also the number of its request."""
         self.drains: list[DrainWaiter] = []
+        self.boxes = ReceiptBoxes()
         self.span_requests: deque[SpanRequest] = deque()
         """First come, first served."""
         self.orphans: dict[SubscriberState, int] = {}

@@ -462,3 +462,65 @@ class CutOff(Request):
     sequence: int
     """The event; 0: a batch, so any event that the process has of this subscriber may be the one."""
     reason: str
+
+
+@numbered(37)
+class OpenReceipts(Request):
+    """Have the receipts of this name in this process, as the only one -> [number, receipts_max, kept]"""
+
+    name: str
+
+
+@numbered(38)
+class ListReceipts(Request):
+    """A page of what is kept under a name that this process has opened: parts of it, behind the first `skip` ->
+    [[sequences, unsettled, widths, tags]]
+
+    Both are ranges, [first, count, first, count, ...]. The tags of all sequences lie behind each other, and `widths`
+    has a byte for each."""
+
+    box: int
+    skip: int
+
+
+@numbered(39)
+class Tag(Notice):
+    """The events that this process sends next have these tags; it is written together with them."""
+
+    box: int
+    first: int
+    """The sequence of the first one; the others follow it."""
+    widths: bytes
+    """How long each tag is."""
+    tags: bytes
+    """All of them, one behind the other."""
+    dropped: int
+    """The last so many are not sent, because nobody is subscribed to them."""
+
+
+@numbered(40)
+class TakeReceipts(Request):
+    """Which events of this name are settled that this process was not told of? -> [[subscribers, places of the
+    completers among them, ranges]]; a subscriber is [name, config, host]"""
+
+    box: int
+    limit: int
+    """How many events at most."""
+    waits: bool
+    """Answered when there are some, and not before."""
+
+
+@numbered(41)
+class ConfirmReceipts(Notice):
+    """Forget these settled events; their process knows what became of them."""
+
+    box: int
+    ranges: list[int]
+    """[first, count, first, count, ...]"""
+
+
+@numbered(42)
+class CloseReceipts(Notice):
+    """This process no longer has the name; what is kept stays for the next one that opens it."""
+
+    box: int

@@ -95,9 +95,9 @@ def test_a_number_is_of_one_request_and_a_free_one_is_named():
 @EVERY_REQUEST
 def test_a_test_says_what_comes_of_every_request(kind):
     """The tests of contracts, here, do not: they only ask an empty bus."""
-    tests = [Path(__file__), *SCENARIOS.glob("*.txt"), SCENARIOS / "transcript.py"]
+    tests = [*Path(__file__).parent.glob("test_re*.py"), *SCENARIOS.glob("*.txt"), SCENARIOS / "transcript.py"]
     asks = re.compile(rf"requests\.{kind.__name__}[(,)]|^ask \S+ {kind.__name__}\b", re.MULTILINE)
-    assert any(asks.search(path.read_text()) for path in tests), "ask it in this file, or in a transcript"
+    assert any(asks.search(path.read_text()) for path in tests), "ask it here, in test_receipts.py, or in a transcript"
 
 
 @EVERY_REQUEST
@@ -111,6 +111,8 @@ OTHER_FIELDS = {
     requests.MarkEvents: ("a", b"", "", Outcome.COMPLETED, "", [1, 1]),
     requests.SettleRanges: ("a", b"", "", Outcome.COMPLETED, "", [1, 1]),
     requests.Subscribe: subscribe_fields("a", ["a"], 0),
+    requests.ListReceipts: (1, 0),
+    requests.TakeReceipts: (1, 1, False),
 }
 """For requests to whom a zero, or the like, breaks the protocol."""
 
@@ -118,6 +120,7 @@ OTHER_FIELDS = {
 @EVERY_REQUEST
 def test_a_request_is_answered_once_and_a_notice_never(core, kind):
     given = OTHER_FIELDS.get(kind) or sample_fields(kind)
+    core.handle(requests.OpenReceipts(LINK, 1, "a"), 0)
     effects = core.handle(kind(LINK, 7, *given), 0)
     answers = [item for item in effects if isinstance(item, Reply | ReplyWithFacts | Refuse)]
     assert [item.request for item in answers] == [7] * kind.ANSWERED

@@ -25,17 +25,17 @@ from eventbus_mp.protocol.requests import (
     Drain,
     Goodbye,
 )
-from tests.properties.delivery_rules import DeliveryRules
 from tests.properties.harness import id_crc
 from tests.properties.memory_rules import EVENT_BYTES, pick
 from tests.properties.model import ModelEvent
+from tests.properties.receipt_rules import ReceiptRules
 from tests.properties.registry_rules import PATTERNS, SUBSCRIBERS, TOPICS
 
 events = st.lists(st.tuples(st.sampled_from(TOPICS), st.booleans(), st.integers(0, 3)), min_size=1, max_size=5)
 """(topic, awaited, ttl in buckets) of each event of a batch."""
 
 
-class CoreMachine(DeliveryRules):
+class CoreMachine(ReceiptRules):
     @initialize(letters=st.booleans(), links=st.integers(2, 3), spill_chunks=st.sampled_from((0, 6)))
     def start(self, letters, links, spill_chunks):
         self.begin("dead" if letters else None, spill_chunks * CHUNK_BYTES)
@@ -51,6 +51,7 @@ class CoreMachine(DeliveryRules):
         self.subscribe(1, 2, PATTERNS[3], 0, False, 1)
         self.subscribe(2, 3, PATTERNS[4], 3, True, 1)
         self.want_span(2, 1, SPAN_NEEDED)
+        self.open_receipts(2, "r1")
 
     # --- processes ---
 
@@ -95,6 +96,7 @@ class CoreMachine(DeliveryRules):
 
     def end_link(self, link, crashed, what_of):
         self.feed(LinkLost(link, crashed))
+        self.note_link_lost(link)
         self.links.remove(link)
         self.spans = [item for item in self.spans if item[0] != link]
         self.leases = [item for item in self.leases if item[0] != link]
@@ -126,8 +128,13 @@ class CoreMachine(DeliveryRules):
 
     # --- events ---
 
+    @rule(which=pick, names=events, box=pick, dropped=st.integers(0, 2))
+    def notify_tagged(self, which, names, box, dropped):
+        """Each event has a tag; those that nobody gets may not be sent, and take numbers behind the others."""
+        self.notify(which, names, (box, dropped))
+
     @rule(which=pick, names=events)
-    def notify(self, which, names):
+    def notify(self, which, names, tagged=None):
         if not self.spans:
             self.want_span(which, 1, SPAN_NEEDED)
         if not self.spans:
@@ -152,6 +159,11 @@ class CoreMachine(DeliveryRules):
             notified.append((event, awaited))
         if not packed:
             return
+        if tagged is not None:
+            self.sequences[link] -= len(packed)
+            self.tag(link, tagged[0], len(packed), tagged[1])
+            self.sequences[link] += len(packed) + tagged[1]
+        self.note_notified(link, notified)
         self.feed_notified(link, packed)
         for event, awaited in notified:
             self.model.events.append(event)
