@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eventbus_mp.client.connection import only_looks
 from eventbus_mp.client.directions import Direction, direction_of
-from eventbus_mp.client.inbox import ComesBack
+from eventbus_mp.client.pulled_mailbox import ComesBack
 from eventbus_mp.client.receipt_box import OpenBox
 from eventbus_mp.client.tagging import Tagging, check_tags
 from eventbus_mp.client.validation import check_limit, check_timeout
