@@ -10,7 +10,10 @@ from eventbus_mp.client.listeners import wire_key
 from eventbus_mp.client.pulled_mailbox import PulledMailbox
 from eventbus_mp.client.steps import Steps, ask
 from eventbus_mp.client.validation import OUTCOMES, check_ranges, check_timeout
-from eventbus_mp.errors import ManagerLost, UsageError
+from eventbus_mp.errors import DecodeError, ManagerLost, UsageError
+from eventbus_mp.events import Event
+from eventbus_mp.memory.layout import HEADER, HEADER_BYTES
+from eventbus_mp.memory.payload import read_event
 from eventbus_mp.protocol.messages import Record
 from eventbus_mp.protocol.requests import SettleRanges
 
@@ -29,8 +32,19 @@ class RawEvent(NamedTuple):
     payload: bytes | memoryview
     """The block as it lies in shared memory, header included; its length is a multiple of 64. A copy if it is small,
     up to 16 KiB; otherwise a view, which stays valid as long as it exists."""
-    is_timed: bool
-    """It has a ttl."""
+    deadline_ns: int = 0
+    """When its ttl is over, on the monotonic clock of this host; 0: it has none."""
+
+    def event(self) -> Event:
+        """The event over these bytes; nothing is decoded.
+
+        Raises:
+            DecodeError: They are not those of an event.
+        """
+        event = read_event(self.payload, _number_in(self.payload), self.topic)
+        if event is None:
+            raise DecodeError(f"{len(self.payload)} bytes of topic {self.topic!r} are not an event")
+        return event
 
 
 class Forwarder(PulledMailbox):
@@ -123,10 +137,14 @@ class Forwarder(PulledMailbox):
 
     def _raw(self, record: Record) -> RawEvent:
         topic, payload = self._session.fetcher.delivered_block(record)
-        return RawEvent(topic, record[7], payload, record[6] != 0)
+        return RawEvent(topic, record[7], payload, record[6])
 
     def __enter__(self) -> Forwarder:
         return self
+
+
+def _number_in(payload: bytes | memoryview) -> int:
+    return int(HEADER.unpack_from(payload)[3]) if len(payload) >= HEADER_BYTES else 0
 
 
 def _sequence_of(record: Record) -> int:

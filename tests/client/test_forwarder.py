@@ -10,7 +10,6 @@ import pytest
 from eventbus_mp import BusClosed, Event, EventBus, Forwarder, RawEvent, SubscriberKey, UsageError
 from eventbus_mp.client import sessions
 from eventbus_mp.geometry import PAYLOAD_ALIGNMENT
-from eventbus_mp.memory.payload import read_event
 from eventbus_mp.testing.inprocess import InProcessBus
 from tests.helpers import publish
 
@@ -36,10 +35,9 @@ def test_it_gets_blocks_that_are_events(handle: Handle) -> None:
     small, large = forwarder.take(10)
     assert [small.topic, large.topic] == ["a", "b"]
     assert [type(small.payload), type(large.payload)] == [bytes, memoryview]
-    assert [small.is_timed, large.is_timed] == [False, True]
+    assert [small.deadline_ns > 0, large.deadline_ns > 0] == [False, True]
     assert [len(raw.payload) % PAYLOAD_ALIGNMENT for raw in (small, large)] == [0, 0]
-    event = read_event(small.payload, small.sequence, "a")
-    assert event is not None
+    event = small.event()
     assert (event.id, event.data, event.transaction_id) == ("one", {"n": 1}, "t")
     forwarder.settle([(small.sequence, 1), (large.sequence, 1)])
     assert large.payload[-100:] == bytes(100)  # It stays as long as it is looked at.
