@@ -7,9 +7,10 @@ from eventbus_mp.core.expiry import BUCKET_SHIFT
 from eventbus_mp.protocol.effects import Deliver, Refuse, Reply
 from eventbus_mp.protocol.messages import DeliveriesSettled, DeliveriesTaken, Outcome
 from eventbus_mp.protocol.records import RECORD, SEQUENCE
-from eventbus_mp.protocol.requests import Demand, ListDeadLetters, MarkEvents, Redeliver
+from eventbus_mp.protocol.requests import Demand, ListDeadLetters, MarkEvents, Redeliver, SettleRanges
 from tests.properties.follower_rules import FollowerRules
 from tests.properties.memory_rules import pick
+from tests.properties.registry_rules import SUBSCRIBERS
 
 
 def ranges(numbers):
@@ -111,6 +112,25 @@ class DeliveryRules(FollowerRules):
         delivery = next((item for item in again if not item.settled), delivery)
         self.ask(MarkEvents, *subscriber.key, outcome, "", [self.origin(event), event.sequence], link=link)
         delivery.step("completed" if completed else "skipped")
+        self.settle_up()
+
+    @rule(which=pick, who=pick, first=pick, count=st.integers(1, 4), completed=st.booleans())
+    def settle_by_number(self, which, who, first, count, completed):
+        """Of any subscriber, wherever its deliveries are; and some that it does not have."""
+        link, key = self.links[which % len(self.links)], SUBSCRIBERS[who % len(SUBSCRIBERS)]
+        subscriber = self.model.subscribers.get(key)
+        ours = [
+            item for event in self.model.unsettled() for item in event.deliveries
+            if item.subscriber is subscriber and not item.settled
+        ]  # fmt: skip
+        chosen = ours[first % len(ours) :][:count] if ours else []
+        numbers = sorted({item.event.sequence for item in chosen})
+        flat = [part for pair in [*ranges(numbers), (7, 1)] for part in pair]
+        outcome = Outcome.COMPLETED if completed else Outcome.SKIPPED
+        self.ask(SettleRanges, *key, outcome, "elsewhere", flat, link=link)
+        for delivery in ours:
+            if delivery.event.sequence in numbers:
+                delivery.step("completed" if completed else "skipped")
         self.settle_up()
 
     @rule(which=pick, who=pick, all_of_them=st.booleans())

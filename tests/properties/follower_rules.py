@@ -31,7 +31,7 @@ class Mirror:
                 self.topics.remove(topic)
             elif kind == "subscribed":
                 before = self.subscribers.get(key)
-                now = facts["patterns"], bool(facts["pids"])
+                now = facts["patterns"], facts["scope"], bool(facts["home_pids"])
                 assert before != now or not self.is_complete, "nothing has changed"
                 self.subscribers[key] = now
             else:
@@ -61,8 +61,11 @@ class FollowerRules(RegistryRules):
             self.feed(FollowChanges(place[0], mirror.request, place[1]))
         assert mirror.is_complete
         assert mirror.topics == set(self.model.topics)
-        hosted = {key: (item.patterns, bool(item.hosts)) for key, item in self.model.subscribers.items()}
-        assert mirror.subscribers == hosted
+        expected = {
+            key: (item.patterns, item.scope, bool(set(item.hosts) - item.forwarders))
+            for key, item in self.model.subscribers.items()
+        }
+        assert mirror.subscribers == expected
 
     @rule(which=pick)
     def stop_following(self, which):

@@ -23,8 +23,9 @@ class ModelDelivery:
 
 
 class ModelEvent:
-    def __init__(self, sequence, topic, subscribers, span, bucket_end_ns=0, dead_letter=False):
+    def __init__(self, sequence, topic, subscribers, span, bucket_end_ns=0, dead_letter=False, imported=False):
         self.sequence, self.topic, self.span, self.dead_letter = sequence, topic, span, dead_letter
+        self.imported = imported
         self.deliveries = [ModelDelivery(self, subscriber) for subscriber in subscribers]
         self.bucket_end_ns = bucket_end_ns
         self.expired = self.dead_lettered = self.again = False
@@ -52,6 +53,12 @@ class ModelSubscriber:
     def __init__(self, key, number, broadcast):
         self.key, self.number, self.broadcast = key, number, broadcast
         self.patterns, self.hosts = [], []
+        self.scope, self.forwarders = "host", set()
+        """`forwarders` are those of its hosts that run no handler, but take its events to another host."""
+
+    @property
+    def shown(self):
+        return "@".join(part for part in (self.key[0], self.key[2]) if part)
 
     def wants(self, topic):
         return any(re.match(pattern, topic) for pattern in self.patterns)
@@ -93,7 +100,7 @@ class Model:
 
     def names_of(self, number):
         """The names of the subscribers of a topic; none if it is gone."""
-        return {item.key[0] for topic in self.topics.values() if topic.number == number for item in self.route(topic)}
+        return {item.shown for topic in self.topics.values() if topic.number == number for item in self.route(topic)}
 
     def ready(self, subscriber):
         """What waits, and neither for its time nor for a process that has a delivery with the same number."""
@@ -102,8 +109,10 @@ class Model:
         ]
         return [item for item in self.waiting(subscriber) if not item.due_ns and item.event.sequence not in held]
 
-    def route(self, topic):
-        return [item for item in self.subscribers.values() if item.wants(topic.name)]
+    def route(self, topic, keys=(), imported=False):
+        everybody = self.subscribers.values()
+        found = [item for item in everybody if (item.key in keys if keys else item.wants(topic.name))]
+        return [item for item in found if not imported or not (item.key[2] or item.scope == "local")]
 
     def pinned_spans(self):
         """Every span that somebody may still read because of an event."""
@@ -117,9 +126,10 @@ class Model:
         if topic is None or event.dead_letter or event.dead_lettered or event.topic is topic:
             return
         others = [item for item in self.route(topic) if item not in event.receivers]
+        others = [item for item in others if not (event.imported and item.key[2])]
         if others:
             event.dead_lettered = True
-            letter = ModelEvent(event.sequence, topic, others, event.span, dead_letter=True)
+            letter = ModelEvent(event.sequence, topic, others, event.span, dead_letter=True, imported=event.imported)
             letter.receivers, letter.failed, letter.origin = event.receivers, subscriber, event.topic
             self.events.append(letter)
 
@@ -128,7 +138,7 @@ class Model:
         subscriber = self.subscribers.get(letter.failed.key)
         if subscriber is None or self.topics.get(letter.origin.name) is not letter.origin:
             return False
-        event = ModelEvent(letter.sequence, letter.origin, [subscriber], letter.span)
+        event = ModelEvent(letter.sequence, letter.origin, [subscriber], letter.span, imported=letter.imported)
         event.receivers, event.again = [*letter.receivers, subscriber], True
         event.deliveries[0].returned = True
         self.events.append(event)
@@ -168,10 +178,12 @@ class Model:
 
     def drop_host(self, subscriber, link, what_of, now_ns):
         self.demands.pop((link, subscriber.number), None)
+        forwards = link in subscriber.forwarders
         for delivery in self.held.pop((link, subscriber.number), []):
-            self.come_back(delivery, what_of(delivery))
+            self.come_back(delivery, "returned" if forwards else what_of(delivery))
         if link in subscriber.hosts:
             subscriber.hosts.remove(link)
+        subscriber.forwarders.discard(link)
         if self.subscribers.get(subscriber.key) is not subscriber:
             self.skip_waiting(subscriber)
         elif not subscriber.hosts:

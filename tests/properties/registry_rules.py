@@ -4,6 +4,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from eventbus_mp.protocol.requests import (
+    SCOPES,
+    Direct,
     RegisterTopic,
     RequireSubscribers,
     ResolveTopic,
@@ -17,7 +19,8 @@ from tests.properties.model import ModelSubscriber, ModelTopic
 
 TOPICS = ("a", "ab", "b", "dead")
 PATTERNS = (["a"], ["a$"], ["b", "ab"], [".*"], ["dead"], ["nothing"])
-SUBSCRIBERS = (("s1", b"", ""), ("s1", b"config", ""), ("s2", b"", ""), ("s3", b"", ""))
+SUBSCRIBERS = (("s1", b"", ""), ("s1", b"config", ""), ("s2", b"", ""), ("s3", b"", ""), ("s1", b"", "B"))
+KEYS = (*SUBSCRIBERS, ("s4", b"", ""))
 
 
 class RegistryRules(MemoryRules):
@@ -48,21 +51,28 @@ class RegistryRules(MemoryRules):
         credit=st.integers(0, 3),
         broadcast=st.booleans(),
         threads=st.integers(1, 3),
+        scope=st.sampled_from(SCOPES),
+        forwards=st.booleans(),
     )
-    def subscribe(self, which, who, patterns, credit, broadcast, threads):
+    def subscribe(self, which, who, patterns, credit, broadcast, threads, scope="host", forwards=False):
         link = self.links[which % len(self.links)]
-        key = SUBSCRIBERS[who % len(SUBSCRIBERS)]
-        number = self.ask(Subscribe, *key[:2], patterns, credit, broadcast, threads, "host", "", False, link=link)
+        name, config, host = key = SUBSCRIBERS[who % len(SUBSCRIBERS)]
         subscriber = self.model.subscribers.get(key)
+        if subscriber is not None and link in subscriber.hosts:
+            forwards = link in subscriber.forwarders  # It does one or the other.
+        forwards = forwards or bool(host)
+        fields = name, config, patterns, credit, broadcast, threads, scope, host, forwards
+        number = self.ask(Subscribe, *fields, link=link)
         if subscriber is None:
             assert number not in self.by_number, "a subscriber number was used twice"
             subscriber = self.model.subscribers[key] = ModelSubscriber(key, number, broadcast)
             self.by_number[number] = subscriber
         assert subscriber.number == number
-        subscriber.patterns = patterns
+        subscriber.patterns, subscriber.scope = patterns, scope
         self.model.orphans.pop(subscriber, None)
         if link not in subscriber.hosts:
             subscriber.hosts.append(link)
+            subscriber.forwarders |= {link} if forwards else set()
             self.model.held[link, number] = []
         self.settle_up()
 
@@ -90,7 +100,15 @@ class RegistryRules(MemoryRules):
         self.model.give_up_orphans(self.now_ns)
         self.settle_up()
 
-    @rule(which=pick, name=st.sampled_from(TOPICS), names=st.sets(st.sampled_from(["s1", "s2"]), min_size=1))
+    @precondition(lambda self: self.calls % 3 == 0)
+    @rule(which=pick, keys=st.sets(st.sampled_from(KEYS), max_size=3), imported=st.booleans())
+    def direct(self, which, keys, imported):
+        link = self.links[which % len(self.links)]
+        self.ask(Direct, [list(key) for key in keys], imported, link=link)
+        self.directions[link] = tuple(keys), imported
+        self.settle_up()
+
+    @rule(which=pick, name=st.sampled_from(TOPICS), names=st.sets(st.sampled_from(["s1", "s2", "s1@B"]), min_size=1))
     def require(self, which, name, names):
         link = self.links[which % len(self.links)]
         topic = self.model.topics.get(name)

@@ -50,6 +50,7 @@ class CoreMachine(ReceiptRules):
         self.subscribe(1, 0, PATTERNS[0], 1, False, 1)
         self.subscribe(1, 2, PATTERNS[3], 0, False, 1)
         self.subscribe(2, 3, PATTERNS[4], 3, True, 1)
+        self.subscribe(1, 4, PATTERNS[3], 3, False, 1)
         self.want_span(2, 1, SPAN_NEEDED)
         self.open_receipts(2, "r1")
 
@@ -98,6 +99,7 @@ class CoreMachine(ReceiptRules):
         self.feed(LinkLost(link, crashed))
         self.note_link_lost(link)
         self.links.remove(link)
+        self.directions.pop(link, None)
         self.spans = [item for item in self.spans if item[0] != link]
         self.leases = [item for item in self.leases if item[0] != link]
         self.wanted = [item for item in self.wanted if item[0] != link]
@@ -123,7 +125,9 @@ class CoreMachine(ReceiptRules):
         self.open_link()
         for subscriber in hosted:
             who = SUBSCRIBERS.index(subscriber.key)
-            self.subscribe(len(self.links) - 1, who, subscriber.patterns, 2, subscriber.broadcast, 1)
+            forwards = link in subscriber.forwarders
+            fields = subscriber.patterns, 2, subscriber.broadcast, 1, subscriber.scope, forwards
+            self.subscribe(len(self.links) - 1, who, *fields)
         self.lose_link(self.links.index(link), crashed=True, goodbye=False)
 
     # --- events ---
@@ -153,8 +157,9 @@ class CoreMachine(ReceiptRules):
             packed.append(records.pack_notified(number, *at, deadline_ns, sequence, awaited, id_crc(sequence)))
             place[2] += EVENT_BYTES
             end_ns = ((deadline_ns >> BUCKET_SHIFT) + 1) << BUCKET_SHIFT if ttl else 0
-            subscribers = self.model.route(topic) if topic else []
-            event = ModelEvent(sequence, topic, subscribers, span, end_ns)
+            keys, imported = self.directions.get(link, ((), False))
+            subscribers = self.model.route(topic, keys, imported) if topic else []
+            event = ModelEvent(sequence, topic, subscribers, span, end_ns, imported=imported)
             self.origins[sequence] = number
             notified.append((event, awaited))
         if not packed:
