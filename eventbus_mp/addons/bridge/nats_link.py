@@ -197,6 +197,9 @@ class NatsLink:
     # --- what the client says ---
 
     async def _failed_once(self, error: Exception) -> None:
+        transport: Any = self._client._transport
+        if transport and (self._client.is_connecting or self._client.is_reconnecting):
+            transport.close()  # The client forgets a connection on which no server has answered, and leaves it open.
         is_new, self._last_error = str(error) != self._last_error, str(error) or type(error).__name__
         if denied := _DENIED.search(self._last_error.lower()):
             kind, subject = denied.groups()

@@ -164,8 +164,6 @@ def test_after_silence_letters_are_asked_for_anew(any_server: NatsServer, monkey
     run(work)
 
 
-# The client forgets a connection on which no server has answered, and does not close it.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_silent_cut_is_seen_and_survived(server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """As behind a firewall that forgets: nothing says that the connection is gone."""
     monkeypatch.setattr(nats_link, "PING_INTERVAL_S", 0.1)

@@ -135,8 +135,6 @@ def test_a_client_that_closes_for_good_says_so(any_server: NatsServer) -> None:
     run(work)
 
 
-# The client forgets a connection that was refused, and does not close it.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_credentials_that_refuse_later_do_not_end_it(start_server: Callable[..., NatsServer]) -> None:
     """A server that comes back with other users may get the right ones yet."""
     config = "authorization {{ user: bridge, password: {} }}"
