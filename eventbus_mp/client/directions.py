@@ -15,7 +15,7 @@ from eventbus_mp.protocol.decoders import encode_request
 from eventbus_mp.protocol.requests import Direct
 from eventbus_mp.statistics import SubscriberKey
 
-__all__ = ["Direction", "direction_of"]
+__all__ = ["Direction", "direction_of", "imported_direction_of"]
 
 
 class Direction:
@@ -49,7 +49,16 @@ def _packed(keys: Iterable[SubscriberKey], *, is_imported: bool) -> bytes:
 _ENDS = _packed((), is_imported=False)
 
 
-def direction_of(only: Iterable[Any]) -> Direction:
+def imported_direction_of(only: Iterable[Any] | None) -> Direction:
+    """Of events from another host: to these subscribers, or to all of this host that want them.
+
+    Raises:
+        UsageError: As `direction_of`.
+    """
+    return Direction((), is_imported=True) if only is None else direction_of(only, is_imported=True)
+
+
+def direction_of(only: Iterable[Any], *, is_imported: bool = False) -> Direction:
     """To these subscribers, each given as a key or as `listener_of` takes it.
 
     Raises:
@@ -63,4 +72,4 @@ def direction_of(only: Iterable[Any]) -> Direction:
         raise UsageError(f"only={only!r:.80}: give a list of subscribers, or None for all") from None
     if not 0 < len(keys) <= DIRECTED_MAX:
         raise UsageError(f"only= names {len(keys)} subscribers; give 1 to {DIRECTED_MAX}, or None for all")
-    return Direction(keys)
+    return Direction(keys, is_imported=is_imported)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 from zlib import crc32
 
 from eventbus_mp.client.connection import Connection
@@ -12,14 +13,19 @@ from eventbus_mp.client.span_pool import SpanPool
 from eventbus_mp.client.steps import Steps
 from eventbus_mp.client.topic_numbers import TopicNumbers
 from eventbus_mp.config import TIME_UNITS_NS
-from eventbus_mp.errors import EventTooLarge
+from eventbus_mp.errors import DecodeError, EventTooLarge, UsageError
 from eventbus_mp.events import Event, EventShadow, Place
+from eventbus_mp.ids import EventId
 from eventbus_mp.memory.arena import Arena, GrantedSpan
 from eventbus_mp.memory.page_copies import Shown
-from eventbus_mp.memory.payload import let_go
+from eventbus_mp.memory.payload import id_crc, let_go, read_event
+from eventbus_mp.memory.raw import sequence_in, set_sequence, why_no_payload
 from eventbus_mp.memory.written import EncodedEvent, write_loaned
 
 __all__ = ["LoanPublisher", "LoanedSpan"]
+
+Frame: TypeAlias = Callable[[list[EventShadow]], tuple[bytes, bytes]]
+"""`publisher.Around.frame`."""
 
 
 class LoanedSpan(NamedTuple):
@@ -63,12 +69,15 @@ class LoanPublisher:
         """
         self._lock.refuse_reentry()
         self._check_size(event, encoded)
-        topic = self._topics.get(event.topic) or (yield from self.numbers.resolving(event.topic))
+        return (yield from self._loaning(event.topic, encoded[4], self.numbers.resolving))
+
+    def _loaning(self, name: str, length: int, resolving: Callable[[str], Steps[int]]) -> Steps[LoanedSpan | None]:
+        topic = self._topics.get(name) or (yield from resolving(name))
         if not topic:
-            self.numbers.note_dropped(event.topic)
+            self.numbers.note_dropped(name)
             return None
         arena = self._span_pool.choose()
-        length = max(encoded[4], arena.large_bytes + 1)
+        length = max(length, arena.large_bytes + 1)
         while (loaned := self._reserve_loan(arena, length, topic)) is None:
             arena = yield from self._span_pool.getting(length, topic)
         return loaned
@@ -96,8 +105,59 @@ class LoanPublisher:
             finally:  # Unwritten, if a signal handler has raised, it is given back.
                 self._protocol.seal(span.segment, span.offset)
             self._connection.flush_locked()
-        self._span_pool.order_ahead(span.length, max(encoded[4], self._span_pool.arena.large_bytes + 1), LOANS_AHEAD)
+        self._order_like(span, encoded[4])
         return EventShadow(event.topic, event.id, Place(topic, span.segment, span.offset, encoded[4], sequence))
+
+    def loaning_raw(self, name: str, length: int) -> Steps[LoanedSpan | None]:
+        """`loaning` for a payload that will be written there as it is, and that goes to whom its `Around` says."""
+        self._lock.refuse_reentry()
+        return (yield from self._loaning(name, length, self.numbers.numbering))
+
+    def publish_raw(self, loaned: LoanedSpan, name: str, length: int, frame: Frame) -> None:
+        """Publish a payload that was written in place, with a number of our own.
+
+        Raises:
+            UsageError: It is not a payload. The memory is given back.
+        """
+        topic, view, span = loaned
+        try:
+            event_id, deadline_ns = self._read_raw(view[span.offset : span.offset + length], name)
+        except UsageError:
+            self.return_loaned(loaned)
+            raise
+        with self._lock.held():
+            self._loaned_out.pop(span, None)
+            before = behind = b""
+            try:
+                sequence = self._protocol.next_sequence()
+                set_sequence(view, span.offset, sequence)
+                place = Place(topic, span.segment, span.offset, length, sequence)
+                before, behind = frame([EventShadow(name, event_id, place)])
+                crc = id_crc(event_id)
+                self._protocol.notify(topic, span.segment, span.offset, length, deadline_ns=deadline_ns, id_crc=crc)
+            finally:  # Unwritten, if a signal handler has raised, it is given back.
+                self._protocol.seal(span.segment, span.offset)
+                self._transport.write(before + self._protocol.data_to_send() + behind)
+        self._order_like(span, length)
+
+    def _read_raw(self, block: memoryview, name: str) -> tuple[EventId, int]:
+        """The id and the deadline of what was written.
+
+        Raises:
+            UsageError: It is not a payload.
+        """
+        wrong = why_no_payload(block)
+        event = None if wrong else read_event(block, sequence_in(block), name)
+        try:
+            if event is not None:
+                is_timed = event.ttl is not None and event.occurred_at is not None
+                return event.id, self._deadline_ns(event) if is_timed else 0
+        except DecodeError as error:
+            wrong = str(error)
+        raise UsageError(f"what was written for topic {name!r} is not a payload: {wrong}")
+
+    def _order_like(self, span: GrantedSpan, length: int) -> None:
+        self._span_pool.order_ahead(span.length, max(length, self._span_pool.arena.large_bytes + 1), LOANS_AHEAD)
 
     def return_loaned(self, loaned: LoanedSpan) -> None:
         """Give the memory back; nothing is published."""

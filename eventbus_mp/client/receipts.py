@@ -8,8 +8,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eventbus_mp.client.connection import only_looks
-from eventbus_mp.client.directions import Direction, direction_of
+from eventbus_mp.client.directions import Direction, direction_of, imported_direction_of
 from eventbus_mp.client.pulled_mailbox import ComesBack
+from eventbus_mp.client.raw_loan import RawLoan
 from eventbus_mp.client.receipt_box import OpenBox
 from eventbus_mp.client.tagging import Tagging, check_tags
 from eventbus_mp.client.validation import check_limit, check_timeout
@@ -115,6 +116,27 @@ class Receipts:
             return box.session.publisher.notify_many(events, timeout_s, tagging)
         finally:
             tagging.end()
+
+    def loan_raw(self, topic: str, nbytes: int, *, tag: bytes, only: Iterable[Any] | None = None) -> RawLoan:
+        """Shared memory for a payload that comes from another host, as `RawEvent.payload` has it: see `RawLoan`.
+
+        The event gets a number of this bus, and its deadline by its own times. Only subscribers of this host get it.
+
+        Args:
+            topic: A topic that is registered.
+            nbytes: The payload's length: a multiple of 64.
+            tag: As one of the tags of `notify_many`.
+            only: As of `EventBus.notify_many`.
+
+        Raises:
+            EventTooLarge: It is larger than `BusConfig.event_bytes_max`.
+            UsageError: The length or the tag is not one.
+            BusClosed: This was closed.
+        """
+        wanted = check_tags("loan_raw", [tag])
+        direction = imported_direction_of(only)
+        box = self._opened()
+        return RawLoan(box.session, topic, nbytes, Tagging(box, wanted, direction))
 
     def get(self, limit: int = 1_000, timeout_s: float | None = None) -> list[Receipt]:
         """What is settled and was not told to this process yet. Blocks until there is something, the first time for a
