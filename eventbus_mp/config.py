@@ -234,7 +234,7 @@ class BusConfig:
         "The largest encoded event that `notify` accepts. It must also fit into the bus's memory.",
     )
     notify_timeout_s: float = setting(
-        30.0, seconds(0, _YEAR_S), "How long `notify` waits for memory before it raises `BusFull`."
+        30.0, seconds(0, _YEAR_S), "How long `notify` waits for memory, or room in a backlog, before `BusFull`."
     )
     connect_timeout_s: float = setting(
         20.0, seconds(0, 3_600), "How long connecting may take, including the start of a manager."

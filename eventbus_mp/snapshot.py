@@ -125,6 +125,13 @@ class SubscriberSnapshot:
     """"host", "cluster" or "local": see `EventBus.on`."""
     host: str | None = None
     """The host that it is on; None: this one."""
+    backlog_max: int | None = None
+    """How many unsettled events it may have; None: any number."""
+    backlog_bytes_max: int | None = None
+    backlog_bytes: int | None = None
+    """How many bytes these have; None: they have no bound, and are not counted."""
+    when_full: str | None = None
+    """What happens beyond that, "block" or "skip"; None: there is no bound."""
 
     @property
     def key(self) -> SubscriberKey:

@@ -59,9 +59,10 @@ def subscribe_fields(
     scope: str = "host",
     host: str = "",
     forwards: bool = False,
+    bound: tuple[int, int, str] = (0, 0, "block"),
 ) -> tuple[Any, ...]:
     """What travels of a `Subscribe`, in its order."""
-    return name, config, patterns, credit, broadcast, threads, scope, host, forwards
+    return name, config, patterns, credit, broadcast, threads, scope, host, forwards, *bound
 
 
 def subscribe_request(

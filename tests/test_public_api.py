@@ -29,7 +29,7 @@ METHODS = {
         "unregister_topic": "name",
         "topic_exists": "name",
         "topics": "",
-        "subscribe": "listener patterns *broadcast *credit *threads *scope",
+        "subscribe": "listener patterns *broadcast *credit *threads *scope *backlog_max *backlog_bytes_max *when_full",
         "subscribed": "listener patterns",
         "unsubscribe": "listener",
         "subscribers": "topic",
@@ -57,9 +57,9 @@ METHODS = {
         "statistics": "",
         "drain": "pattern *timeout_s",
         "on": "*patterns *retries *retry_delay_s *retry_delay_max_s *name *broadcast *credit *batch *within_s *threads "
-        "*scope",
-        "inbox": "name patterns *broadcast *credit *scope",
-        "forwarder": "key patterns *credit",
+        "*scope *backlog_max *backlog_bytes_max *when_full",
+        "inbox": "name patterns *broadcast *credit *scope *backlog_max *backlog_bytes_max *when_full",
+        "forwarder": "key patterns *credit *backlog_max *backlog_bytes_max *when_full",
         "story": "shadow",
         "history": "*topic *subscriber *kind *shadow *since_s *limit *before",
         "receipts": "name",
@@ -97,8 +97,8 @@ METHODS = {
     EventSource: {"build": "work **fields", "notify": "**fields", "emits": "function"},
     WorkerPool: {
         "on": "*patterns *retries *retry_delay_s *retry_delay_max_s *name *credit *batch *within_s *threads "
-        "*time_limit_s *scope",
-        "subscribe": "listener patterns *credit *threads *scope",
+        "*time_limit_s *scope *backlog_max *backlog_bytes_max *when_full",
+        "subscribe": "listener patterns *credit *threads *scope *backlog_max *backlog_bytes_max *when_full",
         "start": "",
         "restart": "",
         "stop": "",

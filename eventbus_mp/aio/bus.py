@@ -24,6 +24,7 @@ from eventbus_mp.client.retries import RETRY_DELAY_MAX_S, Retries
 from eventbus_mp.client.subscription import Subscription
 from eventbus_mp.client.validation import (
     bus_settings,
+    check_backlog,
     check_credit,
     check_mark,
     check_name,
@@ -129,6 +130,9 @@ class EventBus(AskingHandle):
         credit: int | str = "auto",
         concurrency: int = 1,
         scope: str = "host",
+        backlog_max: int | None = None,
+        backlog_bytes_max: int | None = None,
+        when_full: str = "block",
     ) -> SubscriberKey:
         """Call `listener` with the shadow of each event whose topic a pattern matches: see `EventBus.subscribe`.
 
@@ -149,6 +153,7 @@ class EventBus(AskingHandle):
             concurrency=concurrency,
             may_await=True,
             scope=scope,
+            bound=check_backlog(backlog_max, backlog_bytes_max, when_full),
         )
         key = await self._on_live(partial(self._subscribe, spec=spec))
         self._keep(spec)
@@ -167,6 +172,9 @@ class EventBus(AskingHandle):
         within_s: float | None = None,
         concurrency: int = 1,
         scope: str = "host",
+        backlog_max: int | None = None,
+        backlog_bytes_max: int | None = None,
+        when_full: str = "block",
     ) -> Callable[[Function], Function]:
         """Decorate a function, `async def` or plain, that is called with each event whose topic a pattern matches.
 
@@ -198,6 +206,7 @@ class EventBus(AskingHandle):
             concurrency=concurrency,
             may_await=True,
             scope=scope,
+            bound=check_backlog(backlog_max, backlog_bytes_max, when_full),
         )
 
     async def inbox(
@@ -208,6 +217,9 @@ class EventBus(AskingHandle):
         broadcast: bool = False,
         credit: int | str = "auto",
         scope: str = "host",
+        backlog_max: int | None = None,
+        backlog_bytes_max: int | None = None,
+        when_full: str = "block",
     ) -> Inbox:
         """Subscribe a mailbox called `name`: see `aio.Inbox`.
 
@@ -216,7 +228,9 @@ class EventBus(AskingHandle):
         """
         key = SubscriberKey(check_name(name))
         wanted, shadows = tuple(check_patterns(patterns)), check_credit(credit)
-        how = Subscription(wanted, shadows, broadcast, scope=check_scope(scope, broadcast=broadcast))
+        shared = check_scope(scope, broadcast=broadcast)
+        bound = check_backlog(backlog_max, backlog_bytes_max, when_full)
+        how = Subscription(wanted, shadows, broadcast, scope=shared, bound=bound)
 
         async def make(session: LoopSession) -> Inbox:
             own = broadcast_key(key, session.identity) if broadcast else key

@@ -10,7 +10,7 @@ from eventbus_mp.cli._completion import completes_topics
 from eventbus_mp.cli._event import no_such_topic
 from eventbus_mp.cli._exits import Exit
 from eventbus_mp.cli._running import running_bus
-from eventbus_mp.cli._text import print_json, print_table, shown_key, shown_seconds
+from eventbus_mp.cli._text import print_json, print_table, shown_bytes, shown_key, shown_seconds
 from eventbus_mp.patterns import compile_pattern
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def show_subscribers(subscribers: list[SubscriberSnapshot], *, patterns: bool) -
             "redelivered",
             "p50",
             "p99",
+            "bound",
             "stays",
         ),
         [
@@ -75,9 +76,22 @@ def show_subscribers(subscribers: list[SubscriberSnapshot], *, patterns: bool) -
                 item.redelivered or None,
                 None if patterns else shown_seconds(item.handling_p50_s),
                 None if patterns else shown_seconds(item.handling_p99_s),
+                _shown_bound(item),
                 shown_seconds(item.grace_left_s),
             )
             for item in subscribers
         ],
-        droppable=("patterns", "processes", "skipped", "redelivered", "p50", "p99", "stays"),
+        droppable=("patterns", "processes", "skipped", "redelivered", "p50", "p99", "bound", "stays"),
     )
+
+
+def _shown_bound(item: SubscriberSnapshot) -> str | None:
+    """How full its backlog is, and what happens when it is; None: it has no bound."""
+    if item.when_full is None:
+        return None
+    parts = []
+    if item.backlog_max is not None:
+        parts.append(f"{item.queued + item.in_flight} of {item.backlog_max}")
+    if item.backlog_bytes_max is not None:
+        parts.append(f"{shown_bytes(item.backlog_bytes or 0)} of {shown_bytes(item.backlog_bytes_max)}")
+    return f"{', '.join(parts)}, {item.when_full}"

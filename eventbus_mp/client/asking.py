@@ -5,14 +5,17 @@ What answers the questions is imported by the first one: its classes are a tenth
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from eventbus_mp.client.handle import BusHandle
+from eventbus_mp.client.listeners import listener_of
 from eventbus_mp.client.session import Session
-from eventbus_mp.client.validation import check_page
-from eventbus_mp.events import EventShadow
+from eventbus_mp.client.validation import check_page, check_patterns
+from eventbus_mp.events import EventShadow, check_topic
 from eventbus_mp.ids import EventId
-from eventbus_mp.statistics import BusStatistics, Watcher, WatcherPage
+from eventbus_mp.protocol import requests
+from eventbus_mp.statistics import BusStatistics, Subscriber, Watcher, WatcherPage
 
 if TYPE_CHECKING:
     from eventbus_mp.client.dead_letters import DeadLetter
@@ -34,6 +37,35 @@ class AskingHandle(BusHandle):
         and all numbers of events. Connects; once connected, it does not block.
         """
         return self._live().connection.welcome.life
+
+    # --- topics and subscribers ---
+
+    def topic_exists(self, name: str) -> bool:
+        """Whether the topic is registered. Blocks for one round trip.
+
+        Raises:
+            InvalidTopic: The name cannot name a topic.
+        """
+        return bool(self._ask(requests.ResolveTopic, check_topic(name))[0])
+
+    def topics(self) -> list[str]:
+        """The names of all registered topics, sorted. Blocks for one round trip."""
+        return list(self._ask(requests.ListTopics))
+
+    def subscribed(self, listener: Any, patterns: Iterable[str]) -> bool:
+        """Whether any process has subscribed the listener with exactly these patterns. Blocks for one round trip.
+
+        Raises:
+            UsageError: The listener or the patterns are not valid.
+        """
+        key, wanted = listener_of(listener).key, check_patterns(patterns)
+        return any(item.key == key and list(item.patterns) == wanted for item in self.subscribers())
+
+    def subscribers(self, topic: str | None = None) -> list[Subscriber]:
+        """All subscribers, or those that get this topic's events, oldest first. Blocks for one round trip."""
+        from eventbus_mp.client import questions
+
+        return self._run(lambda session: questions.subscribers(topic))
 
     # --- dead letters ---
 

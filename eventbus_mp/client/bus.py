@@ -24,6 +24,7 @@ from eventbus_mp.client.session import Session
 from eventbus_mp.client.subscription import Subscription
 from eventbus_mp.client.validation import (
     bus_settings,
+    check_backlog,
     check_credit,
     check_mark,
     check_name,
@@ -41,7 +42,7 @@ from eventbus_mp.lifecycle import FORK_MARK, notice_fork
 from eventbus_mp.protocol import requests
 from eventbus_mp.protocol.messages import Outcome
 from eventbus_mp.runtime.endings import manager_end
-from eventbus_mp.statistics import Subscriber, SubscriberKey, Watcher
+from eventbus_mp.statistics import SubscriberKey, Watcher
 
 __all__ = ["EventBus"]
 
@@ -153,18 +154,6 @@ class EventBus(AskingHandle):
         self._live().publisher.forget_topic(name)
         return bool(self._ask(requests.UnregisterTopic, check_topic(name)))
 
-    def topic_exists(self, name: str) -> bool:
-        """Whether the topic is registered. Blocks for one round trip.
-
-        Raises:
-            InvalidTopic: The name cannot name a topic.
-        """
-        return bool(self._ask(requests.ResolveTopic, check_topic(name))[0])
-
-    def topics(self) -> list[str]:
-        """The names of all registered topics, sorted. Blocks for one round trip."""
-        return list(self._ask(requests.ListTopics))
-
     # --- subscribers ---
 
     def subscribe(
@@ -176,6 +165,9 @@ class EventBus(AskingHandle):
         credit: int | str = "auto",
         threads: int = 1,
         scope: str = "host",
+        backlog_max: int | None = None,
+        backlog_bytes_max: int | None = None,
+        when_full: str = "block",
     ) -> SubscriberKey:
         """Call `listener` with the shadow of each event whose topic a pattern matches.
 
@@ -204,6 +196,10 @@ class EventBus(AskingHandle):
                 so each host gets all events. "cluster": the processes of all hosts, so that one of them gets an event.
                 "local": the processes of this host, and no event comes from another one. The newest subscription of a
                 listener has the word. Without a bridge there is no difference.
+            backlog_max, backlog_bytes_max: How many unsettled events, and bytes of them, the subscriber may have in all
+                its processes; None: any number. The newest subscription has the word.
+            when_full: Beyond that, "block" has producers wait in `notify`, for `notify_timeout_s`; "skip" skips what
+                comes for this subscriber.
 
         Returns:
             The subscriber, whom `mark_as_completed` and its siblings take as well.
@@ -213,8 +209,9 @@ class EventBus(AskingHandle):
             UsageError: The listener cannot be called or is a coroutine or generator function, or another argument is
                 not valid.
         """
+        bound = check_backlog(backlog_max, backlog_bytes_max, when_full)
         spec = HandlerSpec.from_listener(
-            listener, patterns, broadcast=broadcast, credit=credit, threads=threads, scope=scope
+            listener, patterns, broadcast=broadcast, credit=credit, threads=threads, scope=scope, bound=bound
         )
         return self._host(spec)
 
@@ -231,6 +228,9 @@ class EventBus(AskingHandle):
         within_s: float | None = None,
         threads: int = 1,
         scope: str = "host",
+        backlog_max: int | None = None,
+        backlog_bytes_max: int | None = None,
+        when_full: str = "block",
     ) -> Callable[[Function], Function]:
         """Decorate a function that is called with each event whose topic a pattern matches.
 
@@ -246,24 +246,21 @@ class EventBus(AskingHandle):
         Args:
             patterns: As in `subscribe`; at least one.
             retries: How often it is called again after an exception; 0: not at all.
-            retry_delay_s: How long to wait before the first of them, in seconds; each further one waits twice as long,
-                and up to half of each wait is left to chance. The event then waits in the manager, holds no worker, and
-                may come to another process. 0: it is called again at once.
-            retry_delay_max_s: How long to wait at most, in seconds.
+            retry_delay_s, retry_delay_max_s: How long to wait before the first of them, and at most, in seconds; each
+                further one waits twice as long, and up to half of each wait is left to chance. The event then waits in
+                the manager, holds no worker, and may come to another process. 0: it is called again at once.
             name: The subscriber's name; None: the function's module and qualified name.
-            broadcast: As in `subscribe`.
             credit: As in `subscribe`; with `batch`, "auto" is two batches.
             batch: How many events the function gets at most; None: one, which is not in a list. With more than
                 `credit_max`, no batch becomes full.
             within_s: How long an event waits for its batch to become full, in seconds; None: 0.05. Other handlers run
                 meanwhile.
             threads: As in `subscribe`; not with `batch`.
-            scope: As in `subscribe`.
+            broadcast, scope, backlog_max, backlog_bytes_max, when_full: As in `subscribe`.
 
         Raises:
             InvalidPattern: A pattern does not compile.
-            UsageError: There is no pattern, what is decorated cannot be called or is a coroutine or generator function,
-                or another argument is not valid.
+            UsageError: There is no pattern, calling what is decorated would not run it, or an argument is not valid.
         """
         return handler_decorator(
             self._host,
@@ -276,6 +273,7 @@ class EventBus(AskingHandle):
             within_s=within_s,
             threads=threads,
             scope=scope,
+            bound=check_backlog(backlog_max, backlog_bytes_max, when_full),
         )
 
     def inbox(
@@ -286,6 +284,9 @@ class EventBus(AskingHandle):
         broadcast: bool = False,
         credit: int | str = "auto",
         scope: str = "host",
+        backlog_max: int | None = None,
+        backlog_bytes_max: int | None = None,
+        when_full: str = "block",
     ) -> Inbox:
         """Subscribe a mailbox called `name`, from which you take shadows when you want them: see `Inbox`.
 
@@ -297,7 +298,9 @@ class EventBus(AskingHandle):
         """
         key = SubscriberKey(check_name(name))
         wanted, shadows = tuple(check_patterns(patterns)), check_credit(credit)
-        how = Subscription(wanted, shadows, broadcast, scope=check_scope(scope, broadcast=broadcast))
+        shared = check_scope(scope, broadcast=broadcast)
+        bound = check_backlog(backlog_max, backlog_bytes_max, when_full)
+        how = Subscription(wanted, shadows, broadcast, scope=shared, bound=bound)
 
         def make(session: Session) -> Inbox:
             own = broadcast_key(key, session.identity) if broadcast else key
@@ -307,7 +310,16 @@ class EventBus(AskingHandle):
         inbox._come_back_with(self, how)
         return inbox
 
-    def forwarder(self, key: SubscriberKey, patterns: Iterable[str], *, credit: int | str = "auto") -> Forwarder:
+    def forwarder(
+        self,
+        key: SubscriberKey,
+        patterns: Iterable[str],
+        *,
+        credit: int | str = "auto",
+        backlog_max: int | None = None,
+        backlog_bytes_max: int | None = None,
+        when_full: str = "block",
+    ) -> Forwarder:
         """Host a subscriber in order to take its events to another host: see `Forwarder`. For bridges.
 
         If the key has a host, this is a subscriber of that host, which is known here by that name; without one, it is
@@ -319,6 +331,7 @@ class EventBus(AskingHandle):
             patterns: As of `subscribe`.
             credit: How many unsettled events it may hold; "auto": for a subscriber of another host as many as
                 `credit_max`, and otherwise some milliseconds of work.
+            backlog_max, backlog_bytes_max, when_full: As of `subscribe`.
 
         Raises:
             InvalidPattern: A pattern does not compile; nothing was changed.
@@ -330,20 +343,13 @@ class EventBus(AskingHandle):
         if key.host is not None:
             check_name(key.host)
         scope = "cluster" if key.host is None else "host"
-        how = Subscription(tuple(check_patterns(patterns)), check_credit(credit), scope=scope, forwards=True)
+        bound = check_backlog(backlog_max, backlog_bytes_max, when_full)
+        wanted, shadows = tuple(check_patterns(patterns)), check_credit(credit)
+        how = Subscription(wanted, shadows, scope=scope, forwards=True, bound=bound)
         forwarder = self._on_live(lambda session: Forwarder(session, session.host(key, how), key))
         forwarder._come_back_with(self, how)
         self._inboxes.add(forwarder)
         return forwarder
-
-    def subscribed(self, listener: Any, patterns: Iterable[str]) -> bool:
-        """Whether any process has subscribed the listener with exactly these patterns. Blocks for one round trip.
-
-        Raises:
-            UsageError: The listener or the patterns are not valid.
-        """
-        key, wanted = listener_of(listener).key, check_patterns(patterns)
-        return any(item.key == key and list(item.patterns) == wanted for item in self.subscribers())
 
     def unsubscribe(self, listener: Any) -> bool:
         """Unsubscribe the listener in every process; False if no process had subscribed it.
@@ -367,12 +373,6 @@ class EventBus(AskingHandle):
             session.forget(known)
         return gone
 
-    def subscribers(self, topic: str | None = None) -> list[Subscriber]:
-        """All subscribers, or those that get this topic's events, oldest first. Blocks for one round trip."""
-        from eventbus_mp.client import questions
-
-        return self._run(lambda session: questions.subscribers(topic))
-
     def changes(self) -> Changes:
         """Follow what is registered and subscribed, first of all what there is: see `Changes`.
 
@@ -389,21 +389,24 @@ class EventBus(AskingHandle):
 
         It encodes the event, copies it once into shared memory, and writes one record. When it has returned, the event
         will be delivered even if this process dies. If it raises, nothing was published. It blocks while the bus's
-        memory is full (up to `notify_timeout_s`), or while the manager is behind.
+        memory is full, or the backlog of a subscriber with a bound (up to `notify_timeout_s`), and while the manager is
+        behind.
 
         An event of a topic without a subscriber is dropped with a warning, at most once a minute for each topic;
         fetching its shadow gives None.
 
         Args:
             event: Made here, or fetched.
-            timeout_s: How long to wait for memory, in seconds; None: `notify_timeout_s`. A web request may want 0.
+            timeout_s: How long to wait for memory, and for room in a backlog, in seconds; None: `notify_timeout_s`. A
+                web request may want 0.
 
         Raises:
             UnknownTopic: The topic is not registered and `strict` is set. Without `strict` that is a warning as well.
             NoSubscriber: A subscriber that `require` names does not get the topic.
             EncodeError: The data holds something that cannot travel; the text names the path to it.
             EventTooLarge: The event is larger than `event_bytes_max`, or than the bus's memory can ever hold.
-            BusFull: No memory became free in time; the text names the processes that hold it.
+            BusFull: No memory became free in time; the text names the processes that hold it. Or no room in a backlog;
+                the text names the subscriber.
             UsageError: It is not an `Event`; or a signal handler publishes in the middle of a call of its thread.
         """
         if not FORK_MARK[0]:

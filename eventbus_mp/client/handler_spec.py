@@ -16,7 +16,7 @@ from eventbus_mp.client.listeners import broadcast_key, listener_of, pack_config
 from eventbus_mp.client.plain_calls import check_runs
 from eventbus_mp.client.retries import Retries
 from eventbus_mp.client.session import Session
-from eventbus_mp.client.subscription import Subscription
+from eventbus_mp.client.subscription import NO_BOUND, BacklogBound, Subscription
 from eventbus_mp.client.validation import (
     check_batch,
     check_concurrency,
@@ -67,6 +67,7 @@ class HandlerSpec:
     """How long a call may take; the pool ends its process then. None: as long as it likes."""
     scope: str = "host"
     """Who shares its events where several hosts are joined."""
+    bound: BacklogBound = NO_BOUND
 
     @classmethod
     def from_function(
@@ -85,6 +86,7 @@ class HandlerSpec:
         may_await: bool = False,
         time_limit_s: float | None = None,
         scope: str = "host",
+        bound: BacklogBound = NO_BOUND,
     ) -> HandlerSpec:
         """A function that is called with each event and settles it by returning or raising: see `EventBus.on`.
 
@@ -116,6 +118,7 @@ class HandlerSpec:
             calls,
             check_time_limit(time_limit_s),
             check_scope(scope, broadcast=broadcast),
+            bound,
         )
 
     @classmethod
@@ -130,6 +133,7 @@ class HandlerSpec:
         concurrency: int = 1,
         may_await: bool = False,
         scope: str = "host",
+        bound: BacklogBound = NO_BOUND,
     ) -> HandlerSpec:
         """A listener that is called with shadows and settles by itself: see `EventBus.subscribe`.
 
@@ -149,7 +153,16 @@ class HandlerSpec:
         count = check_threads(threads, shadows)
         shared = check_scope(scope, broadcast=broadcast)
         return cls(
-            listener, parts.key, wanted, shadows, None, broadcast, threads=count, concurrency=calls, scope=shared
+            listener,
+            parts.key,
+            wanted,
+            shadows,
+            None,
+            broadcast,
+            threads=count,
+            concurrency=calls,
+            scope=shared,
+            bound=bound,
         )
 
     def host(self, session: Session, around: Around | None = None) -> SubscriberKey:
@@ -182,7 +195,7 @@ class HandlerSpec:
         """What to ask the manager for. Batches of automatic credit get two: one to work on, one that arrives
         meanwhile."""
         credit = self.credit or 2 * self.batch * self.concurrency
-        return Subscription(self.patterns, credit, self.broadcast, self.threads, self.scope)
+        return Subscription(self.patterns, credit, self.broadcast, self.threads, self.scope, bound=self.bound)
 
 
 def handler_decorator(
@@ -200,6 +213,7 @@ def handler_decorator(
     may_await: bool = False,
     time_limit_s: float | None = None,
     scope: str = "host",
+    bound: BacklogBound = NO_BOUND,
 ) -> Callable[[Function], Function]:
     """The decorator that every `on` returns: it makes a spec of the decorated function, and gives it to `add`.
 
@@ -223,6 +237,7 @@ def handler_decorator(
             may_await=may_await,
             time_limit_s=time_limit_s,
             scope=scope,
+            bound=bound,
         )
 
     def decorate(function: Function) -> Function:

@@ -51,7 +51,7 @@ class LoanPublisher:
         self._span_pool = span_pool
         self._unit_ns = TIME_UNITS_NS[connection.config.time_unit]
         self.event_bytes_max = connection.config.event_bytes_max
-        self.numbers = TopicNumbers(connection)
+        self.numbers = TopicNumbers(connection, span_pool.before_waiting)
         self._loaned_out: dict[GrantedSpan, memoryview] = {}
         """Spans that loans fill, and their segments."""
 

@@ -50,10 +50,20 @@ from eventbus_mp.protocol.requests import (
 )
 from eventbus_mp.statistics import SubscriberKey
 
-__all__ = ["NEED_LOCK", "ClientProtocol"]
+__all__ = ["NEED_LOCK", "Allowed", "ClientProtocol"]
 
 NEED_LOCK = (SpanGranted, ManagerChanged)
 """Events that are to be taken, and answered, with the write lock held."""
+
+
+class Allowed:
+    """How many events of a topic may be sent before it is resolved again."""
+
+    __slots__ = ("left", "number")
+
+    def __init__(self, number: int, left: int) -> None:
+        self.number = number
+        self.left = left
 
 
 class ClientProtocol:
@@ -74,6 +84,8 @@ class ClientProtocol:
         """The sequence number of the latest event that this process has notified."""
         self.topics: dict[str, int] = {}
         """Numbers of topics that had a subscriber when the manager was asked. It says when one has no longer."""
+        self.allowed: dict[str, Allowed] = {}
+        """Topics of which a subscriber has a bound, and that are not among `topics`."""
         self.orders = SpanOrders(memory_bytes_max)
         self._endpoints: dict[int, ClientEndpoint] = {}
         """By subscriber number."""
@@ -245,7 +257,22 @@ class ClientProtocol:
     def forget_required(self) -> None:
         """Other subscribers are required from now on: nothing that was asked or answered counts any more."""
         self.topics.clear()
+        self.allowed.clear()
         self._requiring.clear()
+
+    def allow(self, name: str, number: int, room: object) -> None:
+        """A topic has this number, and so many events may be sent before it is asked again; None: any number."""
+        if room is None:
+            self.allowed.pop(name, None)
+            self.topics[name] = number
+        else:
+            self.topics.pop(name, None)
+            self.allowed[name] = Allowed(number, room if isinstance(room, int) else 0)  # else: it is full just now.
+
+    def forget_topic(self, name: str) -> None:
+        """Its number is to be asked for again."""
+        self.topics.pop(name, None)
+        self.allowed.pop(name, None)
 
     def next_sequence(self) -> int:
         """The number of the event that is notified next; each one is notified, and in this order."""
@@ -255,8 +282,9 @@ class ClientProtocol:
     def forget_stale(self, topic: int) -> list[str]:
         """The manager said that this topic number is out of date: the names that are to be resolved again."""
         names = [name for name, number in list(self.topics.items()) if number == topic]
+        names += [name for name, allowed in list(self.allowed.items()) if allowed.number == topic]
         for name in names:
-            self.topics.pop(name, None)
+            self.forget_topic(name)
         return names
 
     # --- spans and leases ---
@@ -309,6 +337,7 @@ class ClientProtocol:
             how.scope,
             key.host or "",
             how.forwards,
+            *how.bound,
         )
         self._subscribing[number] = key, config_bytes
         return number
@@ -346,8 +375,10 @@ class ClientProtocol:
                 self._endpoints[number] = ClientEndpoint(number, *subscribing)
                 self.endpoints = tuple(self._endpoints.values())
         topic = self._requiring.pop(reply.request, None)
-        if topic is not None and not reply.refused and (number := unpack(reply.body)[0]):
-            self.topics[topic] = number
+        if topic is not None and not reply.refused:
+            number, _, room = unpack(reply.body)
+            if number:
+                self.allow(topic, number, room)
         if reply.request in self._expected:
             self._replies[reply.request] = reply
             if self._when_replied and (call := self._when_replied.pop(reply.request, None)) is not None:

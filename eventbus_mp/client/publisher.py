@@ -66,7 +66,7 @@ class Publisher(LoanPublisher):
         if length > self.event_bytes_max:
             self._check_size(event, encoded)
         topic_name = event._topic
-        topic = self._topics.get(topic_name) or self._connection.run(self.numbers.resolving(topic_name))
+        topic = self._topics.get(topic_name) or self._connection.run(self.numbers.resolving(topic_name, timeout_s))
         if not topic:
             self.numbers.note_dropped(topic_name)
             return EventShadow(topic_name, event.id)
@@ -96,7 +96,7 @@ class Publisher(LoanPublisher):
         """The steps of `notify`."""
         encoded = self.encode(event)
         name = event._topic
-        topic = self._topics.get(name) or (yield from self.numbers.resolving(name))
+        topic = self._topics.get(name) or (yield from self.numbers.resolving(name, timeout_s))
         if not topic:
             self.numbers.note_dropped(name)
             return EventShadow(name, event.id)
@@ -179,14 +179,57 @@ class Publisher(LoanPublisher):
             around.begin(prepared)
         topics: dict[str, int] = {}
         is_directed = around is not None and around.is_directed
-        resolving = self.numbers.numbering if is_directed else self.numbers.resolving
+        numbers = self.numbers
         for name in {event._topic for event, _ in prepared}:
-            topics[name] = self._topics.get(name) or (yield from resolving(name))
+            if (number := self._topics.get(name)) is None:
+                number = yield from (numbers.numbering(name) if is_directed else numbers.resolving(name, timeout_s))
+            topics[name] = number
         if not all(topics.values()):
             for event, _ in prepared:
                 if not topics[event._topic]:
                     self.numbers.note_dropped(event._topic)
-        return (yield from self._notify_all(prepared, topics, timeout_s, around))
+        if is_directed or not self._protocol.allowed:
+            return (yield from self._notify_all(prepared, topics, timeout_s, around))
+        return (yield from self._notify_parts(prepared, topics, timeout_s, around))
+
+    def _notify_parts(
+        self,
+        prepared: list[tuple[Event, EncodedEvent]],
+        topics: dict[str, int],
+        timeout_s: float | None,
+        around: Around | None,
+    ) -> Steps[list[EventShadow]]:
+        """As `_notify_all`, but of topics of which a subscriber has a bound so many at a time as it has room for."""
+        shadows: list[EventShadow] = []
+        resolved = set(topics)
+        """Names whose next event is counted already."""
+        try:
+            while len(shadows) < len(prepared):
+                stop = self._end_of_part(prepared, len(shadows), resolved)
+                part = prepared[len(shadows) : stop]
+                if part:
+                    shadows += yield from self._notify_all(part, topics, timeout_s, around)
+                else:
+                    name = prepared[stop][0]._topic
+                    topics[name] = yield from self.numbers.resolving(name, timeout_s)
+                    resolved.add(name)
+        except BaseException as error:
+            if isinstance(error, EventBusError):
+                error.published = (*shadows, *error.published)
+            for event, encoded in prepared[len(shadows) :]:
+                let_go(event, encoded)
+            raise
+        return shadows
+
+    def _end_of_part(self, prepared: list[tuple[Event, EncodedEvent]], start: int, resolved: set[str]) -> int:
+        """The index of the first event from `start` on whose topic is to be resolved first."""
+        for index in range(start, len(prepared)):
+            name = prepared[index][0]._topic
+            if name in resolved:
+                resolved.discard(name)
+            elif name in self._protocol.allowed and not self.numbers.may_send(name):
+                return index
+        return len(prepared)
 
     def _notify_all(
         self,
@@ -258,7 +301,7 @@ class Publisher(LoanPublisher):
 
     def forget_topic(self, name: str) -> None:
         """Ask the manager again at the next event of this topic."""
-        self._topics.pop(name, None)
+        self._protocol.forget_topic(name)
 
     def encode(self, event: Event) -> EncodedEvent:
         """The event as it is written.

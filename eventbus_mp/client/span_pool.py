@@ -57,7 +57,7 @@ class SpanPool:
         self._lock = connection.transport.lock
         self._mappings = mappings
         self._running = running
-        self._before_waiting = before_waiting
+        self.before_waiting = before_waiting
         self._describe_holders = describe_holders
         self.arena = Arena(mappings, connection.welcome.span_bytes)
         """Every thread's, while memory is plenty."""
@@ -114,7 +114,7 @@ class SpanPool:
             timeout_s = connection.config.notify_timeout_s
         deadline_ns = now_ns() + int(min(timeout_s, WAIT_S_MAX) * 1e9)
         refusal: OSError | None = None
-        self._before_waiting()
+        self.before_waiting()
         connection.call(self._give_back_unused, set(self._waiting))
         while not self._prepare(arena, span_length):
             refused_again, refusal = refusal, connection.call(self._give_back_useless, arena) or refusal

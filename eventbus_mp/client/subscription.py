@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
-__all__ = ["Subscription"]
+__all__ = ["NO_BOUND", "BacklogBound", "Subscription"]
+
+
+class BacklogBound(NamedTuple):
+    """How much a subscriber may have unsettled, and what happens to more; 0: any amount."""
+
+    events_max: int = 0
+    bytes_max: int = 0
+    when_full: str = "block"
+
+
+NO_BOUND = BacklogBound()
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,3 +30,4 @@ class Subscription:
     threads: int = 1
     scope: str = "host"
     forwards: bool = False
+    bound: BacklogBound = NO_BOUND

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from eventbus_mp.client.connection import Connection, only_looks
-from eventbus_mp.client.steps import Steps, ask, reply
-from eventbus_mp.errors import NoSubscriber, UnknownTopic
+from eventbus_mp.client.steps import Steps, ask, happening, reply
+from eventbus_mp.errors import BusFull, NoSubscriber, UnknownTopic
 from eventbus_mp.events import check_topic
+from eventbus_mp.geometry import WAIT_S_MAX
 from eventbus_mp.protocol.client_events import TopicStale
-from eventbus_mp.protocol.requests import ReportDropped, ResolveTopic
+from eventbus_mp.protocol.requests import AwaitRoom, ReportDropped, ResolveTopic
 
 __all__ = ["TopicNumbers"]
 
@@ -30,12 +32,15 @@ DROPPED_INTERVAL_NS = 10**9
 class TopicNumbers:
     """Args:
     connection: The link to report on.
+    before_waiting: Called before a wait for room, which outcomes that are not reported yet may end.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, before_waiting: Callable[[], None]) -> None:
         self._connection = connection
         self._protocol = connection.protocol
         self._topics = connection.protocol.topics
+        self._allowed = connection.protocol.allowed
+        self._before_waiting = before_waiting
         self._config = connection.config
         self._required: list[str] = []
         self.is_refused = False
@@ -54,39 +59,88 @@ class TopicNumbers:
         self._required = list(dict.fromkeys([*self._required, *names]))
         self._protocol.forget_required()
 
-    def resolving(self, name: str) -> Steps[int]:
-        """The topic's number, or 0 when there is nobody to tell, which is warned of."""
-        number, subscribed = yield from self._asking(name)
+    def resolving(self, name: str, timeout_s: float | None = None) -> Steps[int]:
+        """The topic's number, for one event; or 0 when there is nobody to tell, which is warned of.
+
+        It waits while the backlog of a subscriber is full that has producers wait.
+
+        Raises:
+            BusFull: It is full still after `timeout_s`; None: `notify_timeout_s`.
+        """
+        if self.may_send(name):
+            return self._allowed[name].number
+        answer = yield from self._asking(name)
+        if isinstance(answer[2], list):
+            answer = yield from self._awaiting_room(name, answer[2], timeout_s)
+        number, subscribed = yield from self._keeping(name, *answer)
         if subscribed:
+            self.may_send(name)
             return number
         self._warn(name, "has no subscriber" if number else "doesn't exist")
         return 0
 
     def numbering(self, name: str) -> Steps[int]:
-        """The topic's number, whether anybody is subscribed or not; 0: it is not registered, which is warned of."""
-        number, _ = yield from self._asking(name)
+        """The topic's number, whether anybody is subscribed or has room, or not; 0: it is not registered, which is
+        warned of."""
+        allowed = self._allowed.get(name)
+        if allowed is not None:
+            return allowed.number
+        answer = yield from self._asking(name)
+        number, _ = yield from self._keeping(name, *answer)
         if not number:
             self._warn(name, "doesn't exist")
         return number
 
-    def _asking(self, name: str) -> Steps[tuple[int, bool]]:
-        """The topic's number, or 0, and whether anybody is subscribed; if so, the number is kept."""
+    def _asking(self, name: str) -> Steps[list[Any]]:
+        """The answer to `ResolveTopic`."""
         check_topic(name)
         if self.is_refused:
             raise only_looks(self._connection.bus)
-        number, subscribed = yield ask(ResolveTopic, name)
+        answer: list[Any] = yield ask(ResolveTopic, name)
+        return answer
+
+    def _keeping(self, name: str, number: int, subscribed: bool, room: object) -> Steps[tuple[int, bool]]:
+        """The topic's number, or 0, and whether anybody is subscribed; if so, the number is kept."""
         if not number and self._config.strict:
             raise UnknownTopic(f"topic {name!r} is not registered; call register_topic({name!r}) first")
         if self._required:
             return (yield from self._resolving_required(name)), True
         if subscribed:
-            self._topics[name] = number
-        return int(number), bool(subscribed)
+            self._protocol.allow(name, number, room)
+        return number, subscribed
+
+    def may_send(self, name: str) -> bool:
+        """Count one event of a topic of which a subscriber has a bound; False: it is to be resolved first."""
+        allowed = self._allowed.get(name)
+        if allowed is None or allowed.left <= 0:
+            return False
+        allowed.left -= 1
+        return True
+
+    def _awaiting_room(self, name: str, full: list[list[Any]], timeout_s: float | None) -> Steps[list[Any]]:
+        """Wait until no subscriber of the topic is in the way: the answer to `ResolveTopic` then."""
+        if timeout_s is None:
+            timeout_s = self._config.notify_timeout_s
+        deadline_ns = self._now_ns() + int(min(timeout_s, WAIT_S_MAX) * 1e9)
+        self._before_waiting()
+        while (left_s := (deadline_ns - self._now_ns()) / 1e9) > 0:
+            request = self._connection.call(self._protocol.request, AwaitRoom, name)
+            if (yield happening(request, left_s)):
+                answer = self._protocol.take_reply(request)
+            else:
+                answer = yield ask(ResolveTopic, name)  # Who is in the way now, for the error.
+            if not isinstance(answer[2], list):
+                return answer  # type: ignore[no-any-return]
+            full = answer[2]
+        raise BusFull(
+            f"no room for events of topic {name!r} within {timeout_s:g} s: {', '.join(map(_said_full, full))}. Settle "
+            "events faster, raise its bound, or subscribe it with when_full='skip'"
+        )
 
     def _resolving_required(self, name: str) -> Steps[int]:
         """The topic's number if all subscribers that are required get its events. `ClientProtocol` remembers it."""
         request = self._connection.call(self._protocol.require, name, self._required)
-        number, missing = yield reply(request, "RequireSubscribers")
+        number, missing, _ = yield reply(request, "RequireSubscribers")
         if not number:
             raise NoSubscriber(
                 f"topic {name!r} has no subscriber {', '.join(missing)}, which EventBus(require=...) names; nothing "
@@ -133,3 +187,12 @@ class TopicNumbers:
         self._reported_ns = self._now_ns()
         if dropped:  # else: another thread was faster.
             self._protocol.notice(ReportDropped, list(dropped), list(dropped.values()))
+
+
+def _said_full(row: list[Any]) -> str:
+    """A subscriber that is in the way, as `room_of` in core/bounds.py has it."""
+    name, _, host, events, events_max, nbytes, bytes_max = row
+    shown = f"{name}@{host}" if host else name
+    if events_max and events >= events_max:
+        return f"subscriber {shown!r} has {events} unsettled events, and may have {events_max} (backlog_max)"
+    return f"subscriber {shown!r} has {nbytes} unsettled bytes, and may have {bytes_max} (backlog_bytes_max)"

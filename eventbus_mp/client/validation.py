@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from eventbus_mp.arguments import as_int, as_list, as_number, as_text
+from eventbus_mp.client.subscription import BacklogBound
 from eventbus_mp.config import BusConfig, check_bus_name, check_topics
 from eventbus_mp.errors import UsageError
 from eventbus_mp.event_fields import plain_id
@@ -18,10 +19,12 @@ from eventbus_mp.protocol.messages import Outcome
 from eventbus_mp.protocol.requests import SCOPES
 
 OUTCOMES = {"completed": Outcome.COMPLETED, "skipped": Outcome.SKIPPED}
+BACKLOG_MAX = 1 << 62
 DELAY_S_MAX = 10 * 365 * 86_400.0
 
 __all__ = [
     "bus_settings",
+    "check_backlog",
     "check_batch",
     "check_concurrency",
     "check_credit",
@@ -108,6 +111,28 @@ def check_ranges(ranges: Iterable[tuple[int, int]]) -> list[int]:
             raise UsageError(f"{item!r:.80}: give a range as (first sequence, how many), which is 1 or more")
         numbers += range(first, first + count)
     return numbers
+
+
+def check_backlog(backlog_max: int | None, backlog_bytes_max: int | None, when_full: str) -> BacklogBound:
+    """How much a subscriber may have unsettled.
+
+    Raises:
+        UsageError: One of the two is not an int of 1 or more, or `when_full` is neither "block" nor "skip".
+    """
+    text = as_text(when_full)
+    if text not in ("block", "skip"):
+        raise UsageError(
+            f"when_full={when_full!r}: give 'block', to have producers wait, or 'skip', to skip what comes"
+        )
+    events_max = _amount("backlog_max", backlog_max)
+    return BacklogBound(events_max, _amount("backlog_bytes_max", backlog_bytes_max), text)
+
+
+def _amount(name: str, given: int | None) -> int:
+    amount = as_int(given) if given is not None else 0
+    if amount is None or (given is not None and amount < 1):
+        raise UsageError(f"{name}={given!r}: give a whole number, 1 or more, or None for any")
+    return min(amount, BACKLOG_MAX)
 
 
 def check_scope(scope: str, *, broadcast: bool) -> str:

@@ -4,8 +4,8 @@ Feed every message to :meth:`BusCore.handle` and perform the returned effects in
 never blocks, reads no clock and touches no file, so the same messages always give the same effects.
 
 Effects come in this order: what the message itself causes (replies after the state they promise), then deliveries,
-then spans for those who waited, then the answers to drains, to those who follow what changes, and to those who wait for
-receipts.
+then spans for those who waited, then the answers to drains, to those who wait for room, to those who follow what
+changes, and to those who wait for receipts.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from eventbus_mp.config import BusConfig
+from eventbus_mp.core.bounds import answer_room
 from eventbus_mp.core.dispatcher import dispatch
 from eventbus_mp.core.hosting import on_link_lost, on_link_opened, on_manager_replaced
 from eventbus_mp.core.ingest import on_notified
@@ -129,6 +130,8 @@ class BusCore:
             serve_span_requests(step)
         if state.topic_emptied and state.drains:
             answer_drains(step)
+        if state.room_waiters:
+            answer_room(step)
         if state.changes.is_fresh:
             effects += [Reply(*answer) for answer in state.changes.answers()]
         if state.boxes.due:

@@ -3,6 +3,7 @@ for the subscriber that failed."""
 
 from __future__ import annotations
 
+from eventbus_mp.core.bounds import shed
 from eventbus_mp.core.entities import SubscriberState
 from eventbus_mp.core.event_batch import EventBatch, Route
 from eventbus_mp.core.ingest import append_batch
@@ -56,6 +57,7 @@ def dead_letter(step: Step, batch: EventBatch, mask: int, subscriber: Subscriber
             state.letters[letter] = Letter(
                 state.letter_serial, own, *subscriber.key, reason, attempts, failure, receivers
             )
+            shed(step, letter, 1)
 
 
 def _hold_back(step: Step, letter: EventBatch) -> None:

@@ -11,6 +11,7 @@ import re
 from collections import deque
 from collections.abc import Set
 
+from eventbus_mp.core.backlog import Backlog
 from eventbus_mp.core.event_batch import EventBatch
 from eventbus_mp.core.failures import Failure, SkipReasons
 from eventbus_mp.core.masks import bits
@@ -58,6 +59,7 @@ class SubscriberState:
 
     __slots__ = (
         "attempts",
+        "backlog",
         "broadcast",
         "completed",
         "config",
@@ -100,6 +102,8 @@ class SubscriberState:
         self.matchers: tuple[re.Pattern[str], ...] = ()
         self.outputs: Set[int] = frozenset()
         """The numbers of the topics that its handlers are known to publish to."""
+        self.backlog: Backlog | None = None
+        """None: it has no bound, and nothing is counted."""
         self.endpoints: list[Endpoint] = []
         self.shares_out = False
         """One of them forwards, although the subscriber is of this host: other hosts have a share of its events."""

@@ -18,6 +18,7 @@ __all__ = ["NOBODY", "EventBatch", "Route", "Topic"]
 
 class _Numbered(Protocol):
     number: int
+    backlog: Any
 
 
 S = TypeVar("S", bound=_Numbered)
@@ -29,7 +30,7 @@ class Route(Generic[S]):
     Each subscriber has a row: its index in the lists of masks that a batch keeps.
     """
 
-    __slots__ = ("is_imported", "row_of", "subscribers")
+    __slots__ = ("bounded", "is_imported", "row_of", "subscribers")
 
     def __init__(self, subscribers: tuple[S, ...], *, is_imported: bool = False) -> None:
         self.subscribers = subscribers
@@ -37,6 +38,15 @@ class Route(Generic[S]):
         """Its events have come from another host. They have a route of their own, even if it leads to the same
         subscribers, so no batch has both."""
         self.row_of = {subscriber.number: row for row, subscriber in enumerate(subscribers)}
+        self.bounded: tuple[tuple[int, S], ...] = ()
+        """(row, subscriber) of those whose backlog has a bound. With nobody in it, bounds cost an event nothing."""
+        self.find_bounded()
+
+    def find_bounded(self) -> None:
+        """A subscriber has another bound than before, or none."""
+        self.bounded = tuple(
+            (row, subscriber) for row, subscriber in enumerate(self.subscribers) if subscriber.backlog is not None
+        )
 
 
 NOBODY: Route[Any] = Route(())
@@ -251,6 +261,11 @@ class EventBatch:
     def lengths(self) -> list[int]:
         """The length of each event's payload."""
         return memoryview(self.packed).cast("I")[LENGTH :: RECORD_BYTES // 4].tolist()
+
+    def bytes_of(self, mask: int) -> int:
+        """The length of these events' payloads, together."""
+        words = memoryview(self.packed).cast("I")
+        return sum([words[index * (RECORD_BYTES // 4) + LENGTH] for index in bits(mask)])
 
     def any_unsettled(self) -> int:
         """The mask of the events that somebody still has to settle."""

@@ -51,6 +51,7 @@ def on_link_lost(step: Step, message: LinkLost) -> None:
         del state.awaited[waiting]
     state.drains = [waiter for waiter in state.drains if waiter.link != link.number]
     release_boxes(state, link)
+    state.room_waiters = [waiter for waiter in state.room_waiters if waiter.link != link.number]
     for endpoint in link.endpoints.values():
         drop_endpoint(step, endpoint, crashed=crashed, blames=link.blames)
     for lease in link.leases.values():

@@ -6,6 +6,7 @@ from __future__ import annotations
 from operator import add
 
 from eventbus_mp.core.allocator.spans import Span
+from eventbus_mp.core.bounds import have_ask, shed
 from eventbus_mp.core.entities import SubscriberState
 from eventbus_mp.core.event_batch import NOBODY, EventBatch, Route, Topic
 from eventbus_mp.core.links import LinkState
@@ -89,6 +90,9 @@ def _ingest(step: Step, link: LinkState, message: EventsNotified, start: int) ->
         batch.awaited |= awaited
         for index in bits(awaited):
             state.awaited[batch.first + index] = link.number
+    if route.bounded:
+        have_ask(step, link, topics)
+        shed(step, batch, mask)
     return stop
 
 
@@ -117,6 +121,8 @@ def append_batch(step: Step, batch: EventBatch, packed: bytes, topics: list[Topi
         batch.unsettled[row] |= mask
         subscriber.queued += count
         dirty[subscriber] = None
+    for _, bounded in batch.route.bounded:
+        bounded.backlog.add(batch, mask)
     if len(topics) == 1:
         topics[0].unsettled += count
         topics[0].batches[batch] = None

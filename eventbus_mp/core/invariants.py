@@ -103,6 +103,13 @@ def _check_queue(state: BusState, subscriber: SubscriberState) -> None:
     }
     due = [batch for batch in subscriber.delayed if not (batch.is_dead_letter and batch.first in held)]
     assert not due or state.delays.next_due_ns() is not None, f"{subscriber.name}: a delayed delivery is never due"
+    backlog = subscriber.backlog
+    if backlog is not None:
+        unsettled = [(batch, batch.unsettled[row]) for batch, row in rows]
+        events = sum(mask.bit_count() for _, mask in unsettled)
+        nbytes = sum(batch.bytes_of(mask) for batch, mask in unsettled) if backlog.bytes_max else 0
+        counted = backlog.events, backlog.nbytes
+        assert counted == (events, nbytes), f"{subscriber.name} has {events} events, {nbytes} bytes, not {counted}"
     stale = len(subscriber.queue) - len(waiting)
     assert subscriber.stale == stale, f"{subscriber.name} counts {subscriber.stale} stale places, not {stale}"
     shares_out = not subscriber.host and any(endpoint.forwards for endpoint in subscriber.endpoints)
@@ -130,6 +137,8 @@ def _check_topics(state: BusState) -> None:
         assert topic.nbytes == nbytes.get(topic, 0), f"topic {topic.name} counts {topic.nbytes} bytes"
         mine = [batch for batch in state.batches if topic in batch.topics]
         assert set(topic.batches) == set(mine), f"topic {topic.name} has other batches"
+        bounded = tuple(item for item in enumerate(topic.route.subscribers) if item[1].backlog is not None)
+        assert topic.route.bounded == bounded, f"topic {topic.name}: others have a bound"
         oldest = min((batch.since_ns for batch in mine if batch.of_topic(topic) & batch.any_unsettled()), default=None)
         assert topic.oldest_ns({}) == oldest, f"topic {topic.name}: {topic.oldest_ns({})} is not its oldest batch"
 

@@ -15,6 +15,7 @@ from zlib import crc32
 
 import msgpack
 
+from eventbus_mp.core.bounds import shed
 from eventbus_mp.core.entities import SubscriberState
 from eventbus_mp.core.event_batch import EventBatch, Topic
 from eventbus_mp.core.ingest import append_batch
@@ -121,4 +122,5 @@ def _write(step: Step, topic: Topic, data: bytes) -> bool:
     topic.delivered += len(topic.route.subscribers)
     topic.nbytes += length
     step.log(HistoryKind.NOTIFIED, batch, 1)
+    shed(step, batch, 1)
     return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from eventbus_mp.core.backlog import Backlog
 from eventbus_mp.core.entities import SubscriberState
 from eventbus_mp.core.event_batch import Route, Topic
 from eventbus_mp.errors import UsageError
@@ -113,6 +114,14 @@ class Registry:
         subscriber.matchers = matchers
         self._reroute_for(subscriber)
         return subscriber
+
+    def set_backlog(self, subscriber: SubscriberState, backlog: Backlog | None) -> None:
+        """Count what the subscriber has, and bound it so; None: any longer."""
+        self.version += 1
+        subscriber.backlog = backlog
+        for route in self._routes.values():
+            if subscriber.number in route.row_of:
+                route.find_bounded()
 
     def unsubscribe(self, subscriber: SubscriberState) -> None:
         """Take it out of every route; events notified before keep theirs."""

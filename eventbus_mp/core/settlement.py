@@ -63,6 +63,9 @@ def _forget_crashes(subscriber: SubscriberState, batch: EventBatch, mask: int) -
 def _settle(
     step: Step, batch: EventBatch, mask: int, row: int, subscriber: SubscriberState, outcome: int, reason: str
 ) -> None:
+    if subscriber.backlog is not None:
+        subscriber.backlog.remove(batch, mask)
+        step.state.room_freed = True
     batch.unsettled[row] &= ~mask
     if subscriber.failed:
         subscriber.forget_failures(batch, mask)

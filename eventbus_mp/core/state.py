@@ -34,7 +34,7 @@ from eventbus_mp.errors import ProtocolError
 from eventbus_mp.protocol.effects import Effect
 from eventbus_mp.protocol.history_kinds import HistoryKind
 
-__all__ = ["BusState", "DrainWaiter", "Letter", "SpanRequest", "Step", "check_waits"]
+__all__ = ["BusState", "DrainWaiter", "Letter", "RoomWaiter", "SpanRequest", "Step", "check_waits"]
 
 WAITS_MAX = 1024
 """How many things of each kind one process may wait for at the same time; it waits for as many as it has threads."""
@@ -55,6 +55,14 @@ class DrainWaiter(NamedTuple):
     link: int
     request: int
     pattern: re.Pattern[str]
+
+
+class RoomWaiter(NamedTuple):
+    """A producer that waits until the subscribers of a topic have room."""
+
+    link: int
+    request: int
+    topic: str
 
 
 class Letter(NamedTuple):
@@ -104,6 +112,8 @@ class BusState:
         """sequence -> link that waits for the final watcher; the sequence is also the number of its request."""
         self.drains: list[DrainWaiter] = []
         self.boxes = ReceiptBoxes()
+        self.room_waiters: list[RoomWaiter] = []
+        self.room_version = 0  # The `Registry.version` for which they were looked at last.
         self.span_requests: deque[SpanRequest] = deque()
         """First come, first served."""
         self.orphans: dict[SubscriberState, int] = {}
@@ -135,12 +145,12 @@ class BusState:
         """Links of processes that have not asked for anything yet; only while there is a topic to say it on."""
         self.is_takeover_unannounced = False
         self.takeovers = 0
-
         # What is left to do at the end of the message.
         self.dirty: dict[SubscriberState, None] = {}
         """Subscribers that may have something to dispatch."""
         self.memory_freed = False
         self.topic_emptied = False
+        self.room_freed = False  # A subscriber with a bound has settled something.
 
     def link(self, number: int) -> LinkState:
         """The link of this number.

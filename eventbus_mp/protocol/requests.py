@@ -115,7 +115,19 @@ class ListTopics(Request):
 
 @numbered(3)
 class ResolveTopic(Request):
-    """What is the number of this topic, and is anybody subscribed? -> [number or 0, subscribed]"""
+    """What is the number of this topic, is anybody subscribed, and how many events may be sent before it is asked
+    again? -> [number or 0, subscribed, room]
+
+    The room is None if no subscriber has a bound for which producers wait. If one has none left, it is a list of what
+    is in the way, [name, config, host, events, events_max, bytes, bytes_max]; `AwaitRoom` is answered later.
+    """
+
+    name: str
+
+
+@numbered(45)
+class AwaitRoom(Request):
+    """Answered when a topic's subscribers have room -> as `ResolveTopic`"""
 
     name: str
 
@@ -123,7 +135,8 @@ class ResolveTopic(Request):
 @numbered(22)
 class RequireSubscribers(Request):
     """What is the number of this topic, if subscribers of all these names get its events? -> [number or 0, those that
-    do not]. If there is a number, this process hears when it is no longer so (`client_events.TopicStale`)."""
+    do not, room as of `ResolveTopic`]. If there is a number, this process hears when it is no longer so
+    (`client_events.TopicStale`)."""
 
     topic: str
     names: list[str]
@@ -156,6 +169,12 @@ class Subscribe(Request):
     """The host that its handlers are on; empty: this one. One of another host is served by processes that forward."""
     forwards: bool
     """This process runs no handler: it takes the events to another host. Its crash accuses none of them."""
+    backlog_max: int
+    """How many unsettled events it may have in all its processes; 0: any number. The newest process has the word for
+    this and the next two, as for the patterns."""
+    backlog_bytes_max: int
+    when_full: str
+    """One of `core.backlog.WHEN_FULL`."""
 
 
 SCOPES = ("host", "cluster", "local")
@@ -212,7 +231,7 @@ class MarkEvents(Request):
     """topic, sequence, topic, sequence, ..."""
 
 
-@numbered(60)
+@numbered(43)
 class FollowChanges(Request):
     """Answered when topics or subscribers have changed -> rows [kind, topic, subscriber], those that this follower has
     not heard; the subscriber is one of `ListSubscribers`
@@ -224,7 +243,7 @@ class FollowChanges(Request):
     """A number of this process's own; a new one begins."""
 
 
-@numbered(61)
+@numbered(44)
 class StopFollowing(Notice):
     """This follower asks no more."""
 
@@ -365,7 +384,7 @@ class Drain(Request):
 
 @numbered(16)
 class CancelWait(Notice):
-    """Forget an earlier `Drain` or awaited event of this link, by its request number."""
+    """Forget an earlier `Drain`, `AwaitRoom` or awaited event of this link, by its request number."""
 
     waiting: int
 

@@ -18,6 +18,7 @@ from eventbus_mp.client.bus import EventBus
 from eventbus_mp.client.handler_spec import HandlerSpec, handler_decorator
 from eventbus_mp.client.plain_calls import check_runs
 from eventbus_mp.client.retries import RETRY_DELAY_MAX_S, Retries
+from eventbus_mp.client.validation import check_backlog
 from eventbus_mp.errors import UsageError
 from eventbus_mp.lifecycle import ExitStage, at_exit, cancel_at_exit
 from eventbus_mp.runtime.greenlets import uses_greenlets
@@ -130,12 +131,15 @@ class WorkerPool:
         threads: int = 1,
         time_limit_s: float | None = None,
         scope: str = "host",
+        backlog_max: int | None = None,
+        backlog_bytes_max: int | None = None,
+        when_full: str = "block",
     ) -> Callable[[Function], Function]:
         """Decorate a function that the pool's processes call with each event: like `EventBus.on`, but never blocks.
 
         Args:
-            patterns, retries, retry_delay_s, retry_delay_max_s, name, credit, batch, within_s, threads, scope: See
-                `EventBus.on`.
+            patterns, retries, retry_delay_s, retry_delay_max_s, name, credit, batch, within_s, threads, scope,
+                backlog_max, backlog_bytes_max, when_full: See `EventBus.on`.
             time_limit_s: How many seconds a call may take; None: as long as it likes. The pool kills the process of a
                 call that takes longer, whatever it does, and replaces it. For the call's event that counts as a crash:
                 it comes again, alone, until it was tried `crashes_max` times, and is skipped then with the reason
@@ -158,6 +162,7 @@ class WorkerPool:
             threads=threads,
             time_limit_s=time_limit_s,
             scope=scope,
+            bound=check_backlog(backlog_max, backlog_bytes_max, when_full),
         )
 
     def subscribe(
@@ -168,6 +173,9 @@ class WorkerPool:
         credit: int | str = "auto",
         threads: int = 1,
         scope: str = "host",
+        backlog_max: int | None = None,
+        backlog_bytes_max: int | None = None,
+        when_full: str = "block",
     ) -> SubscriberKey:
         """Have the pool's processes call `listener` with shadows: like `EventBus.subscribe`, but never blocks.
 
@@ -175,7 +183,8 @@ class WorkerPool:
             InvalidPattern: A pattern does not compile.
             UsageError: An argument is not valid, the pool runs already, or it has this listener already.
         """
-        spec = HandlerSpec.from_listener(listener, patterns, credit=credit, threads=threads, scope=scope)
+        bound = check_backlog(backlog_max, backlog_bytes_max, when_full)
+        spec = HandlerSpec.from_listener(listener, patterns, credit=credit, threads=threads, scope=scope, bound=bound)
         self._host(spec)
         return spec.key
 

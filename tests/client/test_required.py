@@ -91,7 +91,7 @@ def test_the_word_that_it_is_gone_may_follow_the_answer_at_once(handle: Handle, 
     number = bus._session.connection.call(protocol.require, "a", ["journal"])  # type: ignore[union-attr]
     world._read(*world.outgoing.popleft())
     other.unsubscribe(inbox)
-    assert protocol.take_reply(number) == [1, []]
+    assert protocol.take_reply(number) == [1, [], None]
     assert protocol.topics == {}
 
 
@@ -114,7 +114,7 @@ def test_an_answer_of_the_manager_before_is_not_remembered(handle: Handle, world
     number = connection.call(connection.protocol.require, "a", ["journal"])
     world._read(*world.outgoing.popleft())
     world.replace_manager()
-    assert connection.await_reply(number, "RequireSubscribers") == [1, []]
+    assert connection.await_reply(number, "RequireSubscribers") == [1, [], None]
     assert connection.protocol.topics == {}
 
 

@@ -156,7 +156,7 @@ def test_one_bad_name_registers_none(core):
     assert r"'b\n' has a control character" in refusal.text
     assert answer(core, requests.ListTopics) == []
     assert answer(core, requests.RegisterTopics, ["first"]) == ["first"]
-    assert answer(core, requests.ResolveTopic, "first") == [1, False]
+    assert answer(core, requests.ResolveTopic, "first") == [1, False, None]
 
 
 def test_topics_beyond_the_bound_are_refused_together(core, monkeypatch):
@@ -170,7 +170,7 @@ def test_topics_beyond_the_bound_are_refused_together(core, monkeypatch):
 
 def test_a_topic_is_named_by_its_number(core):
     answer(core, requests.RegisterTopic, "a")
-    [number, _] = answer(core, requests.ResolveTopic, "a")
+    [number, _, _] = answer(core, requests.ResolveTopic, "a")
     assert answer(core, requests.NameTopic, number) == "a"
     assert answer(core, requests.NameTopic, number + 1) is None
 
@@ -252,6 +252,7 @@ def test_statistics_name_what_they_count(core):
         "skip_reasons": {},
         "redelivered": 0,
         "handling": [0] * 33,
+        **dict.fromkeys(["backlog_max", "backlog_bytes_max", "backlog_bytes", "when_full"]),
         "recent_skips": [],
     }
     assert statistics["events"] == {"notified": 4, "dropped": 1, "unsettled": 2}

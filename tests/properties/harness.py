@@ -69,6 +69,10 @@ class CoreHarness(RuleBasedStateMachine):
         """link -> (names without which it publishes nothing, numbers of the topics that have all of them)."""
         self.by_number = {}
         """Subscribers, those that are gone too."""
+        self.rooms = {}
+        """(link, request) -> the topic for which room is waited for."""
+        self.room_answers = []
+        """Topic and room of each answer that was not checked yet."""
         self.mirrors = {}
         """(link, follower) -> what it knows of topics and subscribers."""
         self.directions = {}
@@ -135,6 +139,18 @@ class CoreHarness(RuleBasedStateMachine):
                     assert (link, number) in told
                     topics.discard(number)
             assert self.core.state.links[link].required_topics == topics
+
+    def check_room(self, name, room):
+        """How many events may be sent to a topic: any number, some, or none, and who is in the way."""
+        topic = self.model.topics.get(name)
+        full = self.model.in_the_way(topic) if topic else []
+        blocking = [item for item in self.model.route(topic) if any(item.bound[:2])] if topic else []
+        if full:
+            assert sorted(tuple(row[:3]) for row in room) == sorted(item.key for item in full)
+        elif any(item.bound[2] == "block" for item in blocking):
+            assert room >= 1
+        else:
+            assert room is None
 
     def events_of(self, sequence):
         return [event for event in self.model.unsettled() if event.sequence == sequence]

@@ -30,7 +30,7 @@ class ModelEvent:
         self.bucket_end_ns = bucket_end_ns
         self.expired = self.dead_lettered = self.again = False
         self.receivers = subscribers
-        self.failed, self.origin = None, topic
+        self.failed, self.origin, self.nbytes = None, topic, 64
 
     @property
     def settled(self):
@@ -52,7 +52,7 @@ class ModelTopic:
 class ModelSubscriber:
     def __init__(self, key, number, broadcast):
         self.key, self.number, self.broadcast = key, number, broadcast
-        self.patterns, self.hosts = [], []
+        self.patterns, self.hosts, self.bound = [], [], (0, 0, "block")
         self.scope, self.forwarders = "host", set()
         """`forwarders` are those of its hosts that run no handler, but take its events to another host."""
 
@@ -138,6 +138,8 @@ class Model:
         subscriber = self.subscribers.get(letter.failed.key)
         if subscriber is None or self.topics.get(letter.origin.name) is not letter.origin:
             return False
+        if self.is_full(subscriber, letter.nbytes):
+            return False
         event = ModelEvent(letter.sequence, letter.origin, [subscriber], letter.span, imported=letter.imported)
         event.receivers, event.again = [*letter.receivers, subscriber], True
         event.deliveries[0].returned = True
@@ -193,6 +195,35 @@ class Model:
         for subscriber in [item for item, due in self.orphans.items() if due <= now_ns]:
             del self.orphans[subscriber]
             self.unsubscribe(subscriber)
+
+    def backlog(self, subscriber):
+        return [
+            item
+            for event in self.events
+            for item in event.deliveries
+            if item.subscriber is subscriber and not item.settled
+        ]
+
+    def is_full(self, subscriber, more=0):
+        """Whether it has as much as it may have; or would have more than that with so many bytes more."""
+        events_max, bytes_max, when_full = subscriber.bound
+        backlog = self.backlog(subscriber)
+        nbytes = sum(item.event.nbytes for item in backlog)
+        if when_full == "block":
+            return bool((events_max and len(backlog) >= events_max) or (bytes_max and nbytes >= bytes_max))
+        return bool((events_max and len(backlog) >= events_max) or (bytes_max and nbytes + more > bytes_max))
+
+    def in_the_way(self, topic):
+        blocking = [item for item in self.route(topic) if item.bound[2] == "block" and any(item.bound[:2])]
+        return [item for item in blocking if self.is_full(item)]
+
+    def notified(self, event):
+        """An event has arrived: some skip it at once."""
+        full = [item for item in event.deliveries if item.subscriber.bound[2] == "skip"]
+        full = [item for item in full if self.is_full(item.subscriber, event.nbytes)]
+        self.events.append(event)
+        for delivery in full:
+            delivery.step("given_up")
 
     def unsubscribe(self, subscriber):
         del self.subscribers[subscriber.key]

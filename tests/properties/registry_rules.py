@@ -1,5 +1,7 @@
 """The rules of the machine that are about the registry: topics, subscribers, and who hosts and requires them."""
 
+import re
+
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
@@ -14,7 +16,7 @@ from eventbus_mp.protocol.requests import (
     UnregisterTopic,
     Unsubscribe,
 )
-from tests.properties.memory_rules import MemoryRules, pick
+from tests.properties.memory_rules import EVENT_BYTES, MemoryRules, pick
 from tests.properties.model import ModelSubscriber, ModelTopic
 
 TOPICS = ("a", "ab", "b", "dead")
@@ -23,11 +25,15 @@ SUBSCRIBERS = (("s1", b"", ""), ("s1", b"config", ""), ("s2", b"", ""), ("s3", b
 KEYS = (*SUBSCRIBERS, ("s4", b"", ""))
 
 
+NO_BOUND = 0, 0, "block"
+BOUNDS = (NO_BOUND, NO_BOUND, (2, 0, "skip"), (3, 0, "block"), (0, 2 * EVENT_BYTES, "skip"), (3, 200, "block"))
+
+
 class RegistryRules(MemoryRules):
     """What changes who gets which events."""
 
     def note_topic(self, name):
-        number, _ = self.ask(ResolveTopic, name)
+        number, _, _ = self.ask(ResolveTopic, name)
         self.model.topics[name] = ModelTopic(name, number)
 
     @rule(name=st.sampled_from(TOPICS))
@@ -53,22 +59,25 @@ class RegistryRules(MemoryRules):
         threads=st.integers(1, 3),
         scope=st.sampled_from(SCOPES),
         forwards=st.booleans(),
+        bound=st.sampled_from(BOUNDS),
     )
-    def subscribe(self, which, who, patterns, credit, broadcast, threads, scope="host", forwards=False):
+    def subscribe(self, which, who, patterns, credit, broadcast, threads, scope="host", forwards=False, bound=NO_BOUND):
         link = self.links[which % len(self.links)]
         name, config, host = key = SUBSCRIBERS[who % len(SUBSCRIBERS)]
+        if any(re.match(pattern, "dead") for pattern in patterns):
+            bound = NO_BOUND  # The model does not know in which order there are dead letters.
         subscriber = self.model.subscribers.get(key)
         if subscriber is not None and link in subscriber.hosts:
             forwards = link in subscriber.forwarders  # It does one or the other.
         forwards = forwards or bool(host)
-        fields = name, config, patterns, credit, broadcast, threads, scope, host, forwards
+        fields = name, config, patterns, credit, broadcast, threads, scope, host, forwards, *bound
         number = self.ask(Subscribe, *fields, link=link)
         if subscriber is None:
             assert number not in self.by_number, "a subscriber number was used twice"
             subscriber = self.model.subscribers[key] = ModelSubscriber(key, number, broadcast)
             self.by_number[number] = subscriber
         assert subscriber.number == number
-        subscriber.patterns, subscriber.scope = patterns, scope
+        subscriber.patterns, subscriber.scope, subscriber.bound = patterns, scope, bound
         self.model.orphans.pop(subscriber, None)
         if link not in subscriber.hosts:
             subscriber.hosts.append(link)
@@ -112,10 +121,11 @@ class RegistryRules(MemoryRules):
     def require(self, which, name, names):
         link = self.links[which % len(self.links)]
         topic = self.model.topics.get(name)
-        number, missing = self.ask(RequireSubscribers, name, sorted(names), link=link)
+        number, missing, room = self.ask(RequireSubscribers, name, sorted(names), link=link)
         present = self.model.names_of(topic.number) if topic else set()
         assert missing == sorted(names - present)
         assert number == (0 if missing or not topic else topic.number)
+        self.check_room(name, room if number else None)
         if self.required.get(link, (None,))[0] != names:
             self.required[link] = names, set()
         if number:

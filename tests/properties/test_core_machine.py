@@ -171,7 +171,7 @@ class CoreMachine(ReceiptRules):
         self.note_notified(link, notified)
         self.feed_notified(link, packed)
         for event, awaited in notified:
-            self.model.events.append(event)
+            self.model.notified(event)
             if awaited:
                 self.awaited[event.sequence] = link
         self.settle_up()

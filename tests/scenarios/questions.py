@@ -48,10 +48,11 @@ def wire_key(name: str) -> tuple[str, bytes, str]:
 
 
 def subscription_of(
-    name: str, patterns: str, credit: str, threads: str, scope: str, flags: Sequence[str]
+    name: str, patterns: str, credit: str, threads: str, scope: str, bound: str, flags: Sequence[str]
 ) -> tuple[Any, ...]:
     """The fields of a `Subscribe`, from the words of a transcript."""
     own, config, host = wire_key(name)
+    events_max, bytes_max, when_full = bound.split(":")
     return subscribe_fields(
         own,
         patterns.split(","),
@@ -62,6 +63,7 @@ def subscription_of(
         scope=scope,
         host=host,
         forwards="--forwards" in flags,
+        bound=(int(events_max), int(bytes_max), when_full),
     )
 
 

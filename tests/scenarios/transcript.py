@@ -118,8 +118,8 @@ class Play:
     def do_unregister(self, link, topic):
         return self.ask(requests.UnregisterTopic, link, topic)
 
-    def do_subscribe(self, link, name, patterns, credit="1", threads="1", scope="host"):
-        fields = subscription_of(name, patterns, credit, threads, scope, self.flags)
+    def do_subscribe(self, link, name, patterns, credit="1", threads="1", scope="host", bound="0:0:block"):
+        fields = subscription_of(name, patterns, credit, threads, scope, bound, self.flags)
         effects = self.ask(requests.Subscribe, link, *fields)
         numbers = [effect.value for effect in effects if type(effect) is Reply]
         if numbers:

@@ -12,7 +12,7 @@ from eventbus_mp.core.links import LinkState
 from eventbus_mp.core.requests.events import settle_wherever
 from eventbus_mp.core.requests.handling import handles
 from eventbus_mp.core.state import Letter, Step
-from eventbus_mp.errors import NotSubscribed, ProtocolError, UnknownTopic
+from eventbus_mp.errors import NotSubscribed, ProtocolError, UnknownTopic, UsageError
 from eventbus_mp.geometry import REASON_LENGTH_MAX, TRACEBACK_LENGTH_MAX
 from eventbus_mp.protocol import requests
 from eventbus_mp.protocol.messages import Outcome
@@ -79,6 +79,14 @@ def redeliver(step: Step, link: LinkState, message: requests.Redeliver) -> int:
 
 def _redeliver(step: Step, batch: EventBatch, *, is_named: bool) -> bool:
     letter = step.state.letters[batch]
+    failed = step.state.registry.subscribers.get((letter.name, letter.config, letter.host))
+    if failed is not None and failed.backlog is not None and not failed.backlog.takes(batch, 1):
+        if not is_named:
+            return False
+        raise UsageError(
+            f"{failed.shown} failed, and its backlog of {failed.backlog.events} events is full; redeliver when it has "
+            "settled some"
+        )
     if send_again(step, batch) is None:
         if not is_named:
             return False

@@ -31,6 +31,7 @@ def cancel_wait(step: Step, link: LinkState, message: requests.CancelWait) -> No
     state = step.state
     key = (link.number, message.waiting)
     state.drains = [waiter for waiter in state.drains if (waiter.link, waiter.request) != key]
+    state.room_waiters = [waiter for waiter in state.room_waiters if (waiter.link, waiter.request) != key]
     if state.awaited.get(message.waiting) == link.number:
         del state.awaited[message.waiting]
 

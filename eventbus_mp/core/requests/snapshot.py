@@ -6,6 +6,7 @@ from heapq import nlargest
 from operator import attrgetter
 from typing import Any
 
+from eventbus_mp.core.backlog import Backlog
 from eventbus_mp.core.entities import SubscriberState
 from eventbus_mp.core.event_batch import EventBatch, Topic
 from eventbus_mp.core.leaving import leave_due_ns
@@ -93,7 +94,19 @@ def _subscriber(state: BusState, subscriber: SubscriberState, now_ns: int) -> di
         "skip_reasons": dict(subscriber.reasons),
         "redelivered": subscriber.redelivered,
         "handling": list(subscriber.handling),
+        **_bound(subscriber.backlog),
         "recent_skips": [list(skip) for skip in subscriber.recent_skips],
+    }
+
+
+def _bound(backlog: Backlog | None) -> dict[str, Any]:
+    if backlog is None:
+        return {"backlog_max": None, "backlog_bytes_max": None, "backlog_bytes": None, "when_full": None}
+    return {
+        "backlog_max": backlog.events_max or None,
+        "backlog_bytes_max": backlog.bytes_max or None,
+        "backlog_bytes": backlog.nbytes if backlog.bytes_max else None,
+        "when_full": backlog.when_full,
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from eventbus_mp.core.backlog import WHEN_FULL
+from eventbus_mp.core.bounds import set_bound
 from eventbus_mp.core.dispatcher import dispatch
 from eventbus_mp.core.entities import Endpoint, SubscriberState
 from eventbus_mp.core.hosting import drop_endpoint, forget_if_done, give_up_orphans
@@ -27,6 +29,9 @@ def subscribe(step: Step, link: LinkState, message: requests.Subscribe) -> int:
         raise ProtocolError(
             f"it subscribed {message.name!r} of host {message.host!r:.80} with the scope {message.scope!r:.20}"
         )
+    bound = message.backlog_max, message.backlog_bytes_max, message.when_full
+    if min(bound[:2]) < 0 or message.when_full not in WHEN_FULL:
+        raise ProtocolError(f"it subscribed {message.name!r} with a bound of {bound}")
     known = state.registry.subscribers.get((message.name, message.config, message.host))
     ours = link.endpoints.get(known.number) if known is not None else None
     if ours is not None and ours.forwards != message.forwards:
@@ -37,6 +42,7 @@ def subscribe(step: Step, link: LinkState, message: requests.Subscribe) -> int:
     subscriber = state.registry.subscribe(
         message.name, message.config, message.patterns, message.broadcast, message.scope, message.host
     )
+    set_bound(state, subscriber, bound)
     state.orphans.pop(subscriber, None)
     if subscriber.number not in link.endpoints:
         credit_max = state.config.credit_max

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from eventbus_mp.core.bounds import resolved
 from eventbus_mp.core.lifecycle import announce
 from eventbus_mp.core.links import LinkState
-from eventbus_mp.core.requests.handling import handles
+from eventbus_mp.core.requests.handling import ANSWERED_LATER, handles
 from eventbus_mp.core.requirements import missing_subscribers, tell_unmet
 from eventbus_mp.core.skips import drop_topic
-from eventbus_mp.core.state import Step
+from eventbus_mp.core.state import RoomWaiter, Step, check_waits
 from eventbus_mp.errors import ProtocolError
 from eventbus_mp.geometry import REQUIRED_MAX
 from eventbus_mp.protocol import requests
@@ -51,11 +52,16 @@ def list_topics(step: Step, link: LinkState, message: requests.ListTopics) -> li
 
 @handles(requests.ResolveTopic)
 def resolve_topic(step: Step, link: LinkState, message: requests.ResolveTopic) -> list[object]:
-    topic = step.state.registry.topics.get(message.name)
-    if topic is None:
-        return [0, False]
-    link.stale_reported.discard(topic.number)  # It knows better now; the next change is reported again.
-    return [topic.number, bool(topic.route.subscribers)]
+    return resolved(step.state, link, message.name)
+
+
+@handles(requests.AwaitRoom)
+def await_room(step: Step, link: LinkState, message: requests.AwaitRoom) -> object:
+    state = step.state
+    check_waits(sum(waiter.link == link.number for waiter in state.room_waiters), "topics with room")
+    state.room_waiters.append(RoomWaiter(link.number, message.request, message.name))
+    state.room_freed = True  # It is answered at the end of this message if there is nothing to wait for.
+    return ANSWERED_LATER
 
 
 @handles(requests.RequireSubscribers)
@@ -68,9 +74,9 @@ def require_subscribers(step: Step, link: LinkState, message: requests.RequireSu
     topic = step.state.registry.topics.get(message.topic)
     missing = missing_subscribers(topic, message.names)
     if topic is None or missing:
-        return [0, missing]
+        return [0, missing, None]
     link.required_topics.add(topic.number)
-    return [topic.number, []]
+    return [topic.number, [], resolved(step.state, link, message.topic)[2]]
 
 
 @handles(requests.NameTopic)
