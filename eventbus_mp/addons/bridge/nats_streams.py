@@ -13,7 +13,7 @@ from eventbus_mp.addons.bridge.nats_lane import NO_RESPONDERS, Lane
 __all__ = ["Streams"]
 
 _NOT_FOUND = 10059
-_OTHER_CONFIGURATION = 10058
+_THERE_ALREADY = {10058, 10065}  # Its name, or its subjects; perhaps made by another host at this moment.
 _NANOSECONDS = 1_000_000_000
 ACK_PENDING_MAX = 20_000
 """How many letters a host may hold unsettled; the server's own default is 1,000."""
@@ -142,8 +142,9 @@ class Streams:
         answer = await self._ask(lane, f"$JS.API.STREAM.INFO.{name}", {})
         if _code(answer) == _NOT_FOUND:
             answer = await self._ask(lane, f"$JS.API.STREAM.CREATE.{name}", config)
-            if _code(answer) == _OTHER_CONFIGURATION:  # Somebody else was quicker.
-                answer = await self._ask(lane, f"$JS.API.STREAM.INFO.{name}", {})
+            if _code(answer) in _THERE_ALREADY:
+                found = await self._ask(lane, f"$JS.API.STREAM.INFO.{name}", {})
+                answer = answer if _code(found) == _NOT_FOUND else found
         _raise_if_refused(answer, f"make the stream {name}")
         there = answer["config"]
         if wrong := [key for key, value in config.items() if there.get(key, False) != value]:
