@@ -150,8 +150,11 @@ class LoanPublisher:
         event = None if wrong else read_event(block, sequence_in(block), name)
         try:
             if event is not None:
-                is_timed = event.ttl is not None and event.occurred_at is not None
-                return event.id, self._deadline_ns(event) if is_timed else 0
+                if event.ttl is None:
+                    return event.id, 0
+                if type(event.ttl) is int and type(event.occurred_at) is int:
+                    return event.id, self._deadline_ns(event)
+                wrong = f"it has the ttl {event.ttl!r:.40} from {event.occurred_at!r:.40} on"
         except DecodeError as error:
             wrong = str(error)
         raise UsageError(f"what was written for topic {name!r} is not a payload: {wrong}")

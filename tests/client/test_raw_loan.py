@@ -115,6 +115,16 @@ def test_what_is_not_a_payload_is_refused_and_given_back(
     assert receipts.get(timeout_s=0) == []
 
 
+def test_times_that_are_none_are_refused(bus: EventBus, receipts: Receipts) -> None:
+    """From another machine anything may come."""
+    block = payload_of(an_event(source="here", occurred_at=100, ttl=100))
+    at = block.index(b"\x64\xa4here\x64")  # occurred_at, source, ttl
+    for wrong in (block[:at] + b"\xc0\xa4here\x64", block[:at] + b"\x64\xa4here\xc3", block[:at] + b"\x90\xa4here\x64"):
+        with pytest.raises(UsageError, match="is not a payload: it has the ttl"):
+            publish(receipts, wrong + block[at + 7 :])
+    assert bus.statistics().events_notified == 0
+
+
 @pytest.mark.parametrize("nbytes", [0, 63, 65, 100])
 def test_a_length_that_no_payload_has(receipts: Receipts, nbytes: int) -> None:
     with pytest.raises(UsageError, match="the length of a payload is a multiple of 64"):
