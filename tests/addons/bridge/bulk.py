@@ -25,11 +25,18 @@ MIB = 1 << 20
 SHORT_S = 0.3
 
 
+def a_payload(seed: int, length: int) -> bytes:
+    """Random bytes, but for the number, which is left out on the way."""
+    block = bytearray(random.Random(seed).randbytes(length))
+    block[8:16] = bytes(8)
+    return bytes(block)
+
+
 class Payloads:
     """What an origin has: `lookup` for a server."""
 
     def __init__(self, lengths: dict[int, int] | None = None) -> None:
-        self.held = {number: random.Random(number).randbytes(length) for number, length in (lengths or {}).items()}
+        self.held = {number: a_payload(number, length) for number, length in (lengths or {}).items()}
         self.asked: list[int] = []
 
     def lookup(self, life: bytes, sequence: int) -> memoryview | None:

@@ -45,6 +45,12 @@ def test_a_payload_in_memory_of_its_own(bulk_server: BulkServer, payloads: Paylo
         assert bulk_client.fetch(address_of(bulk_server), TOKEN, LIFE, sequence, len(payload)) == payload
 
 
+def test_its_number_on_the_other_bus_does_not_come_along(bulk_client: BulkClient) -> None:
+    with serving(lambda life, sequence: memoryview(b"\xff" * 128)) as server:
+        found = bulk_client.fetch(address_of(server), TOKEN, LIFE, 1, 128)
+    assert found == b"\xff" * 8 + bytes(8) + b"\xff" * 112
+
+
 def test_a_connection_is_kept_for_the_next_payload(bulk_server: BulkServer, bulk_client: BulkClient) -> None:
     for _ in range(5):
         bulk_client.fetch(address_of(bulk_server), TOKEN, LIFE, 3, 64)

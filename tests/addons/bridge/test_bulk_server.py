@@ -27,6 +27,7 @@ from tests.addons.bridge.bulk import (
     SHORT_S,
     TOKEN,
     Payloads,
+    a_payload,
     address_of,
     introduced,
     serving,
@@ -141,7 +142,7 @@ def test_a_lookup_that_raises_is_logged_and_ends_the_connection(
 
 
 def test_the_view_may_be_released_meanwhile_and_is_let_go_of(bulk_client: BulkClient) -> None:
-    memory = bytearray(random.Random(5).randbytes(MIB))
+    memory = bytearray(a_payload(5, MIB))
     given: list[memoryview] = []
 
     def lookup(life: bytes, sequence: int) -> memoryview | None:

@@ -144,7 +144,7 @@ class BulkClient:
     def fetch(
         self, address: str, token: bytes, life: bytes, sequence: int, length: int, into: memoryview | None = None
     ) -> memoryview:
-        """The payload of an event, in memory of its own or in `into`. Blocks.
+        """The payload of an event, its number left out, in memory of its own or in `into`. Blocks.
 
         Args:
             address: HOST:PORT of the bridge that has it.

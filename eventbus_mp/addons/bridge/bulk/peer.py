@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias
 from eventbus_mp.addons.bridge.bulk.wire import (
     ACCEPTED,
     ANSWER,
+    HEAD_BYTES,
     NONCE_BYTES,
     PROOF_BYTES,
     REFUSED,
@@ -21,6 +22,7 @@ from eventbus_mp.addons.bridge.bulk.wire import (
     greeting,
     proof,
     seconds_for,
+    without_number,
 )
 
 __all__ = ["Ended", "Lookup", "Peer", "Terms"]
@@ -130,4 +132,6 @@ class Peer:
         self._outgoing.append(memoryview(ANSWER.pack(len(view))))
         self.deadline_s = time.monotonic() + seconds_for(len(view), self._terms.timeout_s)
         if len(view):
-            self._outgoing.append(view)
+            self._outgoing.append(memoryview(without_number(view[:HEAD_BYTES])))
+            self._outgoing.append(view[HEAD_BYTES:])
+            view.release()

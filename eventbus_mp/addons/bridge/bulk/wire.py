@@ -27,6 +27,7 @@ __all__ = [
     "ANSWER",
     "BULK_FROM",
     "GREETING",
+    "HEAD_BYTES",
     "NONCE_BYTES",
     "PROOF_BYTES",
     "REFUSED",
@@ -38,6 +39,7 @@ __all__ = [
     "nonce_of",
     "proof",
     "seconds_for",
+    "without_number",
 ]
 
 BULK_FROM = 256 << 10
@@ -45,6 +47,7 @@ BULK_FROM = 256 << 10
 GREETING = struct.Struct("<4sB3x16s40x")
 REQUEST = struct.Struct("<8sQ")
 ANSWER = struct.Struct("<Q56x")
+HEAD_BYTES = 64
 NONCE_BYTES = 16
 PROOF_BYTES = 32
 ACCEPTED, REFUSED = b"\x01" * 64, b"\x00" * 64
@@ -77,6 +80,15 @@ def nonce_of(data: bytes | bytearray) -> bytes | None:
 def proof(token: bytes, nonce: bytes) -> bytes:
     """What shows that its sender knows the token."""
     return hmac.digest(token, b"eventbus_mp bulk " + nonce, "sha256")
+
+
+def without_number(head: memoryview) -> bytes:
+    """The beginning of a payload, without the number that it has on the origin's bus.
+
+    It is received in shared memory, where another event may once have had this very number: a process that still looks
+    for that one must not take this one for it. The receiving bus numbers it when it is whole.
+    """
+    return b"".join((head[:8], bytes(8), head[16:]))
 
 
 def seconds_for(length: int, timeout_s: float) -> float:
