@@ -89,6 +89,7 @@ METHODS = {
     Changes: {"get": "timeout_s", "fileno": "", "close": ""},
     Receipts: {
         "notify_many": "events *tags *only *timeout_s",
+        "notify_raw": "raws *tags *only *timeout_s",
         "get": "limit timeout_s",
         "confirm": "tags",
         "fileno": "",

@@ -48,7 +48,7 @@ class LoanPublisher:
         self._transport = connection.transport
         self._lock = connection.transport.lock
         self._topics = connection.protocol.topics
-        self._span_pool = span_pool
+        self.span_pool = span_pool
         self._unit_ns = TIME_UNITS_NS[connection.config.time_unit]
         self.event_bytes_max = connection.config.event_bytes_max
         self.numbers = TopicNumbers(connection, span_pool.before_waiting)
@@ -76,10 +76,10 @@ class LoanPublisher:
         if not topic:
             self.numbers.note_dropped(name)
             return None
-        arena = self._span_pool.choose()
+        arena = self.span_pool.choose()
         length = max(length, arena.large_bytes + 1)
         while (loaned := self._reserve_loan(arena, length, topic)) is None:
-            arena = yield from self._span_pool.getting(length, topic)
+            arena = yield from self.span_pool.getting(length, topic)
         return loaned
 
     def _reserve_loan(self, arena: Arena, length: int, topic: int) -> LoanedSpan | None:
@@ -94,7 +94,7 @@ class LoanPublisher:
     def publish_loaned(self, loaned: LoanedSpan, event: Event, encoded: EncodedEvent) -> EventShadow:
         """Publish what was filled in place."""
         topic, view, span = loaned
-        deadline_ns = 0 if event.ttl is None else self._deadline_ns(event)
+        deadline_ns = 0 if event.ttl is None else self.deadline_ns(event)
         with self._lock.held():
             self._loaned_out.pop(span, None)
             try:
@@ -153,14 +153,14 @@ class LoanPublisher:
                 if event.ttl is None:
                     return event.id, 0
                 if type(event.ttl) is int and type(event.occurred_at) is int:
-                    return event.id, self._deadline_ns(event)
+                    return event.id, self.deadline_ns(event)
                 wrong = f"it has the ttl {event.ttl!r:.40} from {event.occurred_at!r:.40} on"
         except DecodeError as error:
             wrong = str(error)
         raise UsageError(f"what was written for topic {name!r} is not a payload: {wrong}")
 
     def _order_like(self, span: GrantedSpan, length: int) -> None:
-        self._span_pool.order_ahead(span.length, max(length, self._span_pool.arena.large_bytes + 1), LOANS_AHEAD)
+        self.span_pool.order_ahead(span.length, max(length, self.span_pool.arena.large_bytes + 1), LOANS_AHEAD)
 
     def return_loaned(self, loaned: LoanedSpan) -> None:
         """Give the memory back; nothing is published."""
@@ -176,7 +176,7 @@ class LoanPublisher:
 
     def places(self) -> list[tuple[int, int]]:
         """(segment, offset) of every span that this process may write, loans included; with the lock held."""
-        return [(span.segment, span.offset) for span in self._loaned_out] + self._span_pool.places()
+        return [(span.segment, span.offset) for span in self._loaned_out] + self.span_pool.places()
 
     def close(self) -> list[Shown]:
         """Let go of the memory, with the lock held: the manager takes the spans back when the link ends.
@@ -184,7 +184,7 @@ class LoanPublisher:
         Returns:
             What loans still fill. It must not be written to any more, for soon others will.
         """
-        self._span_pool.close()
+        self.span_pool.close()
         return [
             ((ctypes.c_char * span.length).from_buffer(view, span.offset), span.length)
             for span, view in self._loaned_out.items()
@@ -198,7 +198,7 @@ class LoanPublisher:
                 f"BusConfig.event_bytes_max allows {self.event_bytes_max}"
             )
 
-    def _deadline_ns(self, event: Event) -> int:
+    def deadline_ns(self, event: Event) -> int:
         """`occurred_at + ttl` on the monotonic clock, which is one for the whole machine and never jumps."""
         assert event.occurred_at is not None
         assert event.ttl is not None

@@ -70,7 +70,7 @@ class Publisher(LoanPublisher):
         if not topic:
             self.numbers.note_dropped(topic_name)
             return EventShadow(topic_name, event.id)
-        span_pool = self._span_pool
+        span_pool = self.span_pool
         arena = span_pool.arena if span_pool.listener_arena is None else span_pool.choose()
         while True:
             with lock.raw:
@@ -105,7 +105,7 @@ class Publisher(LoanPublisher):
             if shadow is not None:
                 return shadow
             try:
-                yield from self._span_pool.getting(encoded[4], topic, timeout_s)
+                yield from self.span_pool.getting(encoded[4], topic, timeout_s)
             except BaseException:
                 let_go(event, encoded)
                 raise
@@ -131,7 +131,7 @@ class Publisher(LoanPublisher):
         with lock.raw:
             lock.owner = me
             try:
-                written = self._write(self._span_pool.choose(), encoded, topic, event, awaited)
+                written = self._write(self.span_pool.choose(), encoded, topic, event, awaited)
                 if written is None:
                     return None
                 data, place, filled = written
@@ -139,7 +139,7 @@ class Publisher(LoanPublisher):
             finally:
                 lock.owner = 0
         if filled is not None:
-            self._span_pool.order_ahead(filled.length, encoded[4])
+            self.span_pool.order_ahead(filled.length, encoded[4])
         return shadow_at(event._topic, event.id, place)
 
     def notify_many(
@@ -240,16 +240,16 @@ class Publisher(LoanPublisher):
     ) -> Steps[list[EventShadow]]:
         """Publish those that somebody is subscribed to; the shadows of all."""
         shadows: list[EventShadow] = []
-        arena = self._span_pool.choose()
+        arena = self.span_pool.choose()
         while len(shadows) < len(prepared):
             with self._lock.held():
                 filled = self._write_many(arena, prepared, topics, shadows, around)
             if filled is not None:
-                self._span_pool.order_ahead(*filled)
+                self.span_pool.order_ahead(*filled)
             if len(shadows) < len(prepared):
                 try:
                     event, encoded = prepared[len(shadows)]
-                    arena = yield from self._span_pool.getting(encoded[4], topics[event._topic], timeout_s)
+                    arena = yield from self.span_pool.getting(encoded[4], topics[event._topic], timeout_s)
                 except BaseException as error:
                     if isinstance(error, EventBusError):
                         error.published = tuple(shadows)
@@ -297,7 +297,7 @@ class Publisher(LoanPublisher):
 
     def retire_spans(self) -> None:
         """Give back all memory that this process may still write: the next event waits for some."""
-        self._connection.call(self._span_pool.retire)
+        self._connection.call(self.span_pool.retire)
 
     def forget_topic(self, name: str) -> None:
         """Ask the manager again at the next event of this topic."""
@@ -339,7 +339,7 @@ class Publisher(LoanPublisher):
             envelope = event._envelope
             ttl = None if envelope is None else event.ttl if envelope is NOT_READ else envelope[TTL]
             if ttl is not None or awaited or self._outgoing:
-                due_ns = 0 if ttl is None else self._deadline_ns(event)
+                due_ns = 0 if ttl is None else self.deadline_ns(event)
                 protocol.notify(topic, segment_number, offset, length, deadline_ns=due_ns, awaited=awaited, id_crc=crc)
                 data = protocol.data_to_send()
             else:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eventbus_mp.client.connection import only_looks
 from eventbus_mp.client.directions import Direction, direction_of, imported_direction_of
 from eventbus_mp.client.pulled_mailbox import ComesBack
+from eventbus_mp.client.raw_events import check_raws, publish_raws
 from eventbus_mp.client.raw_loan import RawLoan
 from eventbus_mp.client.receipt_box import OpenBox
 from eventbus_mp.client.tagging import Tagging, check_tags
@@ -116,6 +117,44 @@ class Receipts:
             return box.session.publisher.notify_many(events, timeout_s, tagging)
         finally:
             tagging.end()
+
+    def notify_raw(
+        self,
+        raws: Sequence[tuple[str, bytes | memoryview]],
+        *,
+        tags: Iterable[bytes],
+        only: Iterable[Any] | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
+        """Publish events of another bus as they lay there, each with a tag: what `RawEvent` has as its payload.
+
+        They count as imported: they go to no subscriber of another host, and to none whose scope is "local". Nothing is
+        decoded, and each is copied once; a ttl is counted anew, from the time that the event has. All are looked at
+        before the first one is published. An event whose topic is not registered is settled at once, by nobody.
+        Instruments do not see these events. Otherwise like `notify_many`.
+
+        Args:
+            raws: (topic, payload) of each event. A payload has the layout of this version, and the byte order of this
+                machine.
+            tags: As of `notify_many`.
+            only: As of `EventBus.notify_many`; None: all of this host that are subscribed to the topic.
+            timeout_s: As of `EventBus.notify_many`.
+
+        Raises:
+            UsageError: One is not an event's payload, with its index; nothing was published.
+            BusFull: As of `notify_many`; or there is no memory, and `published` lists those that were published.
+        """
+        timeout_s = check_timeout(timeout_s)
+        wanted = check_tags("notify_raw", tags)
+        direction = imported_direction_of(only)
+        box = self._opened()
+        checked = check_raws(box.session.publisher, raws)
+        if len(wanted) != len(checked):
+            raise UsageError(f"notify_raw: {len(checked)} events and {len(wanted)} tags; give one for each event")
+        try:
+            publish_raws(box, direction, checked, wanted, timeout_s)
+        except ManagerLost as error:
+            publish_raws(self._follow(box, error), direction, checked, wanted, timeout_s)
 
     def loan_raw(self, topic: str, nbytes: int, *, tag: bytes, only: Iterable[Any] | None = None) -> RawLoan:
         """Shared memory for a payload that comes from another host, as `RawEvent.payload` has it: see `RawLoan`.
