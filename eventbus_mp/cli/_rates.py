@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from eventbus_mp.cli._text import on_one_line, shown_bytes, shown_key, shown_seconds
-from eventbus_mp.snapshot import Snapshot
+from eventbus_mp.snapshot import Snapshot, SubscriberSnapshot
 
 __all__ = ["TABLES", "Numbers", "Row", "Table", "chosen"]
 
@@ -30,8 +30,8 @@ class Numbers(NamedTuple):
 
     def completed_per_s(self) -> list[float]:
         """The rate of each subscriber, in the order of the newer snapshot."""
-        before = {(item.name, repr(item.config)): item.completed for item in self.before.subscribers}
-        return [self.rate(item.completed, before.get((item.name, repr(item.config)))) for item in self.now.subscribers]
+        before = {_place(item): item.completed for item in self.before.subscribers}
+        return [self.rate(item.completed, before.get(_place(item))) for item in self.now.subscribers]
 
     def as_dict(self) -> dict[str, Any]:
         """The newer snapshot and the rates, as values that JSON has."""
@@ -41,10 +41,15 @@ class Numbers(NamedTuple):
             "snapshot": self.now.as_dict(),
             "notified_per_s": {item.name: rate for item, rate in zip(topics, self.notified_per_s(), strict=True)},
             "completed_per_s": [
-                {"name": item.name, "rate": rate}
+                {"name": item.name, "host": item.host, "rate": rate}
                 for item, rate in zip(subscribers, self.completed_per_s(), strict=True)
             ],
         }
+
+
+def _place(item: SubscriberSnapshot) -> tuple[str, str]:
+    """By what a subscriber is found again; a config need not have a hash."""
+    return item.key.text, repr(item.config)
 
 
 class Row(NamedTuple):
@@ -105,8 +110,8 @@ def _topics(numbers: Numbers) -> list[Row]:
 def _subscribers(numbers: Numbers) -> list[Row]:
     return [
         _row(
-            (item.name, repr(item.config)),
-            (item.name, shown_key(item.name, item.config)),
+            _place(item),
+            (item.key.text, shown_key(item.key)),
             _per_second(rate),
             _count(item.queued),
             _count(item.in_flight),

@@ -222,7 +222,7 @@ class TopApp(App[str]):
 
 def _of_subscriber(bus: EventBus, key: tuple[Any, ...]) -> list[UnsettledDelivery]:
     found = bus.stuck(0.0, limit=1_000)
-    return [item for item in found if (item.subscriber.name, repr(item.subscriber.config)) == key][:LISTED_MAX]
+    return [item for item in found if (item.subscriber.text, repr(item.subscriber.config)) == key][:LISTED_MAX]
 
 
 class Deliveries(Screen[None]):
@@ -270,7 +270,7 @@ class Deliveries(Screen[None]):
                 item.topic,
                 repr(item.id),
                 shown_seconds(item.age_s),
-                shown_key(item.subscriber.name, item.subscriber.config),
+                shown_key(item.subscriber),
                 item.state,
                 item.pid or "-",
                 item.attempt,

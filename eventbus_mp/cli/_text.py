@@ -6,7 +6,10 @@ import json
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eventbus_mp.statistics import SubscriberKey
 
 __all__ = [
     "complain",
@@ -57,9 +60,9 @@ def complain(text: str) -> None:
     print(f"eventbus-mp: {text}", file=sys.stderr)
 
 
-def shown_key(name: str, config: object) -> str:
-    """A subscriber, with its config if it has one."""
-    return on_one_line(name if config is None else f"{name} {config!r}")
+def shown_key(key: SubscriberKey) -> str:
+    """A subscriber, with its host and its config if it has one."""
+    return on_one_line(key.text if key.config is None else f"{key.text} {key.config!r}")
 
 
 def shown_count(number: int, thing: str) -> str:

@@ -13,7 +13,7 @@ from eventbus_mp.cli._payload import event_json, show_event
 from eventbus_mp.cli._running import running_bus
 from eventbus_mp.cli._text import complain, print_json, print_table, shown_count, shown_key, shown_moment
 from eventbus_mp.errors import UsageError
-from eventbus_mp.history import json_config
+from eventbus_mp.history import json_key
 
 if TYPE_CHECKING:
     from eventbus_mp.cli import Commands
@@ -70,7 +70,7 @@ def _list(bus: EventBus, options: argparse.Namespace) -> int:
             (
                 letter.shadow.topic,
                 repr(letter.shadow.id),
-                shown_key(letter.subscriber.name, letter.subscriber.config),
+                shown_key(letter.subscriber),
                 _moment(letter.last_failed_at_s),
                 letter.attempts,
                 f"{letter.error}: {letter.text}" if letter.error else letter.reason,
@@ -108,7 +108,7 @@ def _show(bus: EventBus, options: argparse.Namespace) -> int:
 
 def _lines(letter: DeadLetter) -> list[str]:
     lines = [
-        f"{'subscriber':<15}{shown_key(letter.subscriber.name, letter.subscriber.config)}",
+        f"{'subscriber':<15}{shown_key(letter.subscriber)}",
         f"{'reason':<15}{letter.reason}",
         f"{'attempts':<15}{letter.attempts}",
         f"{'first failed':<15}{_moment(letter.first_failed_at_s) or 'never tried'}",
@@ -143,7 +143,7 @@ def _chosen(bus: EventBus, options: argparse.Namespace) -> list[DeadLetter]:
         for letter in bus.dead_letters(limit=LOOKED_THROUGH_MAX)
         if (wanted is None or letter.shadow == wanted)
         and options.topic in (None, letter.shadow.topic)
-        and options.subscriber in (None, letter.subscriber.name)
+        and options.subscriber in (None, letter.subscriber.text)
     ]
 
 
@@ -160,7 +160,7 @@ def _as_dict(letter: DeadLetter) -> dict[str, Any]:
     return {
         "topic": letter.shadow.topic,
         "id": letter.shadow.id,
-        "subscriber": {"name": letter.subscriber.name, "config": json_config(letter.subscriber.config)},
+        "subscriber": json_key(letter.subscriber),
         "reason": letter.reason,
         "error": letter.error,
         "text": letter.text,

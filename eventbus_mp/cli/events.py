@@ -55,7 +55,7 @@ def _row(delivery: UnsettledDelivery) -> tuple[object, ...]:
     return (
         "(unreadable)" if delivery.id is None else repr(delivery.id),
         shown_seconds(delivery.age_s),
-        shown_key(delivery.subscriber.name, delivery.subscriber.config),
+        shown_key(delivery.subscriber),
         delivery.state,
         delivery.pid,
         delivery.attempt if delivery.attempt > 1 else None,

@@ -66,7 +66,7 @@ def show_subscribers(subscribers: list[SubscriberSnapshot], *, patterns: bool) -
         ),
         [
             (
-                shown_key(item.name, item.config),
+                shown_key(item.key),
                 " ".join(item.patterns) if patterns else None,
                 " ".join(map(str, item.pids)) or "none" if patterns else None,
                 item.queued,

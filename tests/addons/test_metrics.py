@@ -34,13 +34,13 @@ def collector(run_dir: Path) -> Iterator[BusCollector]:
 
 
 def scraped(*collectors: BusCollector) -> Samples:
-    """What a scrape gives, as Prometheus reads it."""
+    """What a scrape gives, as Prometheus reads it, for whom an empty label is none."""
     registry = CollectorRegistry()
     for collector in collectors:
         registry.register(collector)
     text = generate_latest(registry).decode()
     return {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        (sample.name, tuple(sorted(label for label in sample.labels.items() if label[1]))): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }

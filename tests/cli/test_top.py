@@ -38,7 +38,7 @@ def test_one_screen_as_json(bus: EventBus, run_dir: Path) -> None:
     whole = json_output(run_dir, "top", "test", "--interval", "0.1")
     assert whole["snapshot"]["bus"] == "test"
     assert whole["notified_per_s"] == {"a": 0.0, "b": 0.0}
-    assert whole["completed_per_s"] == [{"name": "audit", "rate": 0.0}]
+    assert whole["completed_per_s"] == [{"name": "audit", "host": None, "rate": 0.0}]
 
 
 def test_without_a_terminal_it_is_one_screen(bus: EventBus, run_dir: Path) -> None:

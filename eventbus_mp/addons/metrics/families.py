@@ -19,6 +19,9 @@ FIRST_BUCKET, LAST_BUCKET = 13, 32
 """The buckets of handling times are powers of two, from 8 us to 4.3 s, in nanoseconds."""
 
 
+SUBSCRIBER_LABELS = ("bus", "subscriber", "host")
+
+
 class Family(NamedTuple):
     """One family of metrics, and how its samples are made from what it is about."""
 
@@ -71,10 +74,10 @@ def families(looks: Iterable[tuple[str, Snapshot | None]]) -> Iterator[Metric]:
     topics = [((bus, name), row) for bus, now in running for name, row in _topics(now.topics)]
     for family in _OF_TOPICS:
         yield family_of(family, ("bus", "topic"), topics)
-    subscribers = [((bus, name), row) for bus, now in running for name, row in _subscribers(now.subscribers)]
+    subscribers = [((bus, *key), row) for bus, now in running for key, row in _subscribers(now.subscribers)]
     yield _deliveries(subscribers)
     for family in _OF_SUBSCRIBERS:
-        yield family_of(family, ("bus", "subscriber"), subscribers)
+        yield family_of(family, SUBSCRIBER_LABELS, subscribers)
     yield _handling(subscribers)
     yield from _of_memory_and_processes(running)
     for family in _OF_BUSES:
@@ -124,28 +127,29 @@ class _Counts:
         self.handling = [mine + count for mine, count in zip(ours, item.handling_log2_ns, strict=True)]
 
 
-def _subscribers(subscribers: Iterable[SubscriberSnapshot]) -> Iterable[tuple[str, _Counts]]:
-    by_name: dict[str, _Counts] = {}
+def _subscribers(subscribers: Iterable[SubscriberSnapshot]) -> Iterable[tuple[tuple[str, str], _Counts]]:
+    """By name and host, which is empty for those of this one."""
+    by_key: dict[tuple[str, str], _Counts] = {}
     for item in subscribers:
-        name = item.name if item.name in by_name or len(by_name) < TOPICS_MAX else OTHER
-        by_name.setdefault(name, _Counts()).add(item)
-    return by_name.items()
+        key = item.name, item.host or ""
+        by_key.setdefault(key if key in by_key or len(by_key) < TOPICS_MAX else (OTHER, ""), _Counts()).add(item)
+    return by_key.items()
 
 
 def _deliveries(subscribers: Iterable[tuple[tuple[str, ...], _Counts]]) -> Metric:
     metric = CounterMetricFamily(
-        "eventbus_deliveries", "Deliveries that are settled.", labels=("bus", "subscriber", "outcome")
+        "eventbus_deliveries", "Deliveries that are settled.", labels=(*SUBSCRIBER_LABELS, "outcome")
     )
-    for (bus, name), row in subscribers:
-        metric.add_metric((bus, name, "completed"), row.completed)
-        metric.add_metric((bus, name, "skipped"), row.skipped)
+    for values, row in subscribers:
+        metric.add_metric((*values, "completed"), row.completed)
+        metric.add_metric((*values, "skipped"), row.skipped)
     return metric
 
 
 def _handling(subscribers: Iterable[tuple[tuple[str, ...], _Counts]]) -> Metric:
     """Without a sum, which the manager does not keep."""
     metric = HistogramMetricFamily(
-        "eventbus_handling_seconds", "How long handlers take for an event.", labels=("bus", "subscriber")
+        "eventbus_handling_seconds", "How long handlers take for an event.", labels=SUBSCRIBER_LABELS
     )
     for values, row in subscribers:
         counts = row.handling

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from eventbus_mp import EventBus, EventBusError, Snapshot, UsageError, Watcher
+from eventbus_mp import EventBus, EventBusError, Snapshot, SubscriberKey, UsageError, Watcher
 from eventbus_mp.addons.web.journal_api import JournalApi
 from eventbus_mp.addons.web.parameters import NotFound, event_of, given, id_of, page_of
 from eventbus_mp.addons.web.rows import (
@@ -147,7 +147,7 @@ class Api:
         look = await self._view.look()
         return {
             "subscribers": [
-                subscriber_row(item, look.subscriber_rates.get((item.name, repr(item.config))))
+                subscriber_row(item, look.subscriber_rates.get((item.key.text, repr(item.config))))
                 for item in look.now.subscribers
             ]
         }
@@ -204,8 +204,8 @@ class Api:
         """Carry out an action, and log it.
 
         Args:
-            wanted: The body of the request: `action`, `topic`, `id`, `int`, and for all but "redeliver" `subscriber`
-                and `config`.
+            wanted: The body of the request: `action`, `topic`, `id`, `int`, and for all but "redeliver" `subscriber`,
+                `config` and `host`.
             who: Who asks, for the log.
 
         Raises:
@@ -219,13 +219,13 @@ class Api:
             raise UsageError("topic and id are texts")
         topic = str(fields["topic"])
         event_id = id_of(str(fields["id"]), {"int": "1"} if wanted.get("int") is True else {})
-        action, subscriber, config = wanted["action"], wanted.get("subscriber"), wanted.get("config")
+        action, subscriber, host = wanted["action"], wanted.get("subscriber"), wanted.get("host")
         if action == "redeliver":
             done = await self._view.ask(lambda bus: bus.redeliver((topic, event_id)))
         else:
-            if not isinstance(subscriber, str):
-                raise UsageError("subscriber is the name of the one that the event is settled for")
-            listener = subscriber if config is None else (subscriber, config)
+            if not isinstance(subscriber, str) or not isinstance(host, (str, type(None))):
+                raise UsageError("subscriber is whom the event is settled for, by name, and host where that one is")
+            listener = SubscriberKey(subscriber, wanted.get("config"), host)
             outcome = "completed" if action == "complete" else "skipped"
             reason = "settled on the page" if action == "skip" else ""
             await self._view.ask(lambda bus: bus.mark_many(listener, [(topic, event_id)], outcome, reason=reason))

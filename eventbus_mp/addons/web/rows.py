@@ -163,7 +163,7 @@ def _data_fields(event: Event, is_cut: bool) -> dict[str, Any]:
 
 
 def _key(item: SubscriberKey | SubscriberSnapshot) -> dict[str, Any]:
-    return {"name": item.name, "config": preview(item.config)[0]}
+    return {"name": item.name, "config": preview(item.config)[0], "host": item.host}
 
 
 def _keys(keys: Iterable[SubscriberKey]) -> list[dict[str, Any]]:

@@ -57,7 +57,7 @@ class Look(NamedTuple):
                 **bus_fields(now),
                 "topics": [topic_row(item, self.topic_rates.get(item.name)) for item in now.topics],
                 "subscribers": [
-                    subscriber_row(item, self.subscriber_rates.get((item.name, repr(item.config))))
+                    subscriber_row(item, self.subscriber_rates.get((item.key.text, repr(item.config))))
                     for item in now.subscribers[:ROWS_MAX]
                 ],
                 "processes": [process_row(item) for item in now.processes[:ROWS_MAX]],
@@ -184,7 +184,7 @@ def _notified(topics: tuple[TopicSnapshot, ...]) -> dict[str, int]:
 
 
 def _completed(now: Snapshot) -> dict[tuple[str, str], int]:
-    return {(item.name, repr(item.config)): item.completed for item in now.subscribers}
+    return {(item.key.text, repr(item.config)): item.completed for item in now.subscribers}
 
 
 def _retrieved(task: asyncio.Task[Any]) -> None:

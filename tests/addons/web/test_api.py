@@ -58,7 +58,8 @@ def test_the_six_paths_and_their_envelopes(bus: EventBus) -> None:
         topic = get(port, "/topics/a")["topic"]
         assert (topic["name"], topic["unsettled"], topic["notified"]) == ("a", 1, 1)
         [event] = get(port, "/topics/a/events")["events"]
-        assert (event["id"], event["int"], event["waiting"]) == ("one", False, [{"name": "audit", "config": None}])
+        audit = {"name": "audit", "config": None, "host": None}
+        assert (event["id"], event["int"], event["waiting"]) == ("one", False, [audit])
         whole = get(port, "/topics/a/events/one")["event"]
         assert (whole["data"], whole["fields"]) == ({"n": 1}, {"transaction_id": "tx", "source": "test"})
         [subscriber] = get(port, "/subscribers")["subscribers"]

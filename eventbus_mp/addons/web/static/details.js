@@ -160,11 +160,11 @@ function buttons(delivery) {
 
 async function act(action, delivery, label) {
   if (!confirm(`${label}: event ${eventId(delivery)} for ${subscriberName(delivery.subscriber)}?`)) return;
-  const { name, config } = delivery.subscriber;
+  const { name, config, host } = delivery.subscriber;
   const answer = await fetch("api/actions", {
     method: "POST",
     headers: { "content-type": "application/json", [actions.header]: actions.token },
-    body: JSON.stringify({ action, topic: delivery.topic, id: delivery.id, int: delivery.int, subscriber: name, config }),
+    body: JSON.stringify({ action, topic: delivery.topic, id: delivery.id, int: delivery.int, subscriber: name, config, host }),
   });
   const body = await answer.json();
   if (answer.ok) lookAtEvent(true);

@@ -36,7 +36,10 @@ export function bytes(value) {
 // A text id stands in quotes, an integer does not: they are two ids.
 export const eventId = (row) => (row.id === null ? "(unreadable)" : row.int ? row.id : JSON.stringify(row.id));
 
-export const subscriberName = (key) => (key.config === null ? key.name : `${key.name} ${JSON.stringify(key.config)}`);
+export function subscriberName(key) {
+  const name = key.host === null ? key.name : `${key.name}@${key.host}`;
+  return key.config === null ? name : `${name} ${JSON.stringify(key.config)}`;
+}
 
 export function time(value_s) {
   const date = new Date(value_s * 1e3);
