@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -78,7 +79,7 @@ def test_events_arrive_as_they_were_in_any_size(handle: Handle, receipts: Receip
 
 
 def _events(inbox, count):  # type: ignore[no-untyped-def]
-    found = []
+    found: list[Any] = []
     while len(found) < count:
         found += inbox.events(count - len(found), timeout_s=20)
     return found
