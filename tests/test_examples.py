@@ -44,6 +44,7 @@ EXPECTED: dict[str, tuple[str, Expected]] = {
             "1 order_paid 1 {'amount': 10}",
         ],
     ),
+    "receipts": ("example-receipts", {"row 1 is billed", "row 2 is skipped", "row 3 is billed"}),
     "outbox": (
         "example-outbox",
         [
