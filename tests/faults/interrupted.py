@@ -26,6 +26,7 @@ __all__ = [
     "a_history_in_pages",
     "a_letter_sent_again",
     "a_list_of_letters",
+    "a_producer_that_waits_for_room",
     "a_recall",
     "a_required_subscriber",
     "a_retry_that_waits",
@@ -340,6 +341,24 @@ def a_required_subscriber(stage: Stage) -> None:
     with pytest.raises(NoSubscriber):
         producer.notify(Event("4", "a", 4))
     stage.bus.drain(timeout_s=30)
+
+
+def a_producer_that_waits_for_room(stage: Stage) -> None:
+    inbox, producer = stage.bus.inbox("taker", ["a"], backlog_max=4), stage.handle()
+    published: list[int] = []
+    events = [Event(str(number), "a", number) for number in range(40)]
+    waiting = threading.Thread(target=lambda: published.append(len(producer.notify_many(events))))
+    waiting.start()
+    got: list[EventShadow] = []
+    while len(got) < 40:
+        if len(got) % 8 == 0:
+            stage.kill()
+        taken = take(inbox, 4 if len(got) < 36 else 40 - len(got))
+        inbox.complete_many(taken)
+        got += taken
+    waiting.join(30)
+    assert published == [40]
+    assert [shadow.id for shadow in got] == names(40)
 
 
 def a_change_that_is_followed(stage: Stage) -> None:

@@ -24,6 +24,7 @@ from tests.faults.interrupted import (
     a_history_in_pages,
     a_letter_sent_again,
     a_list_of_letters,
+    a_producer_that_waits_for_room,
     a_recall,
     a_required_subscriber,
     a_retry_that_waits,
@@ -100,6 +101,8 @@ FEATURES = (
     Feature(questions, "GetSnapshot"),
     Feature(questions, "ListStuck"),
     Feature(a_required_subscriber, "RequireSubscribers"),
+    Feature(a_producer_that_waits_for_room, "AwaitRoom"),
+    Feature(a_producer_that_waits_for_room, "ResolveTopic"),
     Feature(a_change_that_is_followed, "FollowChanges"),
     Feature(a_change_that_is_followed, "Subscribe"),
 )
