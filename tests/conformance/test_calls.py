@@ -80,28 +80,6 @@ def test_memory_that_is_full(make_bus: Make) -> None:
         inbox.complete(shadow)
 
 
-def test_a_backlog_that_is_full(make_bus: Make) -> None:
-    bus = make_bus(topics=["a"])
-    slow = bus.inbox("slow", ["a"], backlog_max=4)
-    with pytest.raises(BusFull, match="subscriber 'slow' has") as caught:
-        bus.notify_many([event(number) for number in range(20)], timeout_s=0.05)
-    published = numbers(caught.value.published)
-    assert published == [str(number) for number in range(len(published))]
-    assert 4 <= len(published) <= 6
-    with pytest.raises(BusFull, match=r"no room for events of topic 'a' within 0\.05 s"):
-        bus.notify(event(20), timeout_s=0.05)
-    taken = slow.get_many(20, TIMEOUT_S)
-    assert numbers(taken) == published
-    slow.complete_many(taken)
-    bus.notify(event(21))
-    slow.complete(slow.get(TIMEOUT_S))
-    bus.inbox("slow", ["a"], backlog_max=1, when_full="skip")
-    bus.notify_many([event(number) for number in range(22, 25)])
-    assert numbers(slow.get_many(20, TIMEOUT_S)) == ["22"]
-    assert len(bus.notify_and_wait(event(25), timeout_s=TIMEOUT_S).skippers) == 1
-    bus.unsubscribe(slow)
-
-
 def test_a_loan(bus: Any) -> None:
     inbox = bus.inbox("one", ["a"])
     with bus.loan("a", 5, id="1") as loan:
@@ -366,25 +344,6 @@ def test_the_end_of_a_handle(make_bus: Make, kind: str) -> None:
 
 
 # --- the suite ---
-
-
-def test_following_what_is_registered(bus: Any) -> None:
-    bus.topics()
-    life = bus.life
-    with bus.changes() as changes:
-        kinds = [change.kind for change in changes.get(TIMEOUT_S)]
-        assert kinds == ["topic_registered", "topic_registered", "complete"]
-        assert changes.get(0) == []
-        bus.register_topic("c")
-        (change,) = changes.get(TIMEOUT_S)
-        assert (change.kind, change.topic) == ("topic_registered", "c")
-        inbox = bus.inbox("one", ["a"])
-        bus.unsubscribe(inbox)
-        followed = iter(changes)
-        assert [next(followed).subscriber.key for _ in range(2)] == [inbox.key] * 2
-    with pytest.raises(BusClosed, match="these changes were closed"):
-        changes.get(0)
-    assert bus.life == life == bus.snapshot().manager.incarnation
 
 
 @pytest.mark.parametrize("owner", [EventBus, Inbox, Changes])

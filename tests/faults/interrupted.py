@@ -21,12 +21,10 @@ __all__ = [
     "Stage",
     "a_batch_being_filled",
     "a_batch_in_a_handler",
-    "a_change_that_is_followed",
     "a_demand_that_is_unanswered",
     "a_history_in_pages",
     "a_letter_sent_again",
     "a_list_of_letters",
-    "a_producer_that_waits_for_room",
     "a_recall",
     "a_required_subscriber",
     "a_retry_that_waits",
@@ -341,36 +339,3 @@ def a_required_subscriber(stage: Stage) -> None:
     with pytest.raises(NoSubscriber):
         producer.notify(Event("4", "a", 4))
     stage.bus.drain(timeout_s=30)
-
-
-def a_producer_that_waits_for_room(stage: Stage) -> None:
-    inbox, producer = stage.bus.inbox("taker", ["a"], backlog_max=4), stage.handle()
-    published: list[int] = []
-    events = [Event(str(number), "a", number) for number in range(40)]
-    waiting = threading.Thread(target=lambda: published.append(len(producer.notify_many(events))))
-    waiting.start()
-    got: list[EventShadow] = []
-    while len(got) < 40:
-        if len(got) % 8 == 0:
-            stage.kill()
-        taken = take(inbox, 4 if len(got) < 36 else 40 - len(got))
-        inbox.complete_many(taken)
-        got += taken
-    waiting.join(30)
-    assert published == [40]
-    assert [shadow.id for shadow in got] == names(40)
-
-
-def a_change_that_is_followed(stage: Stage) -> None:
-    changes, other = stage.bus.changes(), stage.handle()
-    got = changes.get(30)
-    assert [change.topic for change in got] == ["failed", "a", "b", None]
-    stage.kill()
-    inbox = other.inbox("taker", ["a"])
-    stage.kill()
-    inbox.close()
-    other.unregister_topic("b")
-    got = []
-    while len(got) < 4:
-        got += changes.get(30)
-    assert [change.kind for change in got] == ["subscribed", "subscribed", "unsubscribed", "topic_unregistered"]

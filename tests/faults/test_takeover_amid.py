@@ -19,12 +19,10 @@ from tests.faults.interrupted import (
     Stage,
     a_batch_being_filled,
     a_batch_in_a_handler,
-    a_change_that_is_followed,
     a_demand_that_is_unanswered,
     a_history_in_pages,
     a_letter_sent_again,
     a_list_of_letters,
-    a_producer_that_waits_for_room,
     a_recall,
     a_required_subscriber,
     a_retry_that_waits,
@@ -32,6 +30,7 @@ from tests.faults.interrupted import (
     questions,
     what_is_released_for_later,
 )
+from tests.faults.interrupted_waits import a_change_that_is_followed, a_producer_that_waits_for_room
 
 DOOM = """
 import os, signal, sys

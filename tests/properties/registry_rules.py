@@ -125,7 +125,8 @@ class RegistryRules(MemoryRules):
         present = self.model.names_of(topic.number) if topic else set()
         assert missing == sorted(names - present)
         assert number == (0 if missing or not topic else topic.number)
-        self.check_room(name, room if number else None)
+        if number:
+            self.check_room(name, room)
         if self.required.get(link, (None,))[0] != names:
             self.required[link] = names, set()
         if number:
