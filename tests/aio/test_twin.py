@@ -9,7 +9,7 @@ import eventbus_mp
 from eventbus_mp import aio
 
 ONLY_THREADED = {
-    eventbus_mp.EventBus: {"receipts"},
+    eventbus_mp.EventBus: {"forwarder", "receipts"},
     eventbus_mp.Inbox: {"fileno"},
     eventbus_mp.Changes: {"fileno"},
     eventbus_mp.EventSource: set(),
