@@ -31,6 +31,11 @@ class ReceiptBoxes:
         box = self.by_name[name] = ReceiptBox(self.serial, name)
         return box
 
+    def drop_if_unused(self, box: ReceiptBox) -> None:
+        """Forget a name that nobody has open and under which nothing is kept."""
+        if not box.link and not box.count:
+            del self.by_name[box.name]
+
 
 class ReceiptBox:
     """The receipts of one name."""

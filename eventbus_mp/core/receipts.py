@@ -109,7 +109,7 @@ def note_arrived(state: BusState, link: LinkState, batch: EventBatch | None, fir
             if page not in batch.tagged:
                 batch.tagged += (page,)
         if passed:
-            _forget(page, passed)
+            _forget(state, page, passed)
 
 
 def note_settled(state: BusState, batch: EventBatch, mask: int) -> None:
@@ -197,7 +197,7 @@ def ranges_of(page: ReceiptPage, mask: int) -> list[int]:
     return flat
 
 
-def confirm(box: ReceiptBox, first: int, count: int) -> None:
+def confirm(state: BusState, box: ReceiptBox, first: int, count: int) -> None:
     """Forget the settled events of these numbers; what is not settled stays."""
     last = first + count - 1
     for page in box.pages_between(first, last):
@@ -210,17 +210,19 @@ def confirm(box: ReceiptBox, first: int, count: int) -> None:
                 else:
                     page.settled[fate] = settled & ~gone
         page.told &= ~forgotten
-        _forget(page, forgotten)
+        _forget(state, page, forgotten)
 
 
-def _forget(page: ReceiptPage, mask: int) -> None:
-    """These are nowhere in the page any more: count them off, and the page goes when it has nothing left."""
+def _forget(state: BusState, page: ReceiptPage, mask: int) -> None:
+    """These are nowhere in the page any more: count them off. The page goes when it has nothing left, and so does the
+    box if nobody has it open: what was still coming may end after its name was closed."""
     box = page.box
     box.count -= mask.bit_count()
     if page.is_told:
         box.untold.pop(page, None)
     if not page.kept:
         del box.pages[page.first >> SEQUENCE_BUCKET_SHIFT]
+    state.boxes.drop_if_unused(box)
 
 
 # --- names ---
@@ -230,7 +232,7 @@ def release_boxes(state: BusState, link: LinkState) -> None:
     """A process is gone, and so is what it had tagged and not sent. What it has sent stays under its names."""
     for page in link.tagged:
         coming, page.coming = page.coming, 0
-        _forget(page, coming)
+        _forget(state, page, coming)
     link.tagged.clear()
     for box in tuple(link.boxes.values()):
         close_box(state, link, box)
@@ -241,8 +243,7 @@ def close_box(state: BusState, link: LinkState, box: ReceiptBox) -> None:
     del link.boxes[box.number]
     box.link, box.taker = 0, None
     state.boxes.due.pop(box, None)
-    if not box.count:
-        del state.boxes.by_name[box.name]
+    state.boxes.drop_if_unused(box)
 
 
 def kept_pages(box: ReceiptBox, skip: int, limit: int) -> Iterator[ReceiptPage]:

@@ -86,3 +86,20 @@ def test_a_name_that_nobody_has_and_under_which_nothing_is_kept_is_forgotten(cor
     core.handle(requests.Tag(LINK, 0, 3, (LINK << 40) + 1, b"\1", b"x", 0), 0)
     core.handle(LinkLost(LINK, crashed=True), 0)
     assert not core.state.boxes.by_name, "its record never came"
+
+
+@pytest.mark.parametrize("end", ["another event follows", "link lost"])
+def test_a_closed_name_is_forgotten_as_soon_as_none_of_its_tags_can_get_an_event(core, end):
+    answer(core, requests.OpenReceipts, "closed")
+    answer(core, requests.OpenReceipts, "open")
+    assert tagged(core, 1, b"x", b"y") == []
+    core.handle(requests.Tag(LINK, 0, 2, (LINK << 40) + 3, b"\1", b"z", 0), 0)
+    assert core.handle(requests.CloseReceipts(LINK, 0, 1), 0) == []
+    assert list(core.state.boxes.by_name) == ["closed", "open"], "the records of its tags may be in the pipe"
+    if end == "link lost":
+        core.handle(LinkLost(LINK, crashed=True), 0)
+        assert not core.state.boxes.by_name
+    else:
+        notified(core, "a", first=4)
+        assert list(core.state.boxes.by_name) == ["open"], "a process has it open, so it stays, empty as it is"
+        assert answer(core, requests.OpenReceipts, "closed") == [3, 20, 0]

@@ -113,6 +113,9 @@ class ReceiptRules(DeliveryRules):
 
     def note_closed(self, box):
         box.link = box.taker = None
+        self.forget_unused()
+
+    def forget_unused(self):
         self.boxes = {name: item for name, item in self.boxes.items() if item.link is not None or item.kept}
 
     def note_link_lost(self, link):
@@ -124,7 +127,7 @@ class ReceiptRules(DeliveryRules):
             }
             if box.link == link:
                 self.note_closed(box)
-        self.boxes = {name: item for name, item in self.boxes.items() if item.link is not None or item.kept}
+        self.forget_unused()
 
     # --- tags ---
 
@@ -152,6 +155,7 @@ class ReceiptRules(DeliveryRules):
                         receipt.event = events[sequence]
                     elif sequence < max(events):
                         del box.kept[sequence]
+        self.forget_unused()
 
     @rule(which=pick, box=pick, count=st.integers(0, 4), dropped=st.integers(0, 2))
     def tag_and_send_nothing(self, which, box, count, dropped):

@@ -79,7 +79,7 @@ def confirm_receipts(step: Step, link: LinkState, message: requests.ConfirmRecei
     if len(flat) % 2 or min(flat, default=0) < 0 or sum(flat[1::2]) > SETTLED_RANGE_MAX:
         raise ProtocolError(f"it confirmed {flat!r:.80}")
     for first, count in zip(flat[::2], flat[1::2], strict=True):
-        confirm(box, first, count)
+        confirm(step.state, box, first, count)
 
 
 @handles(requests.CloseReceipts)
