@@ -13,7 +13,8 @@ from eventbus_mp.client.validation import OUTCOMES, check_ranges, check_timeout
 from eventbus_mp.errors import DecodeError, ManagerLost, UsageError
 from eventbus_mp.events import Event
 from eventbus_mp.memory.layout import HEADER, HEADER_BYTES
-from eventbus_mp.memory.payload import read_event
+from eventbus_mp.memory.payload import encode_event, read_event
+from eventbus_mp.memory.written import write_payload
 from eventbus_mp.protocol.messages import Record
 from eventbus_mp.protocol.requests import SettleRanges
 
@@ -34,6 +35,18 @@ class RawEvent(NamedTuple):
     up to 16 KiB; otherwise a view, which stays valid as long as it exists."""
     deadline_ns: int = 0
     """When its ttl is over, on the monotonic clock of this host; 0: it has none."""
+
+    @classmethod
+    def of(cls, event: Event, sequence: int = 0) -> RawEvent:
+        """An event as the bytes that it would be in shared memory.
+
+        Raises:
+            EncodeError: Its data cannot travel.
+        """
+        encoded = encode_event(event)
+        payload = bytearray(encoded[4])
+        write_payload(memoryview(payload), 0, encoded, sequence)
+        return cls(event.topic, sequence, bytes(payload))
 
     def event(self) -> Event:
         """The event over these bytes; nothing is decoded.

@@ -52,28 +52,33 @@ class OpenBox:
         self._asked = 0
         """The request whose answer is waited for; 0: none is."""
         self.left: tuple[bytes, ...] = ()
+        self.kept: tuple[bytes, ...] = ()
         self._number, self._most, self._count = self._connection.request(OpenReceipts, name)
         try:
             if self._count:
-                self.left = tuple(self._list())
+                kept, left = self._list()
+                self.kept, self.left = tuple(kept), tuple(left)
         except BaseException:
             self.close()
             raise
 
-    def _list(self) -> list[bytes]:
-        """Learn what is kept, in its order: what of that is unsettled."""
+    def _list(self) -> tuple[list[bytes], list[bytes]]:
+        """Learn what is kept, in its order: all of that, and what of it is unsettled."""
+        kept: list[bytes] = []
         left: list[bytes] = []
         skip = 0
         while pages := self._connection.request(ListReceipts, self._number, skip):
             skip += len(pages)
             for sequences, unsettled, widths, tags in pages:
-                at = iter(_cut(widths, tags))
+                here = _cut(widths, tags)
+                kept += here
+                at = iter(here)
                 with self._lock.held():
                     for first, count in zip(sequences[::2], sequences[1::2], strict=True):
                         self._book.note(first, [next(at) for _ in range(count)])
                 for first, count in zip(unsettled[::2], unsettled[1::2], strict=True):
                     left += self._book.tags_of(first, count)
-        return left
+        return kept, left
 
     # --- publishing ---
 

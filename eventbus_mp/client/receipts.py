@@ -68,6 +68,12 @@ class Receipts:
         never published."""
         return self._box.left
 
+    @property
+    def kept(self) -> tuple[bytes, ...]:
+        """The tags of all events that others had published under this name and not confirmed when this one opened it:
+        those of `left`, and those of which `get` tells."""
+        return self._box.kept
+
     def notify_many(
         self,
         events: Iterable[Event],

@@ -20,6 +20,7 @@ from eventbus_mp import (
     NotSubscribed,
     Retry,
     Skip,
+    SubscriberKey,
     UnknownTopic,
     UsageError,
     WaitTimeout,
@@ -341,6 +342,19 @@ def test_the_end_of_a_handle(make_bus: Make, kind: str) -> None:
         other.topics()
         other.shutdown()
     assert lost == []
+
+
+def test_what_a_bridge_needs(make_bus: Make, kind: str) -> None:
+    if kind not in ("processes", "one thread"):
+        pytest.skip("receipts and forwarders are for threads")
+    bus = make_bus(topics=["a"])
+    with bus.receipts("sent") as receipts, bus.forwarder(SubscriberKey("bill", None, "b"), ["a"]) as forwarder:
+        receipts.notify_many([event(1), event(2)])
+        first, second = forwarder.take(10, 20)
+        forwarder.settle([(first.sequence, 1), (second.sequence, 1)])
+        tags = [tag for receipt in receipts.get(timeout_s=20) for tag in receipt.tags]
+        assert len(tags) == 2
+        receipts.confirm(tags)
 
 
 # --- the suite ---

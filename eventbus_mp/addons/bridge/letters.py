@@ -98,6 +98,9 @@ class Mailboxes(Protocol):
         When "done" has returned, the letter does not come again.
         """
 
+    async def floor(self) -> int:
+        """Up to which position all letters of this host's box "to" are settled, for good."""
+
     async def shout(self, state: bytes) -> None:
         """Say this host's state to all; kept for those who come later, in place of what was said before."""
 

@@ -163,6 +163,13 @@ class NatsMailboxes:
         else:
             await self._session.inboxes["to"].settle(letter, how)
 
+    async def floor(self) -> int:
+        """Up to which position all letters of this host's box "to" are settled, for good.
+
+        Waits while no server is there. Raises as `open`.
+        """
+        return await self._session.floor(self._host)
+
     async def shout(self, state: bytes) -> None:
         """Say this host's state, in place of what it said before; return when the server has it.
 

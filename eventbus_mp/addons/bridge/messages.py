@@ -145,17 +145,19 @@ class Who:
 
     host: str
     life: bytes
+    number: int
+    """Of the question; the answer has it as well."""
 
     def encode(self) -> bytes:
         """The parcel's bytes."""
-        return framed(self.KIND, [self.host, self.life], (), 0)
+        return framed(self.KIND, [self.host, self.life, self.number], (), 0)
 
     @staticmethod
     def read(frame: Frame, data: bytes) -> Who:
         """What `encode` made."""
         _no_body(frame, data)
-        host, life = fields_of(frame.fields(), "the head of a question", 2)
-        return Who(host_name(host), identity(life, "its life"))
+        host, life, number = fields_of(frame.fields(), "the head of a question", 3)
+        return Who(host_name(host), identity(life, "its life"), integer(number, "its number"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,22 +168,23 @@ class Have:
 
     host: str
     life: bytes
+    number: int
     held: Sequence[Held]
 
     def encode(self) -> bytes:
         """The parcel's bytes."""
         heads = [(item.name, item.config, len(item.ranges)) for item in self.held]
         numbers = packed(chain.from_iterable(item.ranges for item in self.held))
-        return framed(self.KIND, [self.host, self.life, heads], (numbers,), len(numbers))
+        return framed(self.KIND, [self.host, self.life, self.number, heads], (numbers,), len(numbers))
 
     @staticmethod
     def read(frame: Frame, data: bytes) -> Have:
         """What `encode` made."""
-        host, life, heads = fields_of(frame.fields(), "the head of an answer", 3)
+        host, life, number, heads = fields_of(frame.fields(), "the head of an answer", 4)
         heads = each(heads, "what it has", _held_head)
         ranges = _distributed(_numbers(frame, data), [count for *_, count in heads])
         held = [Held(name, config, flat) for (name, config, _), flat in zip(heads, ranges, strict=True)]
-        return Have(host_name(host), identity(life, "its life"), held)
+        return Have(host_name(host), identity(life, "its life"), integer(number, "its number"), held)
 
 
 def _no_body(frame: Frame, data: bytes) -> None:

@@ -106,6 +106,10 @@ class NatsSession:
         self._settled.add(letter.position, token)
         await self._acks.ask(token, _ACK)
 
+    async def floor(self, host: str) -> int:
+        """Up to which position the host has settled all its letters with events."""
+        return self.stream_since + await self._streams.floor(self._api, host)
+
     async def shout(self, state: bytes) -> dict[str, Any]:
         """Say this host's state, now and whenever the server has lost it: the server's answer."""
         self._state = state

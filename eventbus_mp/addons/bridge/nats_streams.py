@@ -73,6 +73,17 @@ class Streams:
             answer = await self._ask_for_consumer(lane, self.letters, self._box_config(box, host))
             _raise_if_refused(answer, f"make the consumer {box}_{host} of the stream {self.letters}")
 
+    async def floor(self, lane: Lane, host: str) -> int:
+        """The sequence number up to which the host has settled all letters with events.
+
+        Raises:
+            MailboxesRefused: As `make`.
+        """
+        # To make a consumer that is there tells about it as well, and needs no further permission.
+        answer = await self._ask_for_consumer(lane, self.letters, self._box_config("to", host))
+        _raise_if_refused(answer, f"show the consumer to_{host} of the stream {self.letters}")
+        return int(answer["ack_floor"]["stream_seq"])
+
     async def watch(
         self, lane: Lane, name: str, deliver_to: str, heartbeat_s: float, forget_after_s: float
     ) -> int | None:

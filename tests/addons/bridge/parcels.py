@@ -56,8 +56,8 @@ def one_of_each() -> list[Parcel]:
         ),
         Confirm("a", BRIDGE, [1, 2, 3, (1 << 64) - 1], 7),
         Topics("a", ["order", "paid", "what you like"]),
-        Who("a", LIFE),
-        Have("b", LIFE, [Held("bill", b"", [1, 2, 5, 1]), Held("ship", b"\x01", [])]),
+        Who("a", LIFE, 3),
+        Have("b", LIFE, 3, [Held("bill", b"", [1, 2, 5, 1]), Held("ship", b"\x01", [])]),
     ]
 
 
@@ -131,8 +131,8 @@ parcels = st.one_of(
     st.builds(Outcomes, hosts, lives, lives, numbers, st.lists(results, max_size=4)),
     st.builds(Confirm, hosts, lives, st.lists(numbers, max_size=20), numbers),
     st.builds(Topics, hosts, st.lists(topics, max_size=6)),
-    st.builds(Who, hosts, lives),
-    st.builds(Have, hosts, lives, st.lists(st.builds(Held, names, configs, flat_ranges), max_size=4)),
+    st.builds(Who, hosts, lives, numbers),
+    st.builds(Have, hosts, lives, numbers, st.lists(st.builds(Held, names, configs, flat_ranges), max_size=4)),
 )
 subscribers = st.builds(
     RemoteSubscriber, names, configs, st.lists(st.text(max_size=9), max_size=3), st.sampled_from(SCOPES)

@@ -308,7 +308,7 @@ def test_a_hostile_head_costs_little(head: bytes) -> None:
 
 
 def test_ranges_of_another_host_are_not_expanded() -> None:
-    found = decode(Have("b", LIFE, [Held("bill", b"", [0, 1 << 63] * 1000)]).encode())
+    found = decode(Have("b", LIFE, 1, [Held("bill", b"", [0, 1 << 63] * 1000)]).encode())
     assert isinstance(found, Have)
     assert len(found.held[0].ranges) == 2000
 
