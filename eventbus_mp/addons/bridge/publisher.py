@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from queue import SimpleQueue
 
-from eventbus_mp import EventBus, EventBusError, ManagerLost, RawEvent, Receipt, Receipts, UsageError
+from eventbus_mp import BusFull, EventBus, EventBusError, ManagerLost, RawEvent, Receipt, Receipts, UsageError
 from eventbus_mp.addons.bridge.inward import Import
 from eventbus_mp.addons.bridge.targets import key_of
 from eventbus_mp.addons.bridge.units import in_unit, is_unit
 
 __all__ = ["Publisher", "Teller"]
 
+log = logging.getLogger("eventbus_mp.bridge")
+
 HEAR_S = 0.5
+FULL_RETRY_S = 0.1
 
 
 class Publisher(threading.Thread):
@@ -41,6 +45,7 @@ class Publisher(threading.Thread):
         self._on_failed = on_failed
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._topics: set[str] = set()
+        self._is_ending = threading.Event()
 
     # --- from any thread ---
 
@@ -62,7 +67,8 @@ class Publisher(threading.Thread):
         self._jobs.put(self._topics.clear)
 
     def end(self) -> None:
-        """End the thread when it has done what is before this."""
+        """End the thread when it has done what is before this and does not have to wait for memory."""
+        self._is_ending.set()
         self._jobs.put(None)
         self.join()
 
@@ -84,12 +90,37 @@ class Publisher(threading.Thread):
     def _publish_all(self, imports: Sequence[Import]) -> None:
         for item in imports:
             self._register({topic for topic, _ in item.events})
+            left = item
+            while left.events and not self._is_ending.is_set():
+                left = self._publish_most(left)
+
+    def _publish_most(self, item: Import) -> Import:
+        """Publish them: those that are left."""
+        try:
+            self._publish(item)
+        except ManagerLost:
+            raise
+        except BusFull as error:
+            # Their origin has them, and its producers wait in the end. There is nothing to skip.
+            log.warning("events from other hosts wait: %s", error)
+            self._is_ending.wait(FULL_RETRY_S)
+            return _without(item, len(error.published))
+        except EventBusError as error:
+            done = len(error.published)
+            return self._publish_singly(_without(item, done))
+        return _without(item, len(item.events))
+
+    def _publish_singly(self, item: Import) -> Import:
+        """One of them is at fault: publish up to that one, and refuse it; those that are left."""
+        for index in range(len(item.events)):
             try:
-                self._publish(item)
-            except ManagerLost:
-                raise
-            except EventBusError:
-                self._publish_singly(item)
+                self._publish(item._replace(events=item.events[index : index + 1], tags=item.tags[index : index + 1]))
+            except (ManagerLost, BusFull):
+                return _without(item, index)
+            except EventBusError as error:
+                self._on_refused([item.tags[index]], f"it cannot be published there: {error}"[:500])
+                return _without(item, index + 1)
+        return _without(item, len(item.events))
 
     def _publish(self, item: Import) -> None:
         events = item.events if item.unit == self._unit else [self._in_our_unit(item.unit, raw) for raw in item.events]
@@ -103,15 +134,10 @@ class Publisher(threading.Thread):
         event = in_unit(RawEvent(topic, 0, payload).event(), unit, self._unit)
         return topic, RawEvent.of(event).payload
 
-    def _publish_singly(self, item: Import) -> None:
-        """One of them is at fault: only that one is refused."""
-        for event, tag in zip(item.events, item.tags, strict=True):
-            try:
-                self._publish(item._replace(events=[event], tags=[tag]))
-            except ManagerLost:
-                raise
-            except EventBusError as error:
-                self._on_refused([tag], f"it cannot be published there: {error}"[:500])
+
+def _without(item: Import, count: int) -> Import:
+    """What is left of it behind the first `count`."""
+    return item._replace(events=item.events[count:], tags=item.tags[count:])
 
 
 class Teller(threading.Thread):

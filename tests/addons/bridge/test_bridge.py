@@ -11,7 +11,7 @@ import pytest
 from eventbus_mp import Event, EventBus, Skip, SubscriberKey
 from tests.addons.bridge.hosts import Host, sees
 from tests.addons.bridge.nats_servers import NatsServer
-from tests.helpers import until
+from tests.helpers import pause, until
 
 BILL_B = SubscriberKey("bill", None, "other")
 
@@ -131,3 +131,24 @@ def test_times_are_in_the_unit_of_the_receiving_bus(make_host: Callable[..., Hos
     event = Event("1", "order", [1], initialized_at=1_000, occurred_at=2_500)
     a.bus.notify_and_wait(event, timeout_s=30)
     assert got == [(1, 2, [1])]
+
+
+def test_a_full_receiver_takes_what_it_can_and_loses_nothing(
+    make_host: Callable[..., Host], caplog: pytest.LogCaptureFixture
+) -> None:
+    a = make_host("test", bus={"memory_bytes_max": 64 << 20}).start()
+    b = make_host("other", bus={"memory_bytes_max": 4 << 20, "notify_timeout_s": 0.05}).start()
+    got: list[int] = []
+
+    @b.bus.on("order", name="bill", credit=20)
+    def bill(event: Event) -> None:
+        got.append(event.data[0])
+        pause(0.01)
+
+    sees(a.bus, "bill", "other")
+    filler = "x" * 20_000
+    a.bus.notify_many([Event(str(number), "order", [number, filler]) for number in range(400)])
+    a.bus.drain(timeout_s=60)
+    assert sorted(got) == list(range(400))
+    assert a.bus.statistics().subscribers[0].skipped == 0
+    assert "events from other hosts wait" in caplog.text
