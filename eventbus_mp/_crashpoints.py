@@ -87,7 +87,7 @@ _POINTS = {
     "before a span is asked for": _Point(_SEND, False, _sends(records.SPAN_WANTED)),
     "after a span was asked for": _Point(_SEND, True, _sends(records.SPAN_WANTED)),
     "inside a loan": _Point(f"{_PUBLISHER}:Publisher._reserve_loan", True, _result_is_something),
-    "between loan and notify": _Point(f"{_PUBLISHER}:write_loaned", True),
+    "between loan and notify": _Point("eventbus_mp.client.loan_publisher:write_loaned", True),
     # A consumer.
     "between arrival and fetch": _Point(f"{_FETCHER}.delivered_event", False),
     "between fetch and settle": _Point(f"{_FETCHER}.delivered_event", True, _result_is_something),

@@ -12,13 +12,15 @@ from eventbus_mp.client.greenlet_transport import GreenletTransport
 from eventbus_mp.client.transport import PipeTransport, Transport
 from eventbus_mp.config import BusConfig
 from eventbus_mp.errors import EventBusError, ManagerLost, NoSuchBus
-from eventbus_mp.memory.shm import SHM_DIR
+from eventbus_mp.memory.shm import SHM_DIR, load_opener
 from eventbus_mp.runtime import handshake
 from eventbus_mp.runtime.adopted import collect_when_adopted
 from eventbus_mp.runtime.greenlets import check_patches, uses_greenlets
 from eventbus_mp.runtime.rundir import RunDir
 
 __all__ = ["Link", "connection_over", "open_connection", "open_link"]
+
+load_opener()
 
 
 class Link(NamedTuple):

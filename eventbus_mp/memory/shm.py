@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from multiprocessing.shared_memory import SharedMemory
 
-__all__ = ["SHARED_MEMORY", "SHM_DIR", "SharedMemoryStore"]
+__all__ = ["SHARED_MEMORY", "SHM_DIR", "SharedMemoryStore", "load_opener"]
 
 SHM_DIR = Path("/dev/shm")
 
@@ -119,10 +119,17 @@ class SharedMemoryStore:
         return status.f_bavail * status.f_frsize
 
 
+def load_opener() -> None:
+    """Import what opens segments, in a process that is going to.
+
+    Not with the first one: if another thread forks meanwhile, the child has the lock of that import for ever.
+    """
+    _opener()
+
+
 @cache
 def _opener() -> Callable[[str], SharedMemory]:
-    """What opens a segment that is there. Imported for the first one: it takes 6 ms, and a manager, or who only asks,
-    may never map any."""
+    """What opens a segment that is there. It takes 6 ms to import, and a manager may never need it."""
     from multiprocessing.shared_memory import SharedMemory
 
     if sys.version_info >= (3, 13):

@@ -79,7 +79,7 @@ def test_a_subscriber_gets_other_threads_while_the_former_run(bus: EventBus, gat
     gate.open()
     bus.drain(timeout_s=20)
     assert statistics_of(bus, "two").completed == 8
-    assert len(names_of_threads()) == 3
+    until(lambda: len(names_of_threads()) == 3)
 
 
 def test_no_thread_for_all_of_them(bus: EventBus, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,9 +204,8 @@ def _check_the_page(shop: Shop, paid: int, killed_manager: int | None) -> None:
     assert bus["manager"]["pid"] != killed_manager
     metrics = shop.get(shop.page_port, "/metrics")
     assert f'eventbus_up{{bus="{BUS}"}} 1.0' in metrics
-    [completed] = re.findall(
-        rf'^eventbus_deliveries_total{{bus="{BUS}",outcome="completed",subscriber="billing"}} (\d+)', metrics, re.M
-    )
+    labels = f'bus="{BUS}",host="",outcome="completed",subscriber="billing"'
+    [completed] = re.findall(rf"^eventbus_deliveries_total{{{labels}}} (\d+)", metrics, re.M)
     assert int(completed) >= paid
     journal = json.loads(shop.get(shop.page_port, "/api/journal/events?topic=order_packed&limit=500"))
     assert len(journal["events"]) == paid
