@@ -57,7 +57,6 @@ class Change:
 class Members:
     """Args:
     host: This host, which is none of them.
-    unit: The time unit of this bus is not compared: parcels say theirs.
     grace_s: A host that is away for so long is given up, with what waits for it.
     """
 
